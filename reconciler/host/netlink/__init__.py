@@ -1,0 +1,1 @@
+"""rtnetlink: bytes to values and back, observe, execute."""
