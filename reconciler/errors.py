@@ -1,0 +1,17 @@
+"""The errors that a caller may see. Their type says whether trying again can help."""
+
+
+class ReconcilerError(Exception):
+    """Base of all errors raised on purpose; its text is one line for a person."""
+
+    retry_helps = False
+
+
+class TransientError(ReconcilerError):
+    """The world was in motion (an interrupted dump, a lock held by another); trying again can help."""
+
+    retry_helps = True
+
+
+class HostError(ReconcilerError):
+    """The host refuses: a permission, a missing file, a kernel without a feature."""
