@@ -1,0 +1,55 @@
+"""The live kernel: observe its network, execute plans on it.
+
+Two verbs, both for the network namespace that the thread was in when it opened the kernel:
+
+- `observe` reads what is asked for, unprivileged, and never half of it;
+- `execute` carries a plan out in as few system calls as the kernel allows, goes on with what does not depend on a
+  failed operation, and says what became of each. It believes nothing: whoever wants to know what is true observes.
+"""
+
+from collections.abc import Callable, Collection
+from types import TracebackType
+from typing import Self
+
+from reconciler.host.netlink.connection import Connection
+from reconciler.host.netlink.execution import Execution
+from reconciler.host.netlink.observation import observe
+from reconciler.network.plan import Outcome, Plan
+from reconciler.network.state import Network
+
+
+class Kernel:
+    """An open connection to the kernel. Close it, or use it in a with statement."""
+
+    def __init__(self) -> None:
+        self._connection = Connection()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def observe(self, names: Collection[str] | None = None) -> Network:
+        """The network as it is: all of it, or what concerns the interfaces `names`.
+
+        With `names`: these as far as they exist, all bridges and taps, all members of bridges among them, and what
+        default routes lead over.
+
+        Raises:
+            TransientError: the network did not hold still.
+            HostError: the kernel refused.
+
+        """
+        return observe(self._connection, names)
+
+    def execute(self, plan: Plan, actual: Network, stop: Callable[[], bool] = lambda: False) -> tuple[Outcome, ...]:
+        """Carry out `plan`, which was made against `actual`; what became of each operation, in order.
+
+        `stop` is asked between system calls; once it says yes, the rest is skipped.
+        """
+        return Execution(self._connection, plan, actual).run(stop)

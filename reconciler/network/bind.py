@@ -1,0 +1,137 @@
+"""Which live interface plays which role: resolved anew at every observation, never remembered."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from reconciler.appliance.declared import Appliance, Match, Port
+from reconciler.network.state import Kind, Link, Network, Nic, Role, Setting
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that keeps the desired network from coming true and that no operation of ours may or can mend.
+
+    `code` is stable, for programs. `role` is None where the whole host is meant.
+    """
+
+    code: str
+    role: Role | None
+    what: str
+    right: str
+    interface: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.role}: " if self.role else ""
+        return f"{where}{self.what}; {self.right}"
+
+
+class Bound(NamedTuple):
+    """The desired network with the names of the live interfaces in it, less what could not be found, and why."""
+
+    desired: Network
+    management: frozenset[str]
+    problems: tuple[Problem, ...]
+
+
+def bind(appliance: Appliance, desired: Network, actual: Network) -> Bound:
+    """Find the live interface of each desired link.
+
+    A switch or a tap of ours that is missing stays in the result: it is to be made. A port or somebody else's adapter
+    that is missing is a problem, unless it is not required.
+    """
+    names: dict[str, str] = {}
+    problems: list[Problem] = []
+    for port in appliance.ports.values():
+        found = matching(port.match, actual)
+        if len(found) == 1:
+            names[port.role] = found[0].name
+        elif not port.management or len(found) > 1:
+            problems.append(_not_found(port, found, actual))
+    management = frozenset(names[port.role] for port in appliance.ports.values() if port.management and port.role in names)
+    problems += _claimed_twice(appliance, names)
+    claimed = {problem.role for problem in problems}
+    links: list[Link] = []
+    for link in desired.links:
+        assert link.role is not None  # noqa: S101 - every desired link has one
+        if link.role.kind == "port":
+            if link.role.name in names and link.role not in claimed:
+                links.append(_at(link, actual.by_name[names[link.role.name]]))
+        elif link.role.kind == "switch" or link.kind is Kind.TAP or link.name in actual.by_name:
+            links.append(link)
+        elif link.required:
+            right = "start the VM, or mend vm.adapters in the file"
+            problems.append(Problem("adapter-missing", link.role, f"no interface `{link.name}`", right, link.name))
+    return Bound(replace(desired, links=tuple(links)), management, tuple(problems))
+
+
+def matching(match: Match, actual: Network) -> list[Link]:
+    """All live interfaces for which everything that `match` gives holds."""
+    found = [link for link in actual.links if link.nic and link.kind is Kind.OTHER and _holds(match, link, link.nic)]
+    if match.index is None:
+        return found
+    of_driver = sorted(
+        (link for link in actual.links if link.nic and link.nic.driver == match.driver), key=_bus_order
+    )
+    nth = of_driver[match.index].name if match.index < len(of_driver) else None
+    return [link for link in found if link.name == nth]
+
+
+def candidates(actual: Network) -> Iterator[str]:
+    """One line for each NIC of the machine, with what it can be matched by."""
+    physical = [link for link in actual.links if link.nic and link.nic.physical]
+    # A lab has no hardware: there, every Ethernet interface is a candidate.
+    for link in sorted(physical or _ethernet(actual), key=_bus_order):
+        nic = link.nic or Nic(0)
+        known = [f"{key} {value}" for key, value in (("pci", nic.pci), ("mac", nic.mac), ("driver", nic.driver)) if value]
+        known += ["carrier" if nic.carrier else "no carrier"]
+        yield f"{link.name} ({', '.join(known)})"
+
+
+def _ethernet(actual: Network) -> list[Link]:
+    return [link for link in actual.links if link.nic and link.kind is Kind.OTHER and Setting.MAC in link.settings]
+
+
+def _holds(match: Match, link: Link, nic: Nic) -> bool:
+    return (
+        (match.pci is None or match.pci == nic.pci)
+        and (match.mac is None or match.mac == nic.mac)
+        and (match.driver is None or match.driver == nic.driver)
+        and (match.name is None or match.name == link.name or match.name in nic.altnames)
+    )
+
+
+def _bus_order(link: Link) -> tuple[str, list[tuple[int, str]]]:
+    natural = [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", link.name)]
+    return (link.nic.pci if link.nic and link.nic.pci else "~", natural)
+
+
+def _at(link: Link, live: Link) -> Link:
+    """The desired port at its NIC; its MAC address pinned to the NIC's own, where the NIC has one."""
+    permanent = live.nic.mac if live.nic else None
+    settings = {**link.settings, Setting.MAC: permanent} if permanent else link.settings
+    return replace(link, name=live.name, settings=settings)
+
+
+def _not_found(port: Port, found: Iterable[Link], actual: Network) -> Problem:
+    names = [link.name for link in found]
+    what = f"{len(names)} interfaces match {port.match}: {', '.join(names)}" if names else f"no interface matches {port.match}"
+    seen = "; ".join(candidates(actual)) or "none"
+    code = "port-ambiguous" if names else "port-missing"
+    return Problem(code, Role("port", port.role), what, f"this machine has: {seen}")
+
+
+def _claimed_twice(appliance: Appliance, names: dict[str, str]) -> Iterator[Problem]:
+    """Roles whose matches found the same NIC: none of the data ports among them may be touched."""
+    roles_of: dict[str, list[str]] = {}
+    for role, name in names.items():
+        roles_of.setdefault(name, []).append(role)
+    for name, roles in roles_of.items():
+        if len(roles) < 2:
+            continue
+        for role in roles:
+            if not appliance.ports[role].management:
+                others = ", ".join(f"port {other}" for other in roles if other != role)
+                what = f"`{name}` is also what {others} matches"
+                yield Problem("port-shared", Role("port", role), what, "make the matches in the file distinct", name)

@@ -1,0 +1,82 @@
+"""What differs between the network that is desired and the one that is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from reconciler.appliance.declared import Appliance
+from reconciler.network.bind import Problem, bind
+from reconciler.network.ownership import claim
+from reconciler.network.state import MEMBERSHIP_DEFAULTS, Link, Network, Setting, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Make:
+    """A switch or tap that is missing."""
+
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """A setting that has another value than the desired one. On a link that is being made, `old` is None."""
+
+    link: Link
+    setting: Setting
+    old: Value
+    new: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """A switch or tap that bears our mark and is not declared any more."""
+
+    link: Link
+
+
+Change = Make | Set | Remove
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """All that differs: the changes that mend it, and the problems that no change of ours can mend.
+
+    `desired` and `actual` are the networks that were compared, the desired one bound to live interfaces.
+    """
+
+    changes: tuple[Change, ...]
+    problems: tuple[Problem, ...]
+    desired: Network
+    actual: Network
+
+
+def difference(appliance: Appliance, wanted: Network, actual: Network) -> Difference:
+    """Compare what `appliance` wants with what is, within what it may touch."""
+    bound = bind(appliance, wanted, actual)
+    claims = claim(appliance, bound, actual)
+    changes = (
+        *diff(claims.desired, actual),
+        *(Set(link, Setting.SWITCH, link.switch, None) for link in claims.strangers),
+        *(Remove(link) for link in claims.leftovers),
+    )
+    return Difference(changes, (*bound.problems, *claims.problems), claims.desired, actual)
+
+
+def diff(desired: Network, actual: Network) -> Iterator[Change]:
+    """The changes that give every desired link its settings, in the order of the desired links."""
+    for link in desired.links:
+        live = actual.by_name.get(link.name)
+        if live is None:
+            yield Make(link)
+        else:
+            yield from _settings(link, live)
+
+
+def _settings(link: Link, live: Link) -> Iterator[Set]:
+    now = live.settings
+    moves = link.switch != live.switch
+    for setting, new in link.settings.items():
+        if moves and setting in MEMBERSHIP_DEFAULTS:
+            # Part of the move: what a membership was set to goes with it, and the plan gives the new one what it needs.
+            continue
+        if setting in now and now[setting] != new:
+            yield Set(link, setting, now[setting], new)
