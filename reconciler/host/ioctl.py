@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 _TUN = "/dev/net/tun"
 _IFF_TAP, _IFF_NO_PI, _IFF_TUN_EXCL = 0x0002, 0x1000, 0x8000
@@ -66,7 +66,7 @@ class DriverInfo:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
-    def __enter__(self) -> "DriverInfo":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from reconciler.appliance.declared import Appliance, Match, Port
 from reconciler.network.state import Kind, Link, Network, Nic, Role, Setting
 
+_NO_MAC = "00:00:00:00:00:00"  # loopback's
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -35,6 +37,17 @@ class Bound(NamedTuple):
     problems: tuple[Problem, ...]
 
 
+def names_of(appliance: Appliance) -> frozenset[str] | None:
+    """The interface names that suffice to bind and compare `appliance`; None where it takes a look at all NICs."""
+    names = {port.match.name or "" for port in appliance.ports.values() if port.match == Match(name=port.match.name)}
+    if len(names) < len(appliance.ports):
+        return None
+    names |= {adapter.interface for adapter in appliance.adapters.values()}
+    for topology in appliance.topologies.values():
+        names |= {switch.name for switch in topology.switches}
+    return frozenset(names)
+
+
 def bind(appliance: Appliance, desired: Network, actual: Network) -> Bound:
     """Find the live interface of each desired link.
 
@@ -49,7 +62,9 @@ def bind(appliance: Appliance, desired: Network, actual: Network) -> Bound:
             names[port.role] = found[0].name
         elif not port.management or len(found) > 1:
             problems.append(_not_found(port, found, actual))
-    management = frozenset(names[port.role] for port in appliance.ports.values() if port.management and port.role in names)
+    management = frozenset(
+        names[port.role] for port in appliance.ports.values() if port.management and port.role in names
+    )
     problems += _claimed_twice(appliance, names)
     claimed = {problem.role for problem in problems}
     links: list[Link] = []
@@ -72,7 +87,7 @@ def matching(match: Match, actual: Network) -> list[Link]:
     if match.index is None:
         return found
     of_driver = sorted(
-        (link for link in actual.links if link.nic and link.nic.driver == match.driver), key=_bus_order
+        (link for link in actual.links if link.nic and link.nic.driver == match.driver), key=natural_order
     )
     nth = of_driver[match.index].name if match.index < len(of_driver) else None
     return [link for link in found if link.name == nth]
@@ -82,15 +97,25 @@ def candidates(actual: Network) -> Iterator[str]:
     """One line for each NIC of the machine, with what it can be matched by."""
     physical = [link for link in actual.links if link.nic and link.nic.physical]
     # A lab has no hardware: there, every Ethernet interface is a candidate.
-    for link in sorted(physical or _ethernet(actual), key=_bus_order):
+    for link in sorted(physical or _ethernet(actual), key=natural_order):
         nic = link.nic or Nic(0)
-        known = [f"{key} {value}" for key, value in (("pci", nic.pci), ("mac", nic.mac), ("driver", nic.driver)) if value]
+        known = [
+            f"{key} {value}" for key, value in (("pci", nic.pci), ("mac", nic.mac), ("driver", nic.driver)) if value
+        ]
         known += ["carrier" if nic.carrier else "no carrier"]
         yield f"{link.name} ({', '.join(known)})"
 
 
+def natural_order(link: Link) -> tuple[str, list[tuple[int, str]]]:
+    """Sort key of NICs: by PCI address, and without one by name, eth2 before eth10."""
+    natural = [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", link.name)]
+    return (link.nic.pci if link.nic and link.nic.pci else "~", natural)
+
+
 def _ethernet(actual: Network) -> list[Link]:
-    return [link for link in actual.links if link.nic and link.kind is Kind.OTHER and Setting.MAC in link.settings]
+    return [
+        link for link in actual.links if link.kind is Kind.OTHER and link.settings.get(Setting.MAC, _NO_MAC) != _NO_MAC
+    ]
 
 
 def _holds(match: Match, link: Link, nic: Nic) -> bool:
@@ -102,11 +127,6 @@ def _holds(match: Match, link: Link, nic: Nic) -> bool:
     )
 
 
-def _bus_order(link: Link) -> tuple[str, list[tuple[int, str]]]:
-    natural = [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", link.name)]
-    return (link.nic.pci if link.nic and link.nic.pci else "~", natural)
-
-
 def _at(link: Link, live: Link) -> Link:
     """The desired port at its NIC; its MAC address pinned to the NIC's own, where the NIC has one."""
     permanent = live.nic.mac if live.nic else None
@@ -116,7 +136,11 @@ def _at(link: Link, live: Link) -> Link:
 
 def _not_found(port: Port, found: Iterable[Link], actual: Network) -> Problem:
     names = [link.name for link in found]
-    what = f"{len(names)} interfaces match {port.match}: {', '.join(names)}" if names else f"no interface matches {port.match}"
+    what = (
+        f"{len(names)} interfaces match {port.match}: {', '.join(names)}"
+        if names
+        else f"no interface matches {port.match}"
+    )
     seen = "; ".join(candidates(actual)) or "none"
     code = "port-ambiguous" if names else "port-missing"
     return Problem(code, Role("port", port.role), what, f"this machine has: {seen}")

@@ -51,10 +51,11 @@ def desired(appliance: Appliance, choice: Choice) -> Network:
     holder |= {("adapter", role): switch for switch, _ in switches for role in switch.adapters}
     active = {switch.name for switch, is_active in switches if is_active}
     links = [_switch(appliance, switch) for switch, _ in switches]
-    for adapter in appliance.adapters.values():
-        links.append(_adapter(appliance, adapter, holder.get(("adapter", adapter.role)), active))
-    for role in appliance.data_ports:
-        links.append(_port(appliance, appliance.ports[role], holder.get(("port", role))))
+    links += [
+        _adapter(appliance, adapter, holder.get(("adapter", role)), active)
+        for role, adapter in appliance.adapters.items()
+    ]
+    links += [_port(appliance, appliance.ports[role], holder.get(("port", role))) for role in appliance.data_ports]
     return Network(tuple(links))
 
 

@@ -4,13 +4,13 @@ Ours is what bears this appliance's mark. The file can grant more: a data port i
 it, and with `take_over` also when somebody does. A management port is nobody's to grant.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 from reconciler.appliance.declared import Appliance
 from reconciler.network.bind import Bound, Problem
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, Role, Setting, marked_by, pinned_mac
+from reconciler.network.uplinks import uplinks
 
 
 class Claims(NamedTuple):
@@ -26,9 +26,10 @@ def claim(appliance: Appliance, bound: Bound, actual: Network) -> Claims:
     """Divide the world into what the appliance may change and what it must not."""
     problems: list[Problem] = []
     kept: list[Link] = []
-    uplinks = _uplinks(appliance, actual)
+    # A default route over a switch of ours is somebody's tampering with that switch, and protects nothing.
+    own_connection = uplinks(actual, ignore=lambda link: is_ours(appliance, link))
     for link in bound.desired.links:
-        reason = _refusal(appliance, link, bound.management, uplinks, actual)
+        reason = _refusal(appliance, link, bound.management, own_connection, actual)
         if reason is None:
             kept.append(link)
         else:
@@ -37,7 +38,7 @@ def claim(appliance: Appliance, bound: Bound, actual: Network) -> Claims:
     # Nothing is moved into a switch that is not ours to fill.
     kept = [_where_it_is(link) if link.switch in refused else link for link in kept]
     desired = replace(bound.desired, links=tuple(kept))
-    strangers, warned = _strangers(appliance, bound, actual, uplinks)
+    strangers, warned = _strangers(appliance, bound, actual, own_connection)
     leftovers = tuple(
         link for link in actual.links if is_ours(appliance, link) and link.name not in bound.desired.by_name
     )
@@ -57,7 +58,7 @@ def is_ours(appliance: Appliance, link: Link) -> bool:
 
 
 def _refusal(
-    appliance: Appliance, link: Link, management: frozenset[str], uplinks: frozenset[str], actual: Network
+    appliance: Appliance, link: Link, management: frozenset[str], own_connection: frozenset[str], actual: Network
 ) -> Problem | None:
     live = actual.by_name.get(link.name)
     if live is None or link.role is None:
@@ -68,7 +69,7 @@ def _refusal(
         return _no("management", link, "is the management port", "it is never touched: mend the match in the file")
     if _may_take_over(appliance, link.role):
         return None
-    if link.name in uplinks:
+    if link.name in own_connection:
         return _no("default-route", link, "carries the default route", _TAKE_OVER)
     master = actual.by_name.get(live.switch) if live.switch else None
     if live.switch and (master is None or not is_ours(appliance, master)):
@@ -87,7 +88,9 @@ def _refuse_maker(appliance: Appliance, link: Link, live: Link) -> Problem | Non
         return None
     owner = marked_by(live.settings.get(Setting.MARK))
     whose = f"belongs to the appliance `{owner}`" if owner else "was not made by us and bears no mark of ours"
-    right = "rename one of them" if link.role and link.role.kind == "switch" else "remove it, or declare it as `interface`"
+    right = (
+        "rename one of them" if link.role and link.role.kind == "switch" else "remove it, or declare it as `interface`"
+    )
     return _no("foreign", link, whose, right)
 
 
@@ -108,15 +111,16 @@ def _where_it_is(link: Link) -> Link:
 
 
 def _strangers(
-    appliance: Appliance, bound: Bound, actual: Network, uplinks: frozenset[str]
+    appliance: Appliance, bound: Bound, actual: Network, own_connection: frozenset[str]
 ) -> tuple[tuple[Link, ...], tuple[Problem, ...]]:
-    """Members of our switches that nobody declared there. Who is in a switch of ours is ours to say; but not at the
-    price of the host's own connection.
+    """Members of our switches that nobody declared there.
+
+    Who is in a switch of ours is ours to say; but not at the price of the host's own connection.
     """
     ours = {link.name for link in actual.links if link.kind is Kind.BRIDGE and is_ours(appliance, link)}
     known = bound.desired.by_name
     found = [link for link in actual.links if link.switch in ours and link.name not in known]
-    kept = [link for link in found if link.name in bound.management | uplinks]
+    kept = [link for link in found if link.name in bound.management | own_connection]
     problems = tuple(_intruder(link) for link in kept)
     return tuple(link for link in found if link not in kept), problems
 
@@ -125,30 +129,3 @@ def _intruder(link: Link) -> Problem:
     what = f"`{link.name}`, the host's own connection, is in our switch `{link.switch}`"
     right = f"it is not touched: take it out by hand (ip link set {link.name} nomaster)"
     return Problem("management", Role("switch", link.switch or ""), what, right, link.name)
-
-
-def _uplinks(appliance: Appliance, actual: Network) -> frozenset[str]:
-    """The interfaces that default routes lead to, down to the NICs below them (VLANs, bonds, foreign bridges).
-
-    A default route over a switch of ours is somebody's tampering with that switch, and protects nothing.
-    """
-    by_index = {link.nic.index: link for link in actual.links if link.nic}
-    members: dict[str, list[Link]] = {}
-    for link in actual.links:
-        if link.switch:
-            members.setdefault(link.switch, []).append(link)
-    found: set[str] = set()
-    pending = [name for name in actual.default_route if name in actual.by_name]
-    while pending:
-        name = pending.pop()
-        if name in found or is_ours(appliance, actual.by_name[name]):
-            continue
-        found.add(name)
-        pending += [link.name for link in _below(actual.by_name[name], by_index, members)]
-    return frozenset(found)
-
-
-def _below(link: Link, by_index: dict[int, Link], members: dict[str, list[Link]]) -> Iterator[Link]:
-    yield from members.get(link.name, ())
-    if link.nic:
-        yield from (by_index[index] for index in link.nic.lower if index in by_index)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from reconciler.network.diff import Change, Difference, Make, Remove, Set
-from reconciler.network.state import MEMBERSHIP_DEFAULTS, NEW_LINK, Kind, Link, Role, Setting, Value
+from reconciler.network.state import MEMBERSHIP_DEFAULTS, NEW_LINK, Kind, Link, Setting, Value
 
 
 class Step(IntEnum):
@@ -41,7 +41,7 @@ class MakeLink:
 
 @dataclass(frozen=True, slots=True)
 class SetLink:
-    """Give one setting of a link a new value. `old` is what it is, as far as known; it is needed to withdraw addresses."""
+    """Give one setting of a link a new value. `old`, what it is, tells which addresses to withdraw."""
 
     link: Link
     setting: Setting

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from reconciler.network.bind import Problem
 from reconciler.network.diff import Change, Difference, Make, Remove, Set
 from reconciler.network.plan import AT_CREATION, MakeLink, Operation, Plan, RemoveLink, SetLink
-from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Setting, Value
+from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, Setting, Value
 
 # Versioned: a change that could break a reader counts up.
 PLAN_FORMAT = "reconciler.plan/1"
@@ -26,11 +26,11 @@ def line(change: Change) -> Line:
     """A change in the file's words."""
     match change:
         case Make(link):
-            return Line(link.label, "exists", None, f"made: {_summary(link)}")
+            return Line(link.label, link.kind.value, None, f"new: {_summary(link)}")
         case Set(link, setting, old, new):
             return Line(link.label, setting.value, spell(setting, old), spell(setting, new))
         case Remove(link):
-            return Line(link.label, "exists", "a leftover of ours", None)
+            return Line(link.label, link.kind.value, "a leftover of ours", None)
 
 
 def spell(setting: Setting, value: Value) -> str:
@@ -55,7 +55,7 @@ def spell(setting: Setting, value: Value) -> str:
 def _summary(link: Link) -> str:
     """The settings a new link gets, less those that are the same for everything of ours."""
     told = (Setting.SWITCH, Setting.MTU, Setting.MAC, Setting.AGEING, Setting.GROUP_FWD_MASK)
-    parts = [link.kind.value]
+    parts = []
     for setting in told:
         value = link.settings.get(setting)
         if value not in (None, MEMBERSHIP_DEFAULTS.get(setting)):
@@ -110,6 +110,17 @@ def commands(plan: Plan) -> Iterator[str]:
     for operation in plan.operations:
         for words in _commands(operation):
             yield shlex.join(words)
+
+
+def operation_words(operation: Operation) -> str:
+    """An operation in a few words, for reports."""
+    match operation:
+        case MakeLink(link):
+            return f"make {link.kind.value}"
+        case SetLink(_, setting, _, new):
+            return f"{setting.value} {spell(setting, new)}"
+        case RemoveLink():
+            return "remove"
 
 
 def _commands(operation: Operation) -> Iterator[list[str]]:
@@ -192,10 +203,10 @@ def problem_json(problem: Problem) -> dict[str, Any]:
     return {**where, "what": problem.what, "right": problem.right}
 
 
-def warnings(actual: Any) -> list[str]:
+def warnings(actual: Network) -> list[str]:
     """What is dangerous about a host although no operation of ours mends it."""
-    return [
-        f"danger: {name} is on: the host's firewall sees bridged frames and may drop them; "
-        f"turn it off (sysctl -w net.bridge.{name}=0) or unload br_netfilter"
-        for name in actual.bridge_netfilter
-    ]
+    if not actual.bridge_netfilter:
+        return []
+    off = " ".join(f"net.bridge.{name}=0" for name in actual.bridge_netfilter)
+    what = "danger: br_netfilter is on: the host's firewall sees bridged frames, and may drop them"
+    return [f"{what}; turn it off: sysctl -w {off}"]

@@ -80,8 +80,8 @@ MEMBERSHIP_DEFAULTS: Mapping[Setting, Value] = {
 }
 
 
-# What a new link has (br_dev_setup() in net/bridge/br_device.c for bridges). A kernel may be built without some of these
-# features, and then refuses even their default: what is so already is not asked for.
+# What a new link has (br_dev_setup() in net/bridge/br_device.c for bridges). A kernel may be built without some of
+# these features, and then refuses even their default: what is so already is not asked for.
 NEW_LINK: Mapping[Setting, Value] = {
     **MEMBERSHIP_DEFAULTS,
     Setting.SWITCH: None,

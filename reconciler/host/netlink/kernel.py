@@ -8,7 +8,6 @@ Two verbs, both for the network namespace that the thread was in when it opened 
 """
 
 from collections.abc import Callable, Collection
-from types import TracebackType
 from typing import Self
 
 from reconciler.host.netlink.connection import Connection
@@ -27,7 +26,7 @@ class Kernel:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -1,0 +1,292 @@
+"""The command line: `reconcile`.
+
+Modules are imported by the command that uses them: an audit must not pay for what a demo needs.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from reconciler import __version__
+from reconciler.errors import HostError, ReconcilerError
+from reconciler.host import places
+
+DRIFT = 3
+_CAP_NET_ADMIN = 12
+
+_FILE = click.option(
+    "-f",
+    "--file",
+    "file",
+    type=click.Path(path_type=Path),
+    help=f"The appliance file; `-` reads standard input.  [default: {places.DEFAULT_FILE}]",
+)
+_OUTPUT = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="For people or programs.",
+)
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="reconcile", message="%(prog)s %(version)s")
+@_FILE
+@click.option(
+    "-t",
+    "--topology",
+    "topologies",
+    multiple=True,
+    metavar="[SEGMENT=]NAME",
+    help="The topology that all segments, or one, shall have; can be repeated.  [default: inspect]",
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Only print what would change. Needs no privileges.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="STATE.json",
+    help="With --dry-run: plan against a state that `reconcile observe` captured, here or elsewhere.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json", "commands"]),
+    default="text",
+    show_default=True,
+    help="For people, for programs, or (with --dry-run) as ip commands to paste.",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, 3600),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for another process that is reconciling the same appliance.",
+)
+@click.pass_context
+def cli(context: click.Context, /, file: Path | None, **options: Any) -> None:
+    """Make the kernel's network match the appliance file, once.
+
+    Without a command, the network is compared with the file and what differs is mended. With --dry-run it is only
+    compared. Exit status: 0 as declared, 1 failed or invalid, 2 wrong usage, 3 --dry-run found drift.
+    """
+    context.obj = file
+    if context.invoked_subcommand is not None:
+        given = [name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        if given:
+            flag = {"topologies": "topology"}.get(given[0], given[0]).replace("_", "-")
+            raise click.UsageError(f"--{flag} belongs to `reconcile` itself, not to `{context.invoked_subcommand}`")
+        return
+    if options["against"] and not options["dry_run"]:
+        raise click.UsageError("--against plans, and never applies: add --dry-run")
+    if options["output"] == "commands" and not options["dry_run"]:
+        raise click.UsageError("--output commands prints a plan: add --dry-run")
+    once(file or places.DEFAULT_FILE, **options)
+
+
+def once(
+    file: Path, *, topologies: tuple[str, ...], dry_run: bool, against: Path | None, output: str, wait: float
+) -> None:
+    """Compare, and mend unless `dry_run`; ends the process with the exit status."""
+    from reconciler.host import store
+
+    appliance = store.load(_read(file), str(file), places.state_dir())
+    choice = _choice(appliance, topologies)
+    if dry_run:
+        sys.exit(_audit(appliance, choice, against, output))
+    sys.exit(_apply(appliance, choice, output, wait))
+
+
+def _audit(appliance: Any, choice: dict[str, str], against: Path | None, output: str) -> int:
+    from reconciler import report
+    from reconciler.cycle import audit
+    from reconciler.network.plan import plan
+
+    if against:
+        from reconciler.network.desired import desired
+        from reconciler.network.diff import difference
+        from reconciler.network.record import parse
+
+        recorded = parse(_read(against).decode("utf-8", "replace"), str(against))
+        found = difference(appliance, desired(appliance, choice), recorded)
+    else:
+        from reconciler.host.netlink.kernel import Kernel
+
+        with Kernel() as kernel:
+            found = audit(kernel, appliance, choice)
+    if output == "commands":
+        report.commands(plan(found), found)
+    elif output == "json":
+        report.drift_json(appliance, choice, found)
+    else:
+        report.drift(appliance, choice, found)
+    return 1 if found.problems else DRIFT if found.changes else 0
+
+
+def _apply(appliance: Any, choice: dict[str, str], output: str, wait: float) -> int:
+    from reconciler import report
+    from reconciler.cycle import reconcile
+    from reconciler.host.lock import lock
+    from reconciler.host.netlink.kernel import Kernel
+
+    if not _may_administer():
+        raise HostError("applying needs the capability CAP_NET_ADMIN: run as root, or see what would change: --dry-run")
+    tell = lambda text: report.say(text, error=True)  # noqa: E731
+    with lock(places.run_dir(), appliance.sku, wait, tell), _interruptible() as stop, Kernel() as kernel:
+        done = reconcile(kernel, appliance, choice, stop)
+        interrupted = stop()
+    (report.result_json if output == "json" else report.result)(appliance, choice, done, interrupted)
+    return 0 if done.converged and not interrupted else 1
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """While it lasts, Ctrl-C and SIGTERM only raise a flag: the operation under way is finished, and reported."""
+    seen: list[int] = []
+    old = {number: signal.signal(number, lambda n, _: seen.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _may_administer() -> bool:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        effective = next((line.split()[1] for line in status if line.startswith("CapEff:")), "0")
+    return bool(int(effective, 16) >> _CAP_NET_ADMIN & 1)
+
+
+def _choice(appliance: Any, given: tuple[str, ...]) -> dict[str, str]:
+    """Which topology each segment shall have, from what the command line says."""
+    from reconciler.network.desired import choice_of
+
+    choice: dict[str, str] = choice_of(appliance)
+    for word in given:
+        segment, _, name = word.rpartition("=")
+        if name not in appliance.topologies:
+            known = ", ".join(appliance.topologies)
+            raise click.UsageError(f"no topology is called {name!a}; {appliance.sku} declares: {known}")
+        if segment and segment not in appliance.segments:
+            known = ", ".join(appliance.segments)
+            raise click.UsageError(f"no segment is called {segment!a}; {appliance.sku} declares: {known}")
+        choice |= {segment: name} if segment else dict.fromkeys(choice, name)
+    return choice
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        hint = "; name one with -f, or write one: reconcile discover" if file == places.DEFAULT_FILE else ""
+        raise HostError(f"cannot read {file}: {error.strerror}{hint}") from None
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="FILE_OR_FOLDER...")
+@_FILE
+@_OUTPUT
+@click.pass_obj
+def validate(group_file: Path | None, paths: tuple[Path, ...], file: Path | None, output: str) -> None:
+    """Check appliance files: schema, references and proofs. Needs neither root nor hardware.
+
+    A folder stands for all *.yaml and *.yml files in it and below. Exit status: 0 all valid, 1 not.
+    """
+    from reconciler import validation
+
+    files = validation.files(paths or ((file or group_file or places.DEFAULT_FILE),))
+    sys.exit(validation.run(files, _read, as_json=output == "json"))
+
+
+@cli.command()
+@click.option("--all", "virtual", is_flag=True, help="Take virtual interfaces (veth, as in a lab) for NICs, too.")
+def discover(virtual: bool) -> None:
+    """Write a commented skeleton of an appliance file from this machine's NICs.
+
+    The port that the default route leads to is taken for the management port. Needs no privileges.
+    """
+    from reconciler import report
+    from reconciler.host import hardware
+    from reconciler.host.netlink.kernel import Kernel
+    from reconciler.network.skeleton import skeleton
+
+    with Kernel() as kernel:
+        vendor, product = hardware.identity()
+        report.say(skeleton(kernel.observe(), product, vendor, virtual=virtual).rstrip("\n"))
+
+
+@cli.command()
+def observe() -> None:
+    """Write the live state of the network as JSON, for `reconcile --dry-run --against`.
+
+    Needs no privileges. Holds interface names, MAC addresses and IPv4 addresses of this machine, nothing else of it.
+    """
+    from reconciler import report
+    from reconciler.host.netlink.kernel import Kernel
+    from reconciler.network.record import dump
+
+    with Kernel() as kernel:
+        report.say_json(dump(kernel.observe()))
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema (draft 2020-12) of the appliance file."""
+    from reconciler.appliance.schema import text
+
+    click.echo(text(), nl=False)
+
+
+@cli.command()
+@click.option("--rate", type=click.IntRange(100, 20_000), default=2_000, show_default=True, help="Frames/s, each way.")
+def demo(rate: int) -> None:
+    """Rehearse it all in a lab of network namespaces. Needs no hardware, VM or root; leaves nothing behind."""
+    from reconciler.lab.demo import run
+
+    sys.exit(run(rate))
+
+
+def main() -> None:
+    """Run the command line. Whatever happens, the user sees a sentence, and the exit status says how it ended."""
+    try:
+        cli(prog_name="reconcile", standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted")
+    except ReconcilerError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        # The reader left, as `head` does. Nobody is there to be told; the interpreter must not try again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("RECONCILER_DEBUG"):
+            raise
+        _fail(f"internal error: {type(error).__name__}: {error}; RECONCILER_DEBUG=1 shows where. Please report it.")
+
+
+def _fail(text: str) -> None:
+    from reconciler.report import say
+
+    say(f"reconcile: {text}", error=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""One turn of the loop: observe, compare, plan, execute, and observe again to say what is true."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+from reconciler.appliance.declared import Appliance
+from reconciler.network.bind import names_of
+from reconciler.network.desired import Choice, desired
+from reconciler.network.diff import Difference, difference
+from reconciler.network.plan import Outcome, Plan, plan
+from reconciler.network.state import Network
+
+
+class Host(Protocol):
+    """What a kernel, live or fake, can do for us; the contract stands with `host.netlink.kernel.Kernel`."""
+
+    def observe(self, names: Collection[str] | None = None) -> Network:
+        """The network as it is."""
+        ...
+
+    def execute(self, plan: Plan, actual: Network, stop: Callable[[], bool] = ...) -> tuple[Outcome, ...]:
+        """Carry out a plan that was made against `actual`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a turn found, did and left. `after` is what an observation found when all was done."""
+
+    before: Difference
+    plan: Plan
+    outcomes: tuple[Outcome, ...]
+    after: Difference
+
+    @property
+    def converged(self) -> bool:
+        """Whether the live network is now the desired one, with nothing refused or missing."""
+        return not self.after.changes and not self.after.problems
+
+
+def audit(host: Host, appliance: Appliance, choice: Choice) -> Difference:
+    """What differs now. Changes nothing."""
+    wanted = desired(appliance, choice)
+    names = names_of(appliance)
+    found = difference(appliance, wanted, host.observe(names))
+    if names is not None and any(problem.code == "port-missing" for problem in found.problems):
+        # The vendor wants to know which NICs there are instead: only now is it worth looking at all of them.
+        found = difference(appliance, wanted, host.observe())
+    return found
+
+
+def reconcile(host: Host, appliance: Appliance, choice: Choice, stop: Callable[[], bool] = lambda: False) -> Report:
+    """Make the live network the desired one, as far as that is possible and allowed.
+
+    Raises:
+        TransientError: the network did not hold still long enough to be read.
+        HostError: the kernel refused to be read.
+
+    """
+    before = audit(host, appliance, choice)
+    todo = plan(before)
+    outcomes = host.execute(todo, before.actual, stop) if todo.operations else ()
+    after = audit(host, appliance, choice) if todo.operations else before
+    return Report(before, todo, outcomes, after)

@@ -1,0 +1,119 @@
+"""A first appliance file from the NICs of a machine, for a vendor to complete."""
+
+import re
+from collections.abc import Iterator
+
+from reconciler.network.bind import candidates, natural_order
+from reconciler.network.state import Kind, Link, Network, Nic, Setting
+from reconciler.network.uplinks import uplinks
+
+
+def skeleton(actual: Network, sku: str, vendor: str, *, virtual: bool = False) -> str:
+    """The text of a file that validates, with comments that say what to check.
+
+    `virtual`: take virtual Ethernet interfaces for NICs, too (in a lab there are no others).
+    """
+    own = uplinks(actual)
+    nics = sorted((link for link in actual.links if _is_nic(link, virtual)), key=natural_order)
+    management = [link for link in nics if link.name in own]
+    data = [link for link in nics if link.name not in own]
+    ports = dict(zip(_names(len(data)), data, strict=True))
+    missing = [f"change-me-{number}" for number in range(1, 3 - len(data))]
+    roles = [*ports, *missing]
+    return "\n".join(
+        [
+            *_head(sku, vendor, actual),
+            *_management(management),
+            *(line for role, link in ports.items() for line in _port(role, link)),
+            *(line for role in missing for line in _missing(role)),
+            *_segments(roles),
+            *_vm(roles),
+            "topologies:",
+            "  inspect: {pair: all} # a switch per data port, with the adapter of its name: traffic crosses the VM",
+            "  bypass: {join: all} # a switch per segment, with all of its ports: traffic passes by the VM",
+            "",
+        ]
+    )
+
+
+def _is_nic(link: Link, virtual: bool) -> bool:
+    if link.kind is not Kind.OTHER or link.nic is None or Setting.MAC not in link.settings:
+        return False
+    return link.nic.physical or (virtual and link.name != "lo")
+
+
+def _names(count: int) -> list[str]:
+    return ["outside", "inside"][:count] if count <= 2 else [f"port{number}" for number in range(1, count + 1)]
+
+
+def _head(sku: str, vendor: str, actual: Network) -> Iterator[str]:
+    yield "# yaml-language-server: $schema=./appliance.schema.json"
+    yield "# For your editor: reconcile schema > appliance.schema.json"
+    yield "# A skeleton, from what this machine told. Check each line with a comment, then `reconcile validate` it."
+    for line in candidates(actual):
+        yield f"#   {_comment(line)}"
+    yield "schema: reconciler/v1"
+    yield "appliance:"
+    yield f"  sku: {_sku(sku)} # names the appliance in marks, locks and reports"
+    yield f"  vendor: {_quoted(vendor)}"
+    yield "ports:"
+
+
+def _management(links: list[Link]) -> Iterator[str]:
+    if not links:
+        yield "  # No default route leads over a NIC: say which one is for management, or it will be switched:"
+        yield '  # mgmt: {match: {pci: "0000:01:00.0"}, role: management}'
+    for number, link in enumerate(links):
+        role = "mgmt" if len(links) == 1 else f"mgmt{number}"
+        yield f"  {role}: # {_comment(link.name)}: the default route leads here, so this is a guess. Never touched."
+        yield f"    match: {_match(link)}"
+        yield "    role: management"
+
+
+def _port(role: str, link: Link) -> Iterator[str]:
+    nic = link.nic or Nic(0)
+    known = ", ".join(filter(None, (nic.driver, nic.mac, "carrier" if nic.carrier else "no carrier")))
+    yield f"  {role}: # {_comment(f'{link.name}: {known}')}"
+    yield f"    match: {_match(link)}"
+
+
+def _missing(role: str) -> Iterator[str]:
+    yield f"  {role}: # This machine has too few NICs for a wire: say here how to find the one that is meant."
+    yield f"    match: {{name: {role}}}"
+
+
+def _segments(roles: list[str]) -> Iterator[str]:
+    yield "segments: # which ports are the two ends of one wire? Each wire is bypassed for itself."
+    pairs = [roles[at : at + 2] for at in range(0, len(roles), 2)] if len(roles) % 2 == 0 else [roles]
+    for number, ports in enumerate(pairs, 1):
+        guess = " # a guess: neighbours by PCI address" if len(pairs) > 1 else ""
+        yield f"  wire{number if len(pairs) > 1 else ''}: [{', '.join(ports)}]{guess}"
+
+
+def _vm(roles: list[str]) -> Iterator[str]:
+    yield "vm:"
+    yield "  # libvirt: {uri: qemu:///system, domain: CHANGE-ME}"
+    yield "  adapters: # one per data port; `tap` is made by us, `interface` by the hypervisor"
+    for number, role in enumerate(roles):
+        yield f"    {role}: {{tap: ips{number}}}"
+
+
+def _match(link: Link) -> str:
+    nic = link.nic or Nic(0)
+    if nic.pci:
+        return f'{{pci: "{nic.pci}"}}'
+    if nic.mac:
+        return f'{{mac: "{nic.mac}"}}'
+    return f"{{name: {_quoted(link.name)}}}"
+
+
+def _sku(text: str) -> str:
+    return _quoted(re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-._+")[:63] or "my-appliance")
+
+
+def _quoted(text: str) -> str:
+    return '"' + re.sub(r'[^ -~]|["\\]', "", text)[:100] + '"'
+
+
+def _comment(text: str) -> str:
+    return re.sub(r"[^ -~]", "?", text)

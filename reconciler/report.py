@@ -1,0 +1,158 @@
+"""What the command line prints: text for people, JSON for programs."""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+from reconciler.appliance.declared import Appliance
+from reconciler.cycle import Report
+from reconciler.network import render
+from reconciler.network.diff import Change, Difference, Set
+from reconciler.network.plan import Outcome, Plan, Status
+
+_STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
+
+# Versioned: a change that could break a reader counts up.
+REPORT_FORMAT = "reconciler.report/1"
+
+
+def say(text: str = "", *, error: bool = False) -> None:
+    """Print a line; what the terminal must not interpret, because a stranger chose it, is escaped."""
+    stream = sys.stderr if error else sys.stdout
+    clean = "".join(_escaped(part) for part in _STYLE.split(text))
+    encoding = stream.encoding or "ascii"
+    click.echo(clean.encode(encoding, "replace").decode(encoding), file=stream)
+
+
+def _escaped(text: str) -> str:
+    if _STYLE.fullmatch(text):
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def say_json(value: Any) -> None:
+    """Print a JSON value."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def drift(appliance: Appliance, choice: Mapping[str, str], found: Difference) -> None:
+    """A dry run as text: a line per change, the problems, and what it comes to."""
+    say(_title(appliance, choice))
+    for text in _lines(found.changes):
+        say(text)
+    _problems(found)
+    count = len(found.changes)
+    if count == 0 and not found.problems:
+        say("nothing to do: the network is as declared")
+    else:
+        refused = f", {_count(len(found.problems), 'problem')}" if found.problems else ""
+        say(f"{_count(count, 'change')} to make{refused}; nothing was changed")
+
+
+def drift_json(appliance: Appliance, choice: Mapping[str, str], found: Difference) -> None:
+    """A dry run for programs."""
+    say_json(render.as_json(appliance.sku, choice, found, render.warnings(found.actual)))
+
+
+def commands(plan: Plan, found: Difference) -> None:
+    """A dry run as commands that can be pasted; what is no command is a comment."""
+    for problem in found.problems:
+        say(f"# not done: {problem}")
+    for warning in render.warnings(found.actual):
+        say(f"# {warning}")
+    for command in render.commands(plan):
+        say(command)
+
+
+def result(appliance: Appliance, choice: Mapping[str, str], report: Report, interrupted: bool) -> None:
+    """What applying did, as text."""
+    say(_title(appliance, choice))
+    left = {_about(change) for change in report.after.changes}
+    for change, text in zip(report.before.changes, _lines(report.before.changes), strict=True):
+        say(text if _about(change) not in left else f"{text}  {click.style('not done', fg='red')}")
+    for outcome in report.outcomes:
+        if outcome.status is Status.FAILED:
+            say(f"failed: {_operation(outcome)}: {outcome.why}", error=True)
+    skipped = sum(outcome.status is Status.SKIPPED for outcome in report.outcomes)
+    if skipped:
+        say(
+            f"skipped: {_count(skipped, 'operation')} that needed what failed or came after an interruption", error=True
+        )
+    _problems(report.after)
+    made = len(report.before.changes) - sum(_about(change) in left for change in report.before.changes)
+    state = "the network is as declared" if report.converged else f"{_count(len(left), 'change')} still to make"
+    if report.after.problems:
+        state += f", {_count(len(report.after.problems), 'problem')}"
+    say(f"{'interrupted: ' if interrupted else ''}{_count(made, 'change')} made; {state}")
+
+
+def result_json(appliance: Appliance, choice: Mapping[str, str], report: Report, interrupted: bool) -> None:
+    """What applying did, for programs."""
+    found = render.as_json(appliance.sku, choice, report.before, render.warnings(report.after.actual))
+    remaining = render.as_json(appliance.sku, choice, report.after, [])
+    say_json(
+        {
+            **found,
+            "format": REPORT_FORMAT,
+            "converged": report.converged,
+            "interrupted": interrupted,
+            "operations": [_outcome_json(outcome) for outcome in report.outcomes],
+            "problems": remaining["problems"],
+            "remaining": remaining["changes"],
+        }
+    )
+
+
+def _title(appliance: Appliance, choice: Mapping[str, str]) -> str:
+    topologies = set(choice.values())
+    wanted = topologies.pop() if len(topologies) == 1 else ", ".join(f"{seg}={top}" for seg, top in choice.items())
+    return f"{appliance.sku}: {wanted}"
+
+
+def _lines(changes: Iterable[Change]) -> list[str]:
+    """The changes in columns: the thing, what about it, − old, + new."""
+    lines = [render.line(change) for change in changes]
+    thing = max((len(line.thing) for line in lines), default=0)
+    about = max((len(line.about) for line in lines), default=0)
+    return [f"  {line.thing:{thing}}  {line.about:{about}}  {_change(line.old, line.new)}" for line in lines]
+
+
+def _change(old: str | None, new: str | None) -> str:
+    minus = "−" if (sys.stdout.encoding or "").lower().startswith("utf") else "-"
+    parts = [click.style(f"{minus} {old}", fg="red")] if old is not None else []
+    return "  ".join(parts + ([click.style(f"+ {new}", fg="green")] if new is not None else []))
+
+
+def _about(change: Change) -> tuple[str, str]:
+    """What a change is about, so that one that is left can be told from one that was made."""
+    return change.link.name, change.setting.value if isinstance(change, Set) else type(change).__name__
+
+
+def _problems(found: Difference) -> None:
+    for problem in found.problems:
+        say(f"problem: {problem}", error=True)
+    for warning in render.warnings(found.actual):
+        say(warning, error=True)
+
+
+def _operation(outcome: Outcome) -> str:
+    words = render.operation_words(outcome.operation)
+    return f"{outcome.operation.link.label}: {words}"
+
+
+def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "operation": render.operation_words(outcome.operation),
+        "interface": outcome.operation.link.name,
+        "status": outcome.status.value,
+        "errno": outcome.errno or None,
+        "why": outcome.why or None,
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
