@@ -146,7 +146,7 @@ def _operations(change: Change) -> Iterator[Operation]:
 
 
 def _ordered_moves(moves: Iterable[SetLink], holders: dict[str, str]) -> Iterator[SetLink]:
-    """Moves out of every switch first, then ports (they carry the traffic), then adapters.
+    """Moves out of every switch first, then adapters, and last the ports that carry the traffic: to a way that is ready.
 
     A link that has to leave a switch is in nobody's way: where another enters before its own turn, it is taken out
     early, and enters its new switch later.
@@ -175,7 +175,7 @@ def _ordered_moves(moves: Iterable[SetLink], holders: dict[str, str]) -> Iterato
 
 
 def _urgency(move: SetLink) -> tuple[bool, bool]:
-    return (move.new is not None, move.link.role is not None and move.link.role.kind != "port")
+    return (move.new is not None, move.link.role is not None and move.link.role.kind == "port")
 
 
 def _needs(operations: list[Operation], holders: dict[str, str]) -> Iterator[tuple[int, ...]]:

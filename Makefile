@@ -1,0 +1,47 @@
+# The README's two commands are `make demo` and `make test`. Everything they need, they install: Python packages into
+# .venv, Debian packages where we are root (and otherwise they say which are missing).
+.PHONY: demo test check bench install clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+demo: $(READY)
+	$(BIN)/reconcile demo
+
+test: $(READY) .system-packages
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/reconcile schema | diff schemas/appliance.schema.json - || \
+	  { echo 'schemas/appliance.schema.json is stale: reconcile schema > schemas/appliance.schema.json'; exit 1; }
+	$(BIN)/reconcile validate topologies examples
+
+bench: $(READY) .system-packages
+	$(BIN)/python -m bench
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) --no-print-directory .venv-package
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# What the tests use beside Python: ip and bridge to tamper with and to compare against, setpriv and nsenter.
+.PHONY: .system-packages .venv-package
+.system-packages:
+	@.ci/system-packages ip:iproute2 setpriv:util-linux sysctl:procps
+
+.venv-package:
+	@.ci/system-packages --always python3-venv
+
+clean:
+	rm -rf $(VENV) .cache .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,341 @@
+"""Clients, a host and a VM as network namespaces: what a rehearsal, a test or a benchmark plays on.
+
+    client0 ─wire── nic0 ┐        host         ┌ vnet0 ──eth0─┐
+                         │  (nothing enslaved) │              ├ br0   vm
+    client1 ─wire── nic1 ┘                     └ vnet1 ──eth1─┘
+    office ──lan0── mgmt0
+
+Each line is a veth pair. The host enslaves nothing: which switch joins what there is the reconciler's business. The VM
+bridges the adapters of each segment, as an inline appliance that passes everything does.
+"""
+
+import contextlib
+import itertools
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pyroute2 import IPRoute
+
+from reconciler.lab.namespaces import LabError, Namespace, in_lab_thread, set_link_up
+from reconciler.lab.source import MIN_SIZE
+from reconciler.lab.traffic import Flow, Traffic
+
+T = TypeVar("T")
+
+MANAGEMENT = "mgmt0"
+MANAGEMENT_ADDRESS = "192.0.2.1"
+GATEWAY = "192.0.2.254"
+_PREFIX_LENGTH = 24
+_OFFICE_LINK = "lan0"
+_WIRE = "wire"
+
+# The VM passes every link-local group address that Linux lets a bridge pass: all but PAUSE.
+_BRIDGE_GROUP_FWD_MASK = 0xFFF8
+_PORT_GROUP_FWD_MASK = 0xFFFD
+
+_POLL_S = 0.001
+_RELEASE_S = 5.0
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Wait until a condition holds.
+
+    Raises:
+        LabError: It did not hold within `timeout_s` seconds; the message says `what` was waited for.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise LabError(f"waited {timeout_s:g} s in vain for {what}")
+        time.sleep(_POLL_S)
+
+
+def netlink(namespace: Namespace, action: Callable[[IPRoute], T]) -> T:
+    """Run `action` with a pyroute2 socket of the namespace, and return its result. Fit for async callers, too."""
+
+    def run() -> T:
+        # pyroute2 opens its socket in the namespace that the thread is in at that moment, and it stays there.
+        with namespace.entered(), IPRoute() as ipr:
+            return action(ipr)
+
+    return in_lab_thread(run)
+
+
+def _mac(prefix: str, index: int) -> str:
+    return f"{prefix}:{index >> 16 & 0xFF:02x}:{index >> 8 & 0xFF:02x}:{index & 0xFF:02x}"
+
+
+class Lab:
+    """The whole laboratory. Build it with a `with` statement.
+
+    Attributes:
+        host: The namespace of the host; `run` and `Namespace.spawn` start programs there.
+        ports: Names of the host's NICs, ``nic0`` and so on.
+        adapters: Names of the VM's adapters as the host sees them, ``vnet0`` and so on. Those of a dead VM are gone.
+        segments: The ports, by index, that are one wire together.
+        clients: One namespace per port; its end of the port's cable is called ``wire``. Empty without `traffic`.
+        office: Where the management port leads.
+        vm: The VM's namespace, with ``eth0`` and so on; None while the VM is dead.
+    """
+
+    def __init__(
+        self,
+        ports: int = 2,
+        *,
+        segments: Sequence[Sequence[int]] | None = None,
+        traffic: bool = True,
+    ) -> None:
+        """Declare the lab; entering it builds it.
+
+        Args:
+            ports: How many NICs the host has besides the management port, and how many adapters the VM.
+            segments: Which ports are one wire together, by index. Default: all.
+            traffic: False leaves out the clients and the VM's bridges, for a thousand ports: all cables of the NICs
+                then end in one namespace, and nothing passes from one to another.
+        """
+        self.segments = tuple(tuple(segment) for segment in segments or [range(ports)])
+        flat = list(itertools.chain.from_iterable(self.segments))
+        if len(flat) != len(set(flat)) or not set(flat) <= set(range(ports)):
+            raise ValueError(f"segments {self.segments} must name each of {ports} ports at most once")
+        self.ports = tuple(f"nic{index}" for index in range(ports))
+        self.adapters = tuple(f"vnet{index}" for index in range(ports))
+        self.clients: tuple[Namespace, ...] = ()
+        self.vm: Namespace | None = None
+        self._traffic = traffic
+        self._streams = itertools.count(1)
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._open:
+            self.host = self._open.enter_context(Namespace("host"))
+            self.office = self._open.enter_context(Namespace("office", ipv6=False))
+            self._build_management()
+            self._build_ports()
+            self._open.callback(self._release_vm)
+            self.start_vm()
+            self._open = self._open.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def _build_management(self) -> None:
+        def host_side(ipr: IPRoute) -> None:
+            _add_cable(ipr, MANAGEMENT, self.office, _OFFICE_LINK)
+            index = ipr.link_lookup(ifname=MANAGEMENT)[0]
+            ipr.addr("add", index=index, address=MANAGEMENT_ADDRESS, prefixlen=_PREFIX_LENGTH)
+            ipr.route("add", dst="default", gateway=GATEWAY)
+
+        def office_side(ipr: IPRoute) -> None:
+            index = ipr.link_lookup(ifname=_OFFICE_LINK)[0]
+            ipr.addr("add", index=index, address=GATEWAY, prefixlen=_PREFIX_LENGTH)
+
+        netlink(self.host, host_side)
+        with self.office.entered():
+            set_link_up(_OFFICE_LINK, up=True)
+        netlink(self.office, office_side)
+
+    def _build_ports(self) -> None:
+        count = len(self.ports)
+        if self._traffic:
+            self.clients = tuple(
+                self._open.enter_context(Namespace(f"client{index}", ipv6=False)) for index in range(count)
+            )
+            ends = [(client, _WIRE) for client in self.clients]
+        else:
+            beyond = self._open.enter_context(Namespace("beyond", ipv6=False))
+            ends = [(beyond, f"{_WIRE}{index}") for index in range(count)]
+
+        def connect(ipr: IPRoute) -> None:
+            for index, (namespace, ifname) in enumerate(ends):
+                _add_cable(ipr, self.ports[index], namespace, ifname, _mac("02:00:00", index))
+
+        netlink(self.host, connect)
+        for namespace, ifname in ends:
+            with namespace.entered():
+                set_link_up(ifname, up=True)
+
+    # The VM
+
+    def start_vm(self) -> None:
+        """Bring the VM up: the same names as before, other interface indices.
+
+        Raises:
+            LabError: It is up already.
+        """
+        if self.vm is not None:
+            raise LabError("the VM is up already")
+        vm = self.vm = Namespace("vm", ipv6=False)
+
+        def plug(ipr: IPRoute) -> None:
+            for index, adapter in enumerate(self.adapters):
+                _add_cable(ipr, adapter, vm, f"eth{index}", _mac("52:54:00", index))
+
+        netlink(self.host, plug)
+        with vm.entered():
+            for index in range(len(self.adapters)):
+                set_link_up(f"eth{index}", up=True)
+        if self._traffic:
+            netlink(vm, self._bridge_segments)
+
+    def _bridge_segments(self, ipr: IPRoute) -> None:
+        for number, segment in enumerate(self.segments):
+            ipr.link(
+                "add",
+                ifname=f"br{number}",
+                kind="bridge",
+                state="up",
+                br_stp_state=0,
+                br_mcast_snooping=0,
+                br_group_fwd_mask=_BRIDGE_GROUP_FWD_MASK,
+            )
+            bridge = ipr.link_lookup(ifname=f"br{number}")[0]
+            for index in segment:
+                adapter = ipr.link_lookup(ifname=f"eth{index}")[0]
+                ipr.link("set", index=adapter, master=bridge)
+                ipr.brport("set", index=adapter, group_fwd_mask=_PORT_GROUP_FWD_MASK)
+
+    def kill_vm(self) -> None:
+        """Let the VM die: its processes and its namespace go, and with them its adapters, also at the host's end.
+
+        Returns once the host does not have them any more.
+
+        Raises:
+            LabError: The VM is dead already, or something (a `Sink` in the VM?) still holds its namespace.
+        """
+        if self.vm is None:
+            raise LabError("the VM is dead already")
+        self._release_vm()
+        # The kernel takes a namespace apart in a worker of its own.
+        wait_until(lambda: not self._adapters_present(), _RELEASE_S, "the dead VM's adapters to leave the host")
+
+    def _release_vm(self) -> None:
+        if self.vm is not None:
+            self.vm.close()
+            self.vm = None
+
+    def _adapters_present(self) -> set[str]:
+        with self.host.entered():
+            return {name for _, name in socket.if_nameindex()} & set(self.adapters)
+
+    def blackhole_vm(self, towards: Iterable[int] | None = None) -> None:
+        """Make the VM swallow frames, while its links stay up and its bridges look healthy from outside.
+
+        Args:
+            towards: Indices of the adapters that the VM sends nothing out of any more. ``[1]`` blocks one direction,
+                ``lab.segments[0]`` one segment. Default: all.
+        """
+        self._set_forwarding(towards, forward=False)
+
+    def unblock_vm(self, towards: Iterable[int] | None = None) -> None:
+        """Let the VM forward again, out of these adapters or all."""
+        self._set_forwarding(towards, forward=True)
+
+    def _set_forwarding(self, towards: Iterable[int] | None, *, forward: bool) -> None:
+        if self.vm is None:
+            raise LabError("the VM is dead")
+        indices = tuple(itertools.chain.from_iterable(self.segments) if towards is None else towards)
+        # A bridge port that does not flood, and behind which no address is known, is never sent to; what it receives
+        # is still forwarded. That is how one direction can be closed without a packet filter.
+        flags = dict.fromkeys(("learning", "unicast_flood", "mcast_flood", "bcast_flood"), int(forward))
+
+        def change(ipr: IPRoute) -> None:
+            for index in indices:
+                adapter = ipr.link_lookup(ifname=f"eth{index}")[0]
+                ipr.brport("set", index=adapter, **flags)
+                # On its own and last, because a frame may be teaching the bridge an address at this moment.
+                ipr.brport("set", index=adapter, flush=True)
+
+        netlink(self.vm, change)
+
+    # The cables
+
+    def unplug(self, port: int) -> None:
+        """Pull the cable of a port: the NIC loses its carrier."""
+        self._plug(port, up=False)
+
+    def replug(self, port: int) -> None:
+        """Put the cable of a port back."""
+        self._plug(port, up=True)
+
+    def _plug(self, port: int, *, up: bool) -> None:
+        if not self.clients:
+            raise LabError("this lab was built without clients")
+        with self.clients[port].entered():
+            set_link_up(_WIRE, up=up)
+
+    # Traffic and programs
+
+    def flows(self, rate: int, *, size: int = MIN_SIZE, capacity: int = 200_000) -> Traffic:
+        """Make flows between all ordered pairs of clients of each segment, ready to start.
+
+        Args:
+            rate: Frames per second of each flow.
+            size: Bytes per frame.
+            capacity: Frames that each flow's sink can hold between two looks; 128 bytes of kernel memory each.
+        """
+        if not self.clients:
+            raise LabError("this lab was built without clients")
+        return Traffic(
+            Flow(
+                self.clients[first],
+                _WIRE,
+                self.clients[second],
+                _WIRE,
+                rate=rate,
+                stream=next(self._streams),
+                size=size,
+                capacity=capacity,
+            )
+            for first, second in self._pairs()
+        )
+
+    def _pairs(self) -> Iterator[tuple[int, int]]:
+        for segment in self.segments:
+            yield from itertools.permutations(segment, 2)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        namespace: Namespace | None = None,
+        timeout_s: float = 10.0,
+        check: bool = True,
+        **popen_kwargs: Any,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end, in the host's namespace unless told otherwise, and return its output as text.
+
+        Raises:
+            subprocess.CalledProcessError: It failed, and `check` is true.
+            subprocess.TimeoutExpired: It took longer than `timeout_s` seconds; it has been killed.
+        """
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with (namespace or self.host).spawn(argv, **(pipes | popen_kwargs)) as process:
+            try:
+                output, errors = process.communicate(timeout=timeout_s)
+            except BaseException:
+                process.kill()
+                raise
+        done = subprocess.CompletedProcess(list(argv), process.returncode, output, errors)
+        if check:
+            done.check_returncode()
+        return done
+
+    @staticmethod
+    def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """See `wait_until` of this module."""
+        wait_until(condition, timeout_s, what)
+
+
+def _add_cable(ipr: IPRoute, ifname: str, far: Namespace, far_ifname: str, far_mac: str | None = None) -> None:
+    """Add a veth pair, the near end up, the far end down (pyroute2's `peer` cannot say otherwise)."""
+    peer: dict[str, Any] = {"ifname": far_ifname, "net_ns_fd": far.fileno()}
+    if far_mac is not None:
+        peer["address"] = far_mac
+    ipr.link("add", ifname=ifname, kind="veth", state="up", peer=peer)
