@@ -99,15 +99,3 @@ class Appliance:
     def data_ports(self) -> tuple[str, ...]:
         """Roles of the ports that belong to a segment."""
         return tuple(role for role, port in self.ports.items() if not port.management)
-
-    def segment_of_port(self, role: str) -> Segment:
-        """The segment that the data port `role` belongs to.
-
-        Raises:
-            KeyError: no segment has such a port.
-
-        """
-        for segment in self.segments.values():
-            if role in segment.ports:
-                return segment
-        raise KeyError(role)

@@ -4,12 +4,12 @@ The file is hostile input: it is read event by event, so that a bound is hit bef
 files do not need is refused rather than interpreted: tags, several documents, keys that are not text, YAML 1.1.
 """
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import (
     AliasEvent,
@@ -20,32 +20,45 @@ from ruamel.yaml.events import (
     NodeEvent,
     ScalarEvent,
     SequenceEndEvent,
-    StreamEndEvent,
-    StreamStartEvent,
 )
-from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.parser import Parser as RuamelParser
+from ruamel.yaml.reader import Reader, ReaderError
+from ruamel.yaml.scanner import Scanner
 
-# An appliance of 1,024 ports, spelled out, takes 120 kB, 27,000 nodes and 6 levels. The bounds leave room beyond that.
-MAX_BYTES = 1_048_576
-MAX_NODES = 60_000
+from reconciler.appliance.words import show
+
+# An appliance of 1,024 ports, spelled out, takes 150 kB, 25,000 nodes and 6 levels. The bounds leave room beyond that,
+# and keep the worst file that they admit below 3 s of the parser's time.
+MAX_BYTES = 524_288
+MAX_NODES = 40_000
 MAX_DEPTH = 24
 MAX_ALIASES = 256
 
 Data = dict[str, "Data"] | list["Data"] | str | int | float | bool | None
 Path = tuple[str | int, ...]
 
-# The core schema of YAML 1.2 (chapter 10.3.2). The lengths keep a hostile number from costing anything.
-_CORE = (
+# Python converts decimal digits in quadratic time; longer numbers than this are out of every range here anyway.
+_MAX_DIGITS = 32
+
+
+def _number(convert: Callable[[str], int | float]) -> Callable[[str], int | float]:
+    return lambda text: convert(text) if len(text) <= _MAX_DIGITS else math.inf
+
+
+# The core schema of YAML 1.2 (chapter 10.3.2).
+_CORE: tuple[tuple[re.Pattern[str], Callable[[str], "Data"]], ...] = (
     (re.compile(r"~|null|Null|NULL|"), lambda _: None),
     (re.compile(r"true|True|TRUE"), lambda _: True),
     (re.compile(r"false|False|FALSE"), lambda _: False),
-    (re.compile(r"[-+]?[0-9]{1,20}"), int),
-    (re.compile(r"0o[0-7]{1,20}"), lambda text: int(text[2:], 8)),
-    (re.compile(r"0x[0-9a-fA-F]{1,16}"), lambda text: int(text[2:], 16)),
-    (re.compile(r"[-+]?(\.[0-9]{1,20}|[0-9]{1,20}(\.[0-9]{0,20})?)([eE][-+]?[0-9]{1,3})?"), float),
-    (re.compile(r"([-+]?)\.(?:inf|Inf|INF)"), lambda text: float("-inf" if text[0] == "-" else "inf")),
-    (re.compile(r"\.(?:nan|NaN|NAN)"), lambda _: float("nan")),
+    (re.compile(r"[-+]?[0-9]+"), _number(int)),
+    (re.compile(r"0o[0-7]+"), _number(lambda text: int(text, 0))),
+    (re.compile(r"0x[0-9a-fA-F]+"), _number(lambda text: int(text, 0))),
+    (re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"), _number(float)),
+    (re.compile(r"[-+]?\.(inf|Inf|INF)"), lambda text: -math.inf if text[0] == "-" else math.inf),
+    (re.compile(r"\.(nan|NaN|NAN)"), lambda _: math.nan),
 )
+# What a plain scalar must begin with to be anything but text. Most are text: this spares them nine patterns.
+_CORE_BEGINS = frozenset("~nNtTfF-+.0123456789")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -65,6 +78,11 @@ class Mistake:
     what: str
     right: str
 
+    def __post_init__(self) -> None:
+        # Names out of the file stand in both; the file is hostile, and this ends up on a terminal.
+        object.__setattr__(self, "what", show(self.what, 600))
+        object.__setattr__(self, "right", show(self.right, 600))
+
     def __str__(self) -> str:
         """``line:column: path: what; right``: the caller puts the file's name before it."""
         where = f"{self.position.line}:{self.position.column}: "
@@ -82,11 +100,12 @@ class DocumentError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Plain data, and where each key and value of it stands."""
+    """Plain data, where each key and value of it stands, and what is refused in it although it can be read."""
 
     data: Data
     keys: dict[Path, Position]
     values: dict[Path, Position]
+    mistakes: tuple[Mistake, ...] = ()
 
     def key(self, path: Path) -> Position:
         """Where the key (or list item) at `path` stands, else where its nearest existing parent does."""
@@ -105,14 +124,8 @@ def spell(path: Path) -> str:
     """A path as people write it: ``topologies.inspect.switches.sw0.ports[1]``."""
     text = ""
     for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else show(step)
+        text += f"[{step}]" if isinstance(step, int) else f".{show(step)}" if text else show(step)
     return text
-
-
-def show(text: str, limit: int = 60) -> str:
-    """Hostile text for a person's terminal: control characters escaped, length bounded."""
-    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1])
-    return clean if len(text) <= limit else clean[:limit] + "…"
 
 
 def read(text: bytes) -> Document:
@@ -131,9 +144,16 @@ def _decode(text: bytes) -> str:
     try:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = text[: error.start]
-        place = Position(before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1)
+        # "utf-8-sig" counts from behind the byte order mark.
+        text = text.removeprefix(b"\xef\xbb\xbf")
+        place = _place(text[: error.start].decode("utf-8", errors="replace"))
         _refuse(place, (), f"byte 0x{text[error.start]:02x} is not UTF-8", "save the file as UTF-8")
+
+
+def _place(before: str) -> Position:
+    """The position behind `before`; lines end where YAML 1.2 ends them (chapter 5.4)."""
+    lines = before.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return Position(len(lines), len(lines[-1]) + 1)
 
 
 def _refuse(position: Position, path: Path, what: str, right: str) -> NoReturn:
@@ -141,10 +161,93 @@ def _refuse(position: Position, path: Path, what: str, right: str) -> NoReturn:
 
 
 def _plain(value: str) -> Data:
+    if value and value[0] not in _CORE_BEGINS:
+        return value
     for pattern, construct in _CORE:
         if pattern.fullmatch(value):
             return construct(value)
     return value
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+# Blanks and a comment; in flow style a tab is a blank too.
+_GAP = {
+    False: re.compile(r" *(?:#[^\0\r\n\x85\u2028\u2029]*)?"),
+    True: re.compile(r"[ \t]*(?:#[^\0\r\n\x85\u2028\u2029]*)?"),
+}
+
+
+class _Parser(Reader, Scanner, RuamelParser):
+    """ruamel.yaml's parser without tags and directives, and twice as fast.
+
+    Composed by hand like ruamel.yaml's own loaders, because `YAML()` searches the disk for plug-ins each time.
+    """
+
+    # Properties in the original, looked up several hundred times for a small file.
+    reader: Any = None
+    scanner: Any = None
+    resolver: Any = None
+    processing_version = (1, 2)
+    comment_handling = None
+
+    def __init__(self, text: str) -> None:
+        self.reader = self.scanner = self.resolver = self
+        Reader.__init__(self, text, loader=self)
+        Scanner.__init__(self, loader=self)
+        RuamelParser.__init__(self, loader=self)
+
+    def events(self) -> Iterator[Event]:
+        while self.check_event():
+            yield self.get_event()
+
+    def place(self) -> Position:
+        """How far the text has been read."""
+        return Position(self.line + 1, self.column + 1)
+
+    def fetch_tag(self) -> NoReturn:
+        # Here and not at the event: the original takes quadratic time to read a long one.
+        tag = show(self.prefix(40).split()[0])
+        _refuse(self.place(), (), f"the tag {tag}", "tags are not used in appliance files: remove it")
+
+    def fetch_directive(self) -> NoReturn:
+        _refuse(self.place(), (), "a directive", "remove it: the file is read as YAML 1.2, and has no tags")
+
+    def forward(self, length: int = 1) -> None:
+        passed = self.buffer[self.pointer : self.pointer + length]
+        if "\n" in passed or "\r" in passed or "\ufeff" in passed:
+            super().forward(length)
+        else:
+            self._pass(length)
+
+    def _pass(self, length: int) -> None:
+        self.pointer += length
+        self.index += length
+        self.column += length
+
+    def scan_to_next_token(self) -> None:
+        while True:
+            gap = _GAP[bool(self.flow_context)].match(self.buffer, self.pointer)
+            self._pass(len(gap[0]) if gap else 0)
+            if not self.scan_line_break():
+                return
+            if not self.flow_context:
+                self.allow_simple_key = True
+
+    def need_more_tokens(self) -> bool:
+        if self.done or not self.tokens:
+            return not self.done
+        if not self.possible_simple_keys:
+            return False
+        self.stale_possible_simple_keys()
+        return bool(self.next_possible_simple_key() == self.tokens_taken)
+
+    def stale_possible_simple_keys(self) -> None:
+        line, oldest = self.line, self.index - 1024
+        for key in self.possible_simple_keys.values():
+            if key.line != line or key.index < oldest:
+                super().stale_possible_simple_keys()
+                break
 
 
 @dataclass(slots=True)
@@ -159,21 +262,27 @@ class _Reader:
     keys: dict[Path, Position] = field(default_factory=dict)
     values: dict[Path, Position] = field(default_factory=dict)
     anchors: dict[str, _Anchor] = field(default_factory=dict)
+    mistakes: list[Mistake] = field(default_factory=list)
     nodes: int = 0
     aliases: int = 0
 
     def document(self) -> Document:
-        yaml = YAML(typ="safe", pure=True)
+        place = Position(1, 1)
         try:
-            return self._document(iter(yaml.parse(self.text)))
+            parser = _Parser(self.text)
+            try:
+                return self._document(parser.events())
+            finally:
+                place = parser.place()
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            place = Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
-            _refuse(place, (), f"not YAML: {show(str(error.problem or error.context), 200)}", str(error.context or ""))
+            if mark:
+                place = Position(mark.line + 1, mark.column + 1)
+            problem, context = str(error.problem or error.context), str(error.context or "")
+            _refuse(place, (), f"not YAML: {show(problem, 200)}", show(context, 200))
         except ReaderError as error:
-            before = self.text[: error.position]
-            place = Position(before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1)
-            _refuse(place, (), f"character U+{ord(self.text[error.position]):04X} is not allowed in YAML", "remove it")
+            what = f"character U+{ord(self.text[error.position]):04X} is not allowed in YAML"
+            _refuse(_place(self.text[: error.position]), (), what, "remove it")
         except (
             YAMLError,
             ValueError,
@@ -184,47 +293,34 @@ class _Reader:
             NotImplementedError,
         ) as error:
             # The parser's own slips on mangled input: still an answer with a place, never a traceback.
-            _refuse(Position(1, 1), (), f"not YAML: {show(str(error), 200) or type(error).__name__}", "")
+            _refuse(place, (), f"not YAML: {show(str(error), 200) or type(error).__name__}", "")
 
-    def _document(self, events: Iterator[Event]) -> Document:
+    def _document(self, events: Iterator[Any]) -> Document:
         data: Data = None
         documents = 0
         for event in events:
-            if isinstance(event, StreamStartEvent | StreamEndEvent):
-                continue
             if isinstance(event, DocumentStartEvent):
                 documents += 1
-                self._check_start(event, documents)
+                if documents > 1:
+                    _refuse(_position(event), (), "a second document begins here", "one appliance per file")
             elif isinstance(event, NodeEvent):
                 data = self._node(event, events, ())
         if documents == 0 or data is None:
             _refuse(Position(1, 1), (), "the file is empty", "`reconcile discover` writes a skeleton to start from")
-        return Document(data, self.keys, self.values)
+        return Document(data, self.keys, self.values, tuple(self.mistakes))
 
-    def _check_start(self, event: DocumentStartEvent, documents: int) -> None:
-        place = _position(event)
-        if documents > 1:
-            _refuse(place, (), "a second document begins here", "one appliance per file")
-        if event.version and tuple(event.version) != (1, 2):
-            _refuse(place, (), "the file asks for another YAML version", "write `%YAML 1.2` or leave the directive out")
-        if event.tags:
-            _refuse(place, (), "a %TAG directive", "tags are not used in appliance files: remove it")
-
-    def _node(self, event: NodeEvent, events: Iterator[Event], path: Path) -> Data:
-        place = _position(event)
-        self.values[path] = place
+    def _node(self, event: NodeEvent, events: Iterator[Any], path: Path) -> Data:
+        place = self.values[path] = _position(event)
         self._count(place, path, 1)
         if isinstance(event, AliasEvent):
             return self._alias(event, place, path)
-        tag = getattr(event, "tag", None)
-        if tag not in (None, "!"):
-            _refuse(place, path, f"the tag {show(str(tag))}", "tags are not used in appliance files: remove it")
         before = self.nodes
         if len(path) > MAX_DEPTH:
             _refuse(place, path[:4], "nested too deeply", f"at most {MAX_DEPTH} levels are read")
         data: Data
         if isinstance(event, ScalarEvent):
-            data = _plain(event.value) if event.implicit[0] and event.style is None else str(event.value)
+            data = _plain(event.value) if event.style is None else event.value
+            self._check_characters(event.value, place, path)
         elif isinstance(event, MappingStartEvent):
             data = self._mapping(events, path)
         else:
@@ -238,28 +334,32 @@ class _Reader:
         if self.nodes > MAX_NODES:
             _refuse(place, path[:4], "too many values", f"at most {MAX_NODES} are read, aliases written out")
 
+    def _check_characters(self, text: str, place: Position, path: Path) -> None:
+        # Only an escape such as "\ud800" can make one, and no encoding can write it down.
+        if not text.isascii() and _SURROGATE.search(text):
+            self.mistakes.append(Mistake(place, path, "half a surrogate pair", "write the character itself"))
+
     def _alias(self, event: AliasEvent, place: Position, path: Path) -> Data:
         self.aliases += 1
         if self.aliases > MAX_ALIASES:
             _refuse(place, path, "too many aliases", f"at most {MAX_ALIASES} are read")
         anchor = self.anchors.get(event.anchor)
         if anchor is None:
-            _refuse(place, path, f"the alias *{show(str(event.anchor))} has no anchor before it", "define it with &")
+            _refuse(place, path, f"the alias *{show(event.anchor)} has no anchor before it", "define it with &")
         self._count(place, path, anchor.nodes)
         return anchor.data
 
-    def _sequence(self, events: Iterator[Event], path: Path) -> Data:
+    def _sequence(self, events: Iterator[Any], path: Path) -> Data:
         items: list[Data] = []
         for event in events:
             if isinstance(event, SequenceEndEvent):
                 break
-            assert isinstance(event, NodeEvent)  # noqa: S101 - the parser's grammar gives nothing else here
             here = (*path, len(items))
             self.keys[here] = _position(event)
             items.append(self._node(event, events, here))
         return items
 
-    def _mapping(self, events: Iterator[Event], path: Path) -> Data:
+    def _mapping(self, events: Iterator[Any], path: Path) -> Data:
         data: dict[str, Data] = {}
         for event in events:
             if isinstance(event, MappingEndEvent):
@@ -267,14 +367,18 @@ class _Reader:
             key = self._key(event, path)
             here = (*path, key)
             if key in data:
-                first = self.keys[here]
-                _refuse(
-                    _position(event), here, "this key stands twice", f"the first is in line {first.line}: remove one"
-                )
+                right = f"the first is in line {self.keys[here].line}: remove one"
+                self.mistakes.append(Mistake(_position(event), here, "this key stands twice", right))
+                # Read all the same, to its end and for its anchors, but under a path of its own, and dropped.
+                self._node(next(events), events, (*path, f"{key} (again)"))
+                continue
+            if key == "<<" and event.style is None:
+                right = "write the keys out, or use an alias as a value"
+                self.mistakes.append(Mistake(_position(event), path, "merge keys (<<) are not YAML 1.2", right))
+                self._node(next(events), events, here)
+                continue
             self.keys[here] = _position(event)
-            value = next(events)
-            assert isinstance(value, NodeEvent)  # noqa: S101 - as above
-            data[key] = self._node(value, events, here)
+            data[key] = self._node(next(events), events, here)
         return data
 
     def _key(self, event: Event, path: Path) -> str:
@@ -282,12 +386,15 @@ class _Reader:
         self._count(place, path, 1)
         if not isinstance(event, ScalarEvent):
             _refuse(place, path, "a key that is not text", "keys are plain words")
-        if event.anchor is not None or event.tag not in (None, "!"):
-            _refuse(place, path, "an anchor or a tag on a key", "keys are plain words")
-        if event.value == "<<" and event.style is None:
-            _refuse(place, path, "merge keys (<<) are not YAML 1.2", "write the keys out, or use an alias as a value")
-        return str(event.value)
+        key = str(event.value)
+        self._check_characters(key, place, path)
+        if event.anchor is not None:
+            self.mistakes.append(Mistake(place, path, "an anchor on a key", "anchors are for values: remove it"))
+        elif event.style is None and not isinstance(_plain(key), str):
+            self.mistakes.append(Mistake(place, path, f"the key {show(key) or '(nothing)'} is not text", "quote it"))
+        return key
 
 
 def _position(event: Event) -> Position:
-    return Position(event.start_mark.line + 1, event.start_mark.column + 1)
+    mark = event.start_mark
+    return Position(mark.line + 1, mark.column + 1)

@@ -64,8 +64,9 @@ def written_out(
         for name, switch in form.switches.items():
             yield name, tuple(switch.ports), tuple(switch.adapters)
         return
+    detached = frozenset(form.detached)
     for segment in segments.values():
-        ports = tuple(port for port in segment.ports if port not in form.detached)
+        ports = tuple(port for port in segment.ports if port not in detached)
         if form.pair:
             for port in ports:
                 yield paired_name(port), (port,), (port,)

@@ -9,20 +9,42 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
+
+from reconciler.appliance.words import kind, shown
 
 # The kernel's IFNAMSIZ is 16 with the final zero byte (linux/if.h). Its dev_valid_name() forbids "/", ":", white space,
 # "." and ".."; it expands "%d" in a name that it is to create. The characters here are a safe subset of the rest.
-INTERFACE = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,14}$"
+# "all" and "default" are directories of its sysctl tree, which interfaces of these names would shadow.
+INTERFACE = r"^(?!(?:all|default)$)[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,14}$"
 ROLE = r"^[A-Za-z][A-Za-z0-9_-]{0,30}$"
 SKU = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$"
 PCI = r"^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-1][0-9a-f]\.[0-7]$"
 MAC = r"^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$"
 DURATION = r"^[0-9]{1,9}(ms|s|m|h)$"
+DRIVER = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$"
+URI = r"^[a-z][a-z0-9+]{0,30}://[!-~]{0,450}$"
+DOMAIN = r"^[A-Za-z0-9._+:@-]{1,100}$"
+NETDEV = r"^[!-.0-~]{1,127}$"
+# What is only for people, and so ends up on their terminals. Control characters have no business there.
+LINE = r"^[^\x00-\x1f\x7f-\x9f]{0,200}$"
+PROSE = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]{0,2000}$"
 
-# ifconf directories of the kernel's sysctl tree: interfaces of these names would shadow them.
-RESERVED_INTERFACES = frozenset({"all", "default"})
+# An appliance of 1,024 ports is the largest that is measured.
+MAX_PORTS = 2048
+MAX_TOPOLOGIES = 8
+
+_UNIQUE = {"uniqueItems": True}
 
 
 def _mistaken(what: str, right: str = "") -> PydanticCustomError:
@@ -42,36 +64,30 @@ def _matching(pattern: str, what: str, right: str) -> Callable[[Any], Any]:
     return check
 
 
-def shown(value: str) -> str:
-    """A value quoted for a message, escaped and bounded."""
-    return ascii(value) if len(value) <= 60 else ascii(value[:60]) + "…"
-
-
-def kind(value: Any) -> str:
-    """What a value of the file is, in the words of YAML."""
-    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
-    return "nothing" if value is None else names.get(type(value), "something else")
+def _for_schema(pattern: str) -> str:
+    # In Python's regular expressions, and so in many validators, "$" also matches before a final line break. This is
+    # true of no other dialect, and says the same in all.
+    return pattern + r"(?!\n)"
 
 
 def _text(pattern: str, what: str, right: str) -> tuple[Any, Any]:
-    schema = {"type": "string", "pattern": pattern}
+    schema = {"type": "string", "pattern": _for_schema(pattern)}
     return BeforeValidator(_matching(pattern, what, right)), WithJsonSchema(schema)
 
 
-def _unreserved(name: str) -> str:
-    if name in RESERVED_INTERFACES:
-        raise _mistaken(f"{shown(name)} is not a usable interface name", "choose another")
-    return name
+def _whole(value: Any) -> Any:
+    # To JSON Schema, 1500.0 is an integer.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_INTERFACE = _text(
-    INTERFACE, "an interface name", "1 to 15 of A-Z a-z 0-9 _ . @ + -, beginning with a letter, digit or _"
-)
+def _distinct(roles: list[str]) -> list[str]:
+    if len(set(roles)) < len(roles):
+        raise PydanticCustomError("duplicate", "a list with an item twice")
+    return roles
+
+
 Interface = Annotated[
-    str,
-    AfterValidator(_unreserved),
-    _INTERFACE[0],
-    WithJsonSchema({"type": "string", "pattern": INTERFACE, "not": {"enum": sorted(RESERVED_INTERFACES)}}),
+    str, *_text(INTERFACE, "an interface name", "1 to 15 of A-Z a-z 0-9 _ . @ + -, beginning with a letter, digit or _")
 ]
 Role = Annotated[str, *_text(ROLE, "a name", "1 to 31 letters, digits, - or _, beginning with a letter")]
 Sku = Annotated[str, *_text(SKU, "a SKU", "1 to 63 letters, digits, '.', '_', '+' or '-'")]
@@ -82,20 +98,35 @@ Mac = Annotated[
     *_text(MAC, "a MAC address", 'six bytes in hexadecimal, as in "52:54:00:00:00:01"'),
 ]
 Duration = Annotated[str, *_text(DURATION, "a duration", "a whole number and its unit: 200ms, 5s, 2m, 1h")]
+Line = Annotated[str, *_text(LINE, "one line of at most 200 characters", "leave control characters out")]
+Prose = Annotated[str, *_text(PROSE, "text of at most 2000 characters", "leave control characters out")]
+Roles = Annotated[list[Role], AfterValidator(_distinct), Field(max_length=MAX_PORTS, json_schema_extra=_UNIQUE)]
+# The least that makes a wire.
+Wire = Annotated[
+    list[Role], AfterValidator(_distinct), Field(min_length=2, max_length=MAX_PORTS, json_schema_extra=_UNIQUE)
+]
 
 
 class Model(BaseModel):
     """Strict, closed and frozen: the file says exactly this, and nothing else."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, validate_default=False)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _something(cls, value: Any) -> Any:
+        # None is the default of what may be left out; written down it means nothing, and JSON Schema refuses it too.
+        if value is None:
+            raise PydanticCustomError("nothing", "no value")
+        return value
 
 
 class Product(Model):
     """What hardware this file is for."""
 
     sku: Sku = Field(description="The stock-keeping unit: names the appliance in marks, locks and reports.")
-    vendor: str = Field(default="", max_length=200, description="Who makes the hardware.")
-    description: str = Field(default="", max_length=2000, description="What it is, for people.")
+    vendor: Line = Field(default="", description="Who makes the hardware.")
+    description: Prose = Field(default="", description="What it is, for people.")
 
 
 class Match(Model):
@@ -105,18 +136,16 @@ class Match(Model):
 
     pci: Pci | None = Field(default=None, description='PCI address, as `lspci -D` prints it: "0000:02:00.0".')
     mac: Mac | None = Field(default=None, description="Permanent MAC address: the one in the NIC, not one set later.")
-    driver: Annotated[str, *_text(SKU, "a driver name", "as `ethtool -i` prints it")] | None = Field(
+    driver: Annotated[str, *_text(DRIVER, "a driver name", "as `ethtool -i` prints it")] | None = Field(
         default=None, description="Kernel driver, as `ethtool -i` prints it: igb, ixgbe, virtio_net."
     )
-    index: int | None = Field(
+    index: Annotated[int, Field(ge=0, le=4095), BeforeValidator(_whole)] | None = Field(
         default=None,
-        ge=0,
-        le=4095,
         description="Which of the NICs of this driver, from 0, in the order of their PCI addresses. Needs `driver`.",
     )
-    name: (
-        Annotated[str, *_text(r"^[!-.0-~]{1,127}$", "an interface name", "1 to 127 visible characters, no /")] | None
-    ) = Field(default=None, description="Interface name or one of its alternative names.")
+    name: Annotated[str, *_text(NETDEV, "an interface name", "1 to 127 visible characters, no /")] | None = Field(
+        default=None, description="Interface name or one of its alternative names."
+    )
 
     @model_validator(mode="after")
     def _determined(self) -> Self:
@@ -145,16 +174,14 @@ class Port(Model):
 class Segment(Model):
     """Ports that together are one wire: a frame that enters at one leaves at the others."""
 
-    ports: list[Role] = Field(min_length=2, max_length=4096, description="The data ports of this wire.")
+    ports: Wire = Field(description="The data ports of this wire.")
     transparency: Literal["wire", "standard"] = Field(
         default="wire",
         description="`wire`: link-local protocols (LLDP, LACP, EAPOL) pass. "
         "`standard`: they end here, as a bridge of IEEE 802.1D has it.",
     )
-    mtu: int = Field(
+    mtu: Annotated[int, Field(ge=68, le=65535), BeforeValidator(_whole)] = Field(
         default=1500,
-        ge=68,
-        le=65535,
         description="Bytes of payload a frame may carry; pinned on the segment's ports, adapters and switches.",
     )
     ageing: Duration = Field(
@@ -168,20 +195,22 @@ def _segment_of_list(value: Any) -> Any:
 
 ShortSegment = Annotated[
     Segment,
-    BeforeValidator(_segment_of_list, json_schema_input_type=Segment | Annotated[list[Role], Field(min_length=2)]),
+    BeforeValidator(
+        _segment_of_list,
+        json_schema_input_type=Segment | Annotated[Wire, Field(description="Short for `{ports: […]}`.")],
+    ),
 ]
 
 
 class Libvirt(Model):
     """Where libvirt runs the VM."""
 
-    uri: str = Field(
-        default="qemu:///system",
-        pattern=r"^[a-z][a-z0-9+]*://[!-~]*$",
-        max_length=500,
-        description="libvirt connection URI.",
+    uri: Annotated[str, *_text(URI, "a libvirt URI", "driver://host/path, as in qemu:///system")] = Field(
+        default="qemu:///system", description="libvirt connection URI."
     )
-    domain: str = Field(pattern=r"^[A-Za-z0-9._+:@-]{1,100}$", description="Name or UUID of the libvirt domain.")
+    domain: Annotated[str, *_text(DOMAIN, "a domain name", "1 to 100 letters, digits or . _ + : @ -")] = Field(
+        description="Name or UUID of the libvirt domain."
+    )
 
 
 class Adapter(Model):
@@ -214,15 +243,16 @@ class Vm(Model):
 
     libvirt: Libvirt | None = Field(default=None, description="Which libvirt domain it is.")
     adapters: dict[Role, Adapter] = Field(
-        max_length=4096, description="The VM's adapters by role; `pair: all` pairs port and adapter of the same name."
+        max_length=MAX_PORTS,
+        description="The VM's adapters by role; `pair: all` pairs port and adapter of the same name.",
     )
 
 
 class Switch(Model):
     """One virtual switch: a Linux bridge without address, spanning tree or VLAN filter."""
 
-    ports: list[Role] = Field(default=[], max_length=4096, description="Data ports in this switch.")
-    adapters: list[Role] = Field(default=[], max_length=4096, description="Adapters of the VM in this switch.")
+    ports: Roles = Field(default=[], description="Data ports in this switch.")
+    adapters: Roles = Field(default=[], description="Adapters of the VM in this switch.")
 
 
 class Topology(Model):
@@ -233,7 +263,9 @@ class Topology(Model):
     )
 
     switches: dict[Interface, Switch] | None = Field(
-        default=None, max_length=4096, description="The switches by name; the name is that of the bridge interface."
+        default=None,
+        max_length=MAX_PORTS,
+        description="The switches by name; the name is that of the bridge interface.",
     )
     pair: Literal["all"] | None = Field(
         default=None,
@@ -244,9 +276,7 @@ class Topology(Model):
         description="Short for one switch per segment, holding all of its ports: `sw-TOPOLOGY`, "
         "or `sw-TOPOLOGY-SEGMENT` where there are several segments.",
     )
-    detached: list[Role] = Field(
-        default=[], max_length=4096, description="Data ports that this topology leaves without a switch on purpose."
-    )
+    detached: Roles = Field(default=[], description="Data ports that this topology leaves without a switch on purpose.")
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -277,8 +307,13 @@ class OnFailure(Model):
     )
 
 
-# `references` enforces it in files; here it is told to JSON Schema.
 REQUIRED_TOPOLOGIES = ("inspect", "bypass")
+
+
+def _complete(topologies: dict[str, Topology]) -> dict[str, Topology]:
+    if any(name not in topologies for name in REQUIRED_TOPOLOGIES):
+        raise PydanticCustomError("incomplete", "a required topology is missing")
+    return topologies
 
 
 class ApplianceFile(Model):
@@ -288,7 +323,7 @@ class ApplianceFile(Model):
 
     schema_: Literal["reconciler/v1"] = Field(alias="schema", description="The version of this format.")
     appliance: Product = Field(description="What hardware this file is for.")
-    ports: dict[Role, Port] = Field(min_length=2, max_length=4096, description="The physical NICs by role.")
+    ports: dict[Role, Port] = Field(min_length=2, max_length=MAX_PORTS, description="The physical NICs by role.")
     segments: dict[Role, ShortSegment] | None = Field(
         default=None,
         min_length=1,
@@ -296,8 +331,8 @@ class ApplianceFile(Model):
         description="Which ports form one wire. Left out, all data ports form the one segment `wire`.",
     )
     vm: Vm = Field(description="The VM that runs the security software.")
-    topologies: dict[Role, Topology] = Field(
-        max_length=64,
+    topologies: Annotated[dict[Role, Topology], AfterValidator(_complete)] = Field(
+        max_length=MAX_TOPOLOGIES,
         description="The named sets of switches; `inspect` and `bypass` are required.",
         json_schema_extra={"required": [*REQUIRED_TOPOLOGIES]},
     )

@@ -4,15 +4,16 @@ They read the raw document, tolerant of whatever is wrong with its shape, so tha
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from reconciler.appliance.declared import DEFAULT_SEGMENT
-from reconciler.appliance.document import Document, Mistake, Path
+from reconciler.appliance.document import Document, Mistake, Path, spell
 from reconciler.appliance.expand import joined_name, paired_name
-from reconciler.appliance.model import INTERFACE, REQUIRED_TOPOLOGIES, shown
-from reconciler.appliance.shape import closest
+from reconciler.appliance.model import REQUIRED_TOPOLOGIES, ROLE
+from reconciler.appliance.words import Guesser, shown
 
 
 def mistakes(document: Document) -> Iterator[Mistake]:
@@ -20,8 +21,8 @@ def mistakes(document: Document) -> Iterator[Mistake]:
     names = _Names.of(document.data)
     yield from _segments(document, names)
     topologies = _mapping(document.data, "topologies")
-    if topologies:
-        yield from _required(document, tuple(topologies))
+    if isinstance(_get(document.data, "topologies"), dict):
+        yield from _required(document, names, tuple(topologies))
     for topology, form in topologies.items():
         yield from _topology(document, names, topology, form)
     yield from _unique(document, names)
@@ -29,25 +30,45 @@ def mistakes(document: Document) -> Iterator[Mistake]:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    ports: tuple[str, ...]
-    management: frozenset[str]
-    adapters: tuple[str, ...]
+    """What the file declares; dicts where order and quick look-up both matter."""
+
+    ports: dict[str, None]
+    data_ports: dict[str, None]
+    adapters: dict[str, None]
     segments: dict[str, tuple[str, ...]]
+    # Data ports that may have been meant for management: nothing is missed for them.
+    unsure: frozenset[str]
+    # Of "port" and "adapter" those whose section is missing or broken: that is one mistake, not one per use.
+    unreadable: frozenset[str]
+    guesser: Guesser = field(default_factory=Guesser)
 
     @classmethod
     def of(cls, data: Any) -> "_Names":
         ports = _mapping(data, "ports")
-        # A misspelt role was meant to say something else than the default.
-        management = frozenset(role for role, port in ports.items() if _get(port, "role") not in (None, "data"))
+        data_ports = dict.fromkeys(role for role, port in ports.items() if _is_data(port))
         written = _mapping(data, "segments")
         segments = {name: tuple(role for _, role in _segment_roles((), value)) for name, value in written.items()}
         if not segments:
-            segments = {DEFAULT_SEGMENT: tuple(role for role in ports if role not in management)}
-        return cls(tuple(ports), management, tuple(_mapping(data, "vm", "adapters")), segments)
+            segments = {DEFAULT_SEGMENT: tuple(data_ports)}
+        adapters = _mapping(data, "vm", "adapters")
+        readable = {"port": _get(data, "ports"), "adapter": _get(_get(data, "vm"), "adapters")}
+        unreadable = frozenset(kind for kind, section in readable.items() if not isinstance(section, dict))
+        unsure = frozenset(role for role, port in ports.items() if _is_unsure(port))
+        return cls(dict.fromkeys(ports), data_ports, dict.fromkeys(adapters), segments, unsure, unreadable)
 
-    @property
-    def data_ports(self) -> tuple[str, ...]:
-        return tuple(role for role in self.ports if role not in self.management)
+    def switch_of(self, topology: str, segment: str) -> str:
+        """What `join: all` calls the switch of `segment`."""
+        return joined_name(topology, segment if len(self.segments) > 1 else None)
+
+
+def _is_data(port: Any) -> bool:
+    # A misspelt role was meant to say something else than the default.
+    return _get(port, "role") in (None, "data")
+
+
+def _is_unsure(port: Any) -> bool:
+    # A key that is not known may have been meant to be the role.
+    return isinstance(port, dict) and "role" not in port and bool(set(port) - {"match", "take_over"})
 
 
 def _segments(document: Document, names: _Names) -> Iterator[Mistake]:
@@ -60,25 +81,27 @@ def _segments(document: Document, names: _Names) -> Iterator[Mistake]:
     seen: dict[str, str] = {}
     for name, value in written.items():
         for path, role in _segment_roles(("segments", name), value):
-            yield from _known(document, path, role, "port", names.ports)
-            if role in names.management:
+            yield from _known(document, names, path, role, "port")
+            if role in names.ports and role not in names.data_ports:
                 what = f"the management port {shown(role)} in a segment"
                 yield Mistake(document.value(path), path, what, "segments join data ports only: remove it")
             if role in seen:
                 what = f"the port {shown(role)} is in segment `{seen[role]}` already"
                 yield Mistake(document.value(path), path, what, "each data port belongs to exactly one segment")
             seen.setdefault(role, name)
+    # What is missing from a broken segment is not missing from the file.
+    sound = all(len(list(_segment_roles((), value))) > 1 for value in written.values())
     for role in names.data_ports:
-        if role not in seen:
+        if sound and role not in seen and role not in names.unsure:
             right = "add it to one, or give it `role: management`"
             yield Mistake(document.key(("ports", role)), ("ports", role), "this data port is in no segment", right)
 
 
-def _required(document: Document, topologies: tuple[str, ...]) -> Iterator[Mistake]:
+def _required(document: Document, names: _Names, topologies: tuple[str, ...]) -> Iterator[Mistake]:
     path: Path = ("topologies",)
     for name in REQUIRED_TOPOLOGIES:
         if name not in topologies:
-            guess = closest(name, topologies)
+            guess = names.guesser.closest(name, topologies)
             right = f"rename `{guess}`?" if guess and guess not in REQUIRED_TOPOLOGIES else "declare it"
             yield Mistake(document.key(path), path, f"the topology `{name}` is missing", right)
 
@@ -87,38 +110,45 @@ def _topology(document: Document, names: _Names, topology: str, form: Any) -> It
     root: Path = ("topologies", topology)
     for name, switch in _mapping(form, "switches").items():
         path = (*root, "switches", name)
-        for at, role in _items((*path, "ports"), _get(switch, "ports")):
-            yield from _known(document, at, role, "port", names.ports)
-        for at, role in _items((*path, "adapters"), _get(switch, "adapters")):
-            yield from _known(document, at, role, "adapter", names.adapters)
-        if switch == {} or (isinstance(switch, dict) and not any(switch.values())):
+        yield from _roles(document, names, (*path, "ports"), _get(switch, "ports"), "port")
+        yield from _roles(document, names, (*path, "adapters"), _get(switch, "adapters"), "adapter")
+        if isinstance(switch, dict) and not any(switch.values()):
             right = "give it members or remove it"
             yield Mistake(document.key(path), path, "a switch without ports or adapters", right)
-    for at, role in _items((*root, "detached"), _get(form, "detached")):
-        yield from _known(document, at, role, "port", names.ports)
+    yield from _roles(document, names, (*root, "detached"), _get(form, "detached"), "port")
     yield from _short_form(document, names, topology, form)
 
 
+def _roles(document: Document, names: _Names, path: Path, value: Any, kind: str) -> Iterator[Mistake]:
+    """A list of roles: all known, none twice."""
+    seen: set[str] = set()
+    for at, role in _items(path, value):
+        yield from _known(document, names, at, role, kind)
+        if role in seen:
+            yield Mistake(document.value(at), at, f"{shown(role)} stands twice in this list", "remove one")
+        seen.add(role)
+
+
 def _short_form(document: Document, names: _Names, topology: str, form: Any) -> Iterator[Mistake]:
-    detached = _get(form, "detached")
-    left_out = detached if isinstance(detached, list) else []
+    left_out = {role for _, role in _items((), _get(form, "detached"))}
     if _get(form, "pair") == "all":
         path: Path = ("topologies", topology, "pair")
         for role in names.data_ports:
             if role in left_out:
                 continue
-            if role not in names.adapters:
+            if role not in names.adapters and role not in names.unsure and "adapter" not in names.unreadable:
                 right = f"declare vm.adapters.{role}, or list the port under `detached`, or write `switches` out"
                 yield Mistake(document.value(path), path, f"the port `{role}` has no adapter of its name", right)
             yield from _made_name(document, path, paired_name(role))
     if _get(form, "join") == "all":
         path = ("topologies", topology, "join")
         for segment in names.segments:
-            yield from _made_name(document, path, joined_name(topology, segment if len(names.segments) > 1 else None))
+            yield from _made_name(document, path, names.switch_of(topology, segment))
 
 
 def _made_name(document: Document, path: Path, name: str) -> Iterator[Mistake]:
-    if not re.fullmatch(INTERFACE, name):
+    # A name that is no name at all has been found where it stands.
+    if len(name) > 15 and re.fullmatch(ROLE, name[:31]):
         what = f"the short form would make a switch `{name}`, {len(name)} bytes long"
         yield Mistake(document.value(path), path, what, "interface names have at most 15: write `switches` out")
 
@@ -131,17 +161,31 @@ def _unique(document: Document, names: _Names) -> Iterator[Mistake]:
         if first != owner:
             what = f"the interface name `{name}` is that of {first} too"
             yield Mistake(document.value(path), path, what, "interface names are unique on a host: choose another")
-    for key, things in (("mac", ("vm", "adapters")), ("mac", ("ports",)), ("pci", ("ports",)), ("name", ("ports",))):
-        seen: dict[str, str] = {}
-        for role, thing in _mapping(document.data, *things).items():
-            path = (*things, role, "match", key) if things == ("ports",) else (*things, role, key)
-            value = _get(_get(thing, "match") if things == ("ports",) else thing, key)
-            if not isinstance(value, str):
-                continue
-            if value.lower() in seen:
-                right = "no two can be the same: mend one"
-                yield Mistake(document.value(path), path, f"`{seen[value.lower()]}` has the same {key}", right)
-            seen.setdefault(value.lower(), role)
+    adapters = _mapping(document.data, "vm", "adapters")
+    yield from _one_each(document, "mac", {("vm", "adapters", role): adapter for role, adapter in adapters.items()})
+    ports = _mapping(document.data, "ports")
+    matches: dict[Path, Any] = {("ports", role, "match"): _get(port, "match") for role, port in ports.items()}
+    for key in ("pci", "mac", "name"):
+        yield from _one_each(document, key, matches)
+    counted: dict[Path, Any] = {}
+    for path, match in matches.items():
+        driver, index = _get(match, "driver"), _get(match, "index")
+        if isinstance(driver, str) and isinstance(index, int):
+            counted[path] = {"index": f"{driver} {index}"}
+    yield from _one_each(document, "index", counted)
+
+
+def _one_each(document: Document, key: str, things: dict[Path, Any]) -> Iterator[Mistake]:
+    """No two of `things` have the same text at `key`."""
+    seen: dict[str, Path] = {}
+    for path, thing in things.items():
+        value = _get(thing, key)
+        if not isinstance(value, str):
+            continue
+        first = seen.setdefault(value.lower() if key in ("pci", "mac") else value, path)
+        if first != path:
+            what = f"`{spell(first)}` has the same {key}"
+            yield Mistake(document.value((*path, key)), (*path, key), what, "no two can be the same: mend one")
 
 
 def _interfaces(data: Any, names: _Names) -> Iterator[tuple[str, Path, str]]:
@@ -164,15 +208,15 @@ def _interfaces(data: Any, names: _Names) -> Iterator[tuple[str, Path, str]]:
                 yield paired_name(role), (*root, "pair"), "a switch"
         if _get(form, "join") == "all":
             for segment in names.segments:
-                name = joined_name(topology, segment if len(names.segments) > 1 else None)
-                yield name, (*root, "join"), "a switch"
+                yield names.switch_of(topology, segment), (*root, "join"), "a switch"
 
 
-def _known(document: Document, path: Path, role: str, kind: str, known: Iterable[str]) -> Iterator[Mistake]:
-    known = tuple(known)
-    if role not in known:
-        guess = closest(role, known)
-        right = f"did you mean `{guess}`?" if guess else f"declared are: {', '.join(known[:20]) or 'none'}"
+def _known(document: Document, names: _Names, path: Path, role: str, kind: str) -> Iterator[Mistake]:
+    known = names.ports if kind == "port" else names.adapters
+    if role not in known and kind not in names.unreadable:
+        guess = names.guesser.closest(role, known)
+        declared = ", ".join(islice(known, 20)) + (", …" if len(known) > 20 else "")
+        right = f"did you mean `{guess}`?" if guess else f"declared are: {declared or 'none'}"
         yield Mistake(document.value(path), path, f"no {kind} is called {shown(role)}", right)
 
 

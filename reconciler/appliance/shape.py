@@ -1,6 +1,5 @@
 """What pydantic finds wrong with the shape of a document, in words that a vendor can act on."""
 
-import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -8,8 +7,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from reconciler.appliance import schema
-from reconciler.appliance.document import Document, Mistake, Path
-from reconciler.appliance.model import ApplianceFile, kind, shown
+from reconciler.appliance.document import Document, Mistake, Path, Position
+from reconciler.appliance.model import ApplianceFile
+from reconciler.appliance.words import Guesser, kind, shown
 
 _EXPECTED = {
     "string_type": "text",
@@ -20,6 +20,17 @@ _EXPECTED = {
     "model_attributes_type": "a mapping",
     "list_type": "a list",
 }
+
+_LIMITS = {
+    "too_short": ("{found} given", "at least {min_length} are needed"),
+    "too_long": ("{found} given", "at most {max_length} are allowed"),
+    "greater_than_equal": ("{found} is too small", "at least {ge} is needed"),
+    "less_than_equal": ("{found} is too large", "at most {le} is allowed"),
+}
+
+# What others find with more to say about it: `nothings` an empty value also where the model has no key, `references`
+# a name that stands twice or that is missing.
+_FOUND_ELSEWHERE = frozenset({"nothing", "duplicate", "incomplete"})
 
 
 def validate(data: Any) -> tuple[ApplianceFile | None, list[ErrorDetails]]:
@@ -32,21 +43,24 @@ def validate(data: Any) -> tuple[ApplianceFile | None, list[ErrorDetails]]:
 
 def mistakes(document: Document, errors: Iterable[ErrorDetails]) -> Iterator[Mistake]:
     """Each error of pydantic's in our words, at its place in the file."""
-    # Nothing is `nothings`' finding. Missing keys come last, after the misspellings that explain them.
+    # Missing keys come last, after the misspellings that explain them.
     ordered = sorted(
-        (error for error in errors if error["input"] is not None), key=lambda error: error["type"] == "missing"
+        (error for error in errors if error["type"] not in _FOUND_ELSEWHERE and error["input"] is not None),
+        key=lambda error: error["type"] == "missing",
     )
     known = schema.schema() if ordered else {}
+    guesser = Guesser()
     meant: set[Path] = set()
     for error in ordered:
         path = _path(document, error)
         if error["type"] == "extra_forbidden":
-            guess = closest(str(path[-1]), schema.keys_at(known, path[:-1]))
+            keys = schema.keys_at(known, path[:-1])
+            guess = guesser.closest(str(path[-1]), keys)
             meant |= {(*path[:-1], guess)} if guess else set()
-            yield _unknown_key(document, path, schema.keys_at(known, path[:-1]), guess)
+            yield _unknown_key(document, path, keys, guess)
         elif error["type"] != "missing" or path not in meant:
             # A missing key whose misspelling was just named is not reported a second time.
-            yield _explain(document, path, error)
+            yield _explain(document, path, error, guesser)
 
 
 def nothings(document: Document) -> Iterator[Mistake]:
@@ -65,39 +79,6 @@ def nothings(document: Document) -> Iterator[Mistake]:
         stack.extend(((*path, step), child) for step, child in children)
 
 
-def pruned(document: Document, errors: Iterable[ErrorDetails]) -> Any:
-    """The document without the values that are wrong, so that the rest of it can be judged all the same."""
-    data = _copy(document.data)
-    paths = {_path(document, error) for error in errors}
-    for path in sorted((path for path in paths if path), key=lambda path: [str(step) for step in path], reverse=True):
-        parent = data
-        for step in path[:-1]:
-            parent = parent[step] if _has(parent, step) else None
-        if isinstance(parent, dict):
-            parent.pop(path[-1], None)
-    return data
-
-
-def closest(word: str, words: Iterable[str]) -> str | None:
-    """The word that was probably meant, if one is near enough."""
-    candidates = list(words)
-    folded = {candidate.casefold(): candidate for candidate in candidates}
-    found = difflib.get_close_matches(word[:64].casefold(), folded, n=1, cutoff=0.6)
-    return folded[found[0]] if found else None
-
-
-def _copy(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _copy(value) for key, value in data.items()}
-    return [_copy(value) for value in data] if isinstance(data, list) else data
-
-
-def _has(data: Any, step: str | int) -> bool:
-    if isinstance(data, dict):
-        return step in data
-    return isinstance(data, list) and isinstance(step, int) and step < len(data)
-
-
 def _path(document: Document, error: ErrorDetails) -> Path:
     loc = tuple(step for step in error["loc"] if step != "[key]")
     # A segment written as a list is a mapping with `ports` to the model, not in the file.
@@ -111,7 +92,7 @@ def _unknown_key(document: Document, path: Path, known: list[str], guess: str | 
     return Mistake(document.key(path), path[:-1], f"unknown key {shown(str(path[-1]))}", right)
 
 
-def _explain(document: Document, path: Path, error: ErrorDetails) -> Mistake:
+def _explain(document: Document, path: Path, error: ErrorDetails, guesser: Guesser) -> Mistake:
     code, context, found = error["type"], error.get("ctx", {}), error["input"]
     place = document.key(path) if "[key]" in error["loc"] else document.value(path)
     if code == "mistaken":
@@ -122,16 +103,17 @@ def _explain(document: Document, path: Path, error: ErrorDetails) -> Mistake:
         right = "YAML 1.2 knows only `true` and `false`" if code == "bool_type" and isinstance(found, str) else ""
         return Mistake(place, path, f"expected {_EXPECTED[code]}, found {kind(found)}", right)
     if code == "literal_error":
-        return _literal(place, path, str(context["expected"]), found)
-    if code == "string_pattern_mismatch":
-        right = f"it must match {context['pattern']}"
-        return Mistake(place, path, f"not of the right form: {shown(str(found))}", right)
-    # Ranges and lengths: pydantic's own words are plain enough.
+        return _literal(place, path, str(context["expected"]), found, guesser)
+    if code in _LIMITS:
+        what, right = _LIMITS[code]
+        values = {**context, "found": len(found) if isinstance(found, dict | list) else found}
+        return Mistake(place, path, what.format_map(values), right.format_map(values))
+    # Nothing known gets here; pydantic's own words are plain enough for what a later version of it may find.
     return Mistake(place, path, error["msg"][0].lower() + error["msg"][1:], "")
 
 
-def _literal(place: Any, path: Path, expected: str, found: Any) -> Mistake:
+def _literal(place: Position, path: Path, expected: str, found: Any, guesser: Guesser) -> Mistake:
     words = [word for word in expected.replace(" or ", ", ").split("'") if word.strip(", ")]
-    guess = closest(found, words) if isinstance(found, str) else None
+    guess = guesser.closest(found, words) if isinstance(found, str) else None
     what = f"expected {expected}, found {shown(found) if isinstance(found, str) else kind(found)}"
     return Mistake(place, path, what, f"did you mean `{guess}`?" if guess else "")

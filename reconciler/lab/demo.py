@@ -54,7 +54,7 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 def _bridge_netfilter_off() -> None:
-    """Make the lab's host a well-kept one, whose firewall does not see bridged frames. A new namespace begins otherwise."""
+    """Make the lab's host a well-kept one: its firewall does not see bridged frames, as a new namespace's does."""
     for name in ("arptables", "ip6tables", "iptables"):
         with contextlib.suppress(OSError):
             Path(f"/proc/sys/net/bridge/bridge-nf-call-{name}").write_text("0", encoding="ascii")

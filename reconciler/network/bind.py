@@ -56,8 +56,9 @@ def bind(appliance: Appliance, desired: Network, actual: Network) -> Bound:
     """
     names: dict[str, str] = {}
     problems: list[Problem] = []
+    nics = _Nics(actual)
     for port in appliance.ports.values():
-        found = matching(port.match, actual)
+        found = nics.matching(port.match)
         if len(found) == 1:
             names[port.role] = found[0].name
         elif not port.management or len(found) > 1:
@@ -81,16 +82,29 @@ def bind(appliance: Appliance, desired: Network, actual: Network) -> Bound:
     return Bound(replace(desired, links=tuple(links)), management, tuple(problems))
 
 
-def matching(match: Match, actual: Network) -> list[Link]:
-    """All live interfaces for which everything that `match` gives holds."""
-    found = [link for link in actual.links if link.nic and link.kind is Kind.OTHER and _holds(match, link, link.nic)]
-    if match.index is None:
-        return found
-    of_driver = sorted(
-        (link for link in actual.links if link.nic and link.nic.driver == match.driver), key=natural_order
-    )
-    nth = of_driver[match.index].name if match.index < len(of_driver) else None
-    return [link for link in found if link.name == nth]
+class _Nics:
+    """The live interfaces that a port can be, to be found by any key of a match without looking at all of them."""
+
+    def __init__(self, actual: Network) -> None:
+        self._by: dict[tuple[str, str], list[Link]] = {}
+        for link in actual.links:
+            if link.nic is None or link.kind is not Kind.OTHER:
+                continue
+            for key in ("pci", "mac", "driver"):
+                if value := getattr(link.nic, key):
+                    self._by.setdefault((key, value), []).append(link)
+            for name in (link.name, *link.nic.altnames):
+                self._by.setdefault(("name", name), []).append(link)
+
+    def matching(self, match: Match) -> list[Link]:
+        """All live interfaces for which everything that `match` gives holds."""
+        given = [(key, value) for key in ("name", "mac", "pci", "driver") if (value := getattr(match, key))]
+        found = self._by.get(given[0], []) if given else []
+        found = [link for link in found if all(link in self._by.get(one, ()) for one in given[1:])]
+        if match.index is None or match.driver is None:
+            return found
+        of_driver = sorted(self._by.get(("driver", match.driver), ()), key=natural_order)
+        return [link for link in found if link in of_driver[match.index : match.index + 1]]
 
 
 def candidates(actual: Network) -> Iterator[str]:
@@ -116,15 +130,6 @@ def _ethernet(actual: Network) -> list[Link]:
     return [
         link for link in actual.links if link.kind is Kind.OTHER and link.settings.get(Setting.MAC, _NO_MAC) != _NO_MAC
     ]
-
-
-def _holds(match: Match, link: Link, nic: Nic) -> bool:
-    return (
-        (match.pci is None or match.pci == nic.pci)
-        and (match.mac is None or match.mac == nic.mac)
-        and (match.driver is None or match.driver == nic.driver)
-        and (match.name is None or match.name == link.name or match.name in nic.altnames)
-    )
 
 
 def _at(link: Link, live: Link) -> Link:

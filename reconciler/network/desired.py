@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from reconciler.appliance.declared import INSPECT, Adapter, Appliance, Port, Segment, Switch
+from reconciler.appliance.declared import INSPECT, Adapter, Appliance, Segment, Switch
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, Role, Setting, Value, mark, pinned_mac
 
 # Which of the link-local groups 01:80:c2:00:00:0X a member lets through, one bit each. PAUSE (bit 1) belongs to one
@@ -55,7 +55,8 @@ def desired(appliance: Appliance, choice: Choice) -> Network:
         _adapter(appliance, adapter, holder.get(("adapter", role)), active)
         for role, adapter in appliance.adapters.items()
     ]
-    links += [_port(appliance, appliance.ports[role], holder.get(("port", role))) for role in appliance.data_ports]
+    for segment in appliance.segments.values():
+        links += [_port(segment, role, holder.get(("port", role))) for role in segment.ports]
     return Network(tuple(links))
 
 
@@ -82,12 +83,11 @@ def _switch(appliance: Appliance, switch: Switch) -> Link:
     return Link(switch.name, Kind.BRIDGE, settings, role)
 
 
-def _port(appliance: Appliance, port: Port, holder: Switch | None) -> Link:
-    segment = appliance.segment_of_port(port.role)
+def _port(segment: Segment, role: str, holder: Switch | None) -> Link:
     # A port that leaves a bridge leaves promiscuous mode with it, and a real NIC's filter would drop frames until it
     # is in the next: so the promiscuity is our own.
     settings = {**_SILENT, Setting.MTU: segment.mtu, Setting.PROMISCUOUS: True, Setting.UP: True}
-    return Link("", Kind.OTHER, {**settings, **_membership(segment, holder)}, Role("port", port.role))
+    return Link("", Kind.OTHER, {**settings, **_membership(segment, holder)}, Role("port", role))
 
 
 def _adapter(appliance: Appliance, adapter: Adapter, holder: Switch | None, active: set[str]) -> Link:

@@ -73,6 +73,8 @@ def diff(desired: Network, actual: Network) -> Iterator[Change]:
 
 def _settings(link: Link, live: Link) -> Iterator[Set]:
     now = live.settings
+    if link.settings.items() <= now.items():
+        return
     moves = link.switch != live.switch
     for setting, new in link.settings.items():
         if moves and setting in MEMBERSHIP_DEFAULTS:

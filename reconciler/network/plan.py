@@ -146,7 +146,7 @@ def _operations(change: Change) -> Iterator[Operation]:
 
 
 def _ordered_moves(moves: Iterable[SetLink], holders: dict[str, str]) -> Iterator[SetLink]:
-    """Moves out of every switch first, then adapters, and last the ports that carry the traffic: to a way that is ready.
+    """Moves out of every switch first, then adapters, and last the ports that carry the traffic: their way is ready.
 
     A link that has to leave a switch is in nobody's way: where another enters before its own turn, it is taken out
     early, and enters its new switch later.

@@ -52,7 +52,7 @@ _U8 = struct.Struct("=B")
 _ADDRGENMODES = ("eui64", "none", "stable_secret", "random")
 _STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
 
-# Of a bridge, and of a membership in one: attribute, width, and what 0 and 1 mean where it is no plain number.
+# Of a bridge, of a membership in one, and of IPv6 on a link: attribute and width.
 _BRIDGE: Mapping[Setting, tuple[int, struct.Struct]] = {
     Setting.AGEING: (4, _U32),
     Setting.STP: (5, _U32),
@@ -78,7 +78,10 @@ _MEMBER: Mapping[Setting, tuple[int, struct.Struct]] = {
     Setting.ISOLATED: (33, _U8),
     Setting.LOCKED: (39, _U8),
 }
-_NUMBERS = frozenset({Setting.GROUP_FWD_MASK, Setting.SWITCH_GROUP_FWD_MASK})
+_INET6: Mapping[Setting, tuple[int, struct.Struct]] = {
+    Setting.IPV6: (IFLA_INET6_CONF, _U32),
+    Setting.ADDRGENMODE: (IFLA_INET6_ADDR_GEN_MODE, _U8),
+}
 _FLAGS: Mapping[Setting, tuple[int, bool]] = {
     Setting.UP: (IFF_UP, True),
     Setting.ARP: (IFF_NOARP, False),
@@ -169,49 +172,88 @@ def _linkinfo(data: bytes, span: tuple[int, int], settings: dict[Setting, Value]
     name = _string(data, info[IFLA_INFO_KIND]) if IFLA_INFO_KIND in info else ""
     if name == "bridge" and IFLA_INFO_DATA in info:
         kind = Kind.BRIDGE
-        _table(data, attributes(data, *info[IFLA_INFO_DATA]), _BRIDGE, settings)
+        _BRIDGE_NEST.read(data, info[IFLA_INFO_DATA], settings)
     elif name == "tun" and IFLA_INFO_DATA in info:
         tun = attributes(data, *info[IFLA_INFO_DATA])
         if IFLA_TUN_TYPE in tun and data[tun[IFLA_TUN_TYPE][0]] == IFF_TAP:
             kind = Kind.TAP
             settings[Setting.PERSISTENT] = bool(data[tun[IFLA_TUN_PERSIST][0]])
     if IFLA_INFO_SLAVE_DATA in info and _string(data, info[IFLA_INFO_SLAVE_KIND]) == "bridge":
-        _table(data, attributes(data, *info[IFLA_INFO_SLAVE_DATA]), _MEMBER, settings)
+        _MEMBER_NEST.read(data, info[IFLA_INFO_SLAVE_DATA], settings)
         if not carrier:
             # Without carrier the kernel disables the membership by itself, and enables it with the carrier.
             settings.pop(Setting.STATE, None)
     return kind
 
 
-def _table(
-    data: bytes,
-    told: dict[int, tuple[int, int]],
-    table: Mapping[Setting, tuple[int, struct.Struct]],
-    settings: dict[Setting, Value],
-) -> None:
-    for setting, (number, width) in table.items():
-        if number in told:
-            value: int = width.unpack_from(data, told[number][0])[0]
-            if setting is Setting.AGEING:
-                settings[setting] = value * USER_HZ_MS
-            elif setting is Setting.STATE:
-                settings[setting] = _STATES[value] if value < len(_STATES) else str(value)
-            else:
-                settings[setting] = value if setting in _NUMBERS else bool(value)
-
-
 def _inet6(data: bytes, span: tuple[int, int], settings: dict[Setting, Value]) -> None:
     families = attributes(data, *span)
-    if AF_INET6 not in families:
-        return
-    inet6 = attributes(data, *families[AF_INET6])
-    if IFLA_INET6_ADDR_GEN_MODE in inet6:
-        mode = data[inet6[IFLA_INET6_ADDR_GEN_MODE][0]]
-        settings[Setting.ADDRGENMODE] = _ADDRGENMODES[mode] if mode < len(_ADDRGENMODES) else str(mode)
-    if IFLA_INET6_CONF in inet6:
-        start, stop = inet6[IFLA_INET6_CONF]
-        if start + 4 * DEVCONF_DISABLE_IPV6 + 4 <= stop:
-            settings[Setting.IPV6] = _U32.unpack_from(data, start + 4 * DEVCONF_DISABLE_IPV6)[0] == 0
+    if AF_INET6 in families:
+        _INET6_NEST.read(data, families[AF_INET6], settings)
+
+
+class _Nest:
+    """Reads settings out of a nest of attributes.
+
+    The kernel writes a nest of one kind and length the same way each time. So the first of each length is searched, and
+    what was found becomes one struct that reads all later ones at once, headers included: if these are not what they
+    were, the nest is searched anew. This is half of the time of an observation.
+    """
+
+    def __init__(self, wanted: Mapping[Setting, tuple[int, struct.Struct]], at: Mapping[Setting, int]) -> None:
+        self._wanted = wanted
+        self._at = at  # where in its attribute a value stands, if not at the beginning
+        self._known: dict[int, tuple[struct.Struct, tuple[int, ...], tuple[Setting, ...]]] = {}
+
+    def read(self, data: bytes, span: tuple[int, int], settings: dict[Setting, Value]) -> None:
+        """Add what the nest tells to `settings`."""
+        start, end = span
+        if end - start < 4:
+            return
+        layout, headers, present = self._known.get(end - start, _NO_LAYOUT)
+        values = layout.unpack_from(data, start)
+        if values[::2] != headers:
+            layout, headers, present = self._known[end - start] = self._search(data, start, end)
+            values = layout.unpack_from(data, start)
+        for setting, value in zip(present, values[1::2], strict=True):
+            settings[setting] = _VALUE_OF[setting](value) if setting in _VALUE_OF else bool(value)
+
+    def _search(self, data: bytes, start: int, end: int) -> tuple[struct.Struct, tuple[int, ...], tuple[Setting, ...]]:
+        told = attributes(data, start, end)
+        found = sorted(
+            (told[number][0], width, setting)
+            for setting, (number, width) in self._wanted.items()
+            if number in told and told[number][0] + self._at.get(setting, 0) + width.size <= told[number][1]
+        )
+        layout, position = "=", start
+        for payload, width, setting in found:
+            skip = self._at.get(setting, 0)
+            layout += f"{payload - 4 - position}xI{skip}x{width.format[1:]}"
+            position = payload + skip + width.size
+        headers = tuple(_U32.unpack_from(data, payload - 4)[0] for payload, _, _ in found)
+        return struct.Struct(layout), headers, tuple(setting for _, _, setting in found)
+
+
+_NO_LAYOUT = (struct.Struct("=I"), (-1,), ())
+
+# What a number means, where it is neither a yes or no nor has to be looked at in `_Nest.read`.
+_VALUE_OF: Mapping[Setting, Callable[[int], Value]] = {
+    Setting.GROUP_FWD_MASK: int,
+    Setting.SWITCH_GROUP_FWD_MASK: int,
+    Setting.AGEING: lambda ticks: ticks * USER_HZ_MS,
+    Setting.STATE: lambda number: _word(_STATES, number),
+    Setting.ADDRGENMODE: lambda number: _word(_ADDRGENMODES, number),
+    Setting.IPV6: lambda disabled: not disabled,
+}
+
+
+_BRIDGE_NEST = _Nest(_BRIDGE, {})
+_MEMBER_NEST = _Nest(_MEMBER, {})
+_INET6_NEST = _Nest(_INET6, {Setting.IPV6: 4 * DEVCONF_DISABLE_IPV6})
+
+
+def _word(words: tuple[str, ...], number: int) -> str:
+    return words[number] if number < len(words) else str(number)
 
 
 def _identity(data: bytes, told: dict[int, tuple[int, int]], raw: RawLink) -> None:

@@ -1,0 +1,44 @@
+"""Words for people: hostile text made fit for a terminal, values named as YAML names them, the word that was meant."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+# Comparing one word with 500 takes about 5 ms; files that need more of it than this are not misspelt but broken.
+MAX_GUESSES = 100
+MAX_CANDIDATES = 500
+
+
+def show(text: str, limit: int = 60) -> str:
+    """Hostile text for a person's terminal: control characters escaped, length bounded."""
+    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1])
+    return clean if len(clean) <= limit else clean[:limit] + "…"
+
+
+def shown(value: str) -> str:
+    """A value quoted for a message, escaped and bounded."""
+    return ascii(value) if len(value) <= 60 else ascii(value[:60]) + "…"
+
+
+def kind(value: Any) -> str:
+    """What a value of the file is, in the words of YAML."""
+    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return "nothing" if value is None else names.get(type(value), "something else")
+
+
+@dataclass(slots=True)
+class Guesser:
+    """Finds the word that was meant, if one is near enough; gives up after so many words, to bound its time."""
+
+    left: int = MAX_GUESSES
+
+    def closest(self, word: str, words: Iterable[str]) -> str | None:
+        """Of `words` the one most like `word`, else None."""
+        self.left -= 1
+        if self.left < 0:
+            return None
+        folded = {candidate.casefold(): candidate for candidate in islice(words, MAX_CANDIDATES)}
+        found = difflib.get_close_matches(word[:64].casefold(), folded, n=1, cutoff=0.6)
+        return folded[found[0]] if found else None
