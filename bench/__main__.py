@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.peers import ifupdown2, missing
 from bench.world import World, median, ours, peak_kib, spawned, timed, world
 from reconciler.host.netlink import codec
 from reconciler.lab.namespaces import become_lab_root
@@ -42,6 +43,7 @@ def main() -> None:
     for rows in (_cold, _resident, _apply, _switch_loss, _validate):
         for row in rows():
             print(f"| {row.what} | {row.measured} | {row.bound} | {row.peers} |", flush=True)
+    print(f"\nNot in this run: {'; '.join(missing())}.")
     print("\n| ports | observe + diff + plan, ms | per port, µs | apply inspect→bypass, ms | per port, µs |")
     print("|---|---|---|---|---|")
     for line in _growth():
@@ -61,6 +63,8 @@ def _cold() -> Iterator[Row]:
                 raise SystemExit("bench: the store was not written, so the second figure would be the first")
             script = median(5, lambda: spawned([sys.executable, "-c", _PYROUTE2], made.environment))
             peers = f"pyroute2 script that lists the links: {script:.0f} ms; `ip -batch`: has no dry run"
+            if theirs := ifupdown2(made):
+                peers += f"; ifupdown2 `ifquery --check`: {theirs[0]:.0f} ms, its switch {theirs[1]:.0f} ms"
             yield Row(f"`reconcile --dry-run`, cold process, N={ports}", f"{known:.0f} ms", f"{bound} ms", peers)
             yield Row(f"… the first after a change of the file, N={ports}", f"{first:.0f} ms", "")
             if ports == 64:
