@@ -113,11 +113,9 @@ def candidates(actual: Network) -> Iterator[str]:
     # A lab has no hardware: there, every Ethernet interface is a candidate.
     for link in sorted(physical or _ethernet(actual), key=natural_order):
         nic = link.nic or Nic(0)
-        known = [
-            f"{key} {value}" for key, value in (("pci", nic.pci), ("mac", nic.mac), ("driver", nic.driver)) if value
-        ]
-        known += ["carrier" if nic.carrier else "no carrier"]
-        yield f"{link.name} ({', '.join(known)})"
+        told = (("pci", nic.pci), ("mac", nic.mac), ("driver", nic.driver))
+        known = ", ".join(f"{key} {value or 'none'}" for key, value in told)
+        yield f"{link.name}: {known}, {'carrier' if nic.carrier else 'no carrier'}"
 
 
 def natural_order(link: Link) -> tuple[str, list[tuple[int, str]]]:
@@ -146,9 +144,9 @@ def _not_found(port: Port, found: Iterable[Link], actual: Network) -> Problem:
         if names
         else f"no interface matches {port.match}"
     )
-    seen = "; ".join(candidates(actual)) or "none"
+    seen = "\n    ".join(["this machine has:", *candidates(actual)]) if actual.links else "this machine has no NIC"
     code = "port-ambiguous" if names else "port-missing"
-    return Problem(code, Role("port", port.role), what, f"this machine has: {seen}")
+    return Problem(code, Role("port", port.role), what, seen)
 
 
 def _claimed_twice(appliance: Appliance, names: dict[str, str]) -> Iterator[Problem]:

@@ -85,6 +85,7 @@ MEMBERSHIP_DEFAULTS: Mapping[Setting, Value] = {
 NEW_LINK: Mapping[Setting, Value] = {
     **MEMBERSHIP_DEFAULTS,
     Setting.SWITCH: None,
+    Setting.MTU: 1500,
     Setting.ADDRESSES: (),
     Setting.STP: False,
     Setting.VLAN_FILTERING: False,
