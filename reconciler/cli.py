@@ -102,7 +102,7 @@ def once(
     """Compare, and mend unless `dry_run`; ends the process with the exit status."""
     from reconciler.host import store
 
-    appliance = store.load(_read(file), str(file), places.state_dir())
+    appliance = store.load(places.read_file(file), str(file), places.state_dir())
     choice = _choice(appliance, topologies)
     if dry_run:
         sys.exit(_audit(appliance, choice, against, output))
@@ -119,7 +119,7 @@ def _audit(appliance: Any, choice: dict[str, str], against: Path | None, output:
         from reconciler.network.diff import difference
         from reconciler.network.record import parse
 
-        recorded = parse(_read(against).decode("utf-8", "replace"), str(against))
+        recorded = parse(places.read_file(against).decode("utf-8", "replace"), str(against))
         found = difference(appliance, desired(appliance, choice), recorded)
     else:
         from reconciler.host.netlink.kernel import Kernel
@@ -186,14 +186,6 @@ def _choice(appliance: Any, given: tuple[str, ...]) -> dict[str, str]:
     return choice
 
 
-def _read(file: Path) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    except OSError as error:
-        hint = "; name one with -f, or write one: reconcile discover" if file == places.DEFAULT_FILE else ""
-        raise HostError(f"cannot read {file}: {error.strerror}{hint}") from None
-
-
 @cli.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="FILE_OR_FOLDER...")
 @_FILE
@@ -207,7 +199,7 @@ def validate(group_file: Path | None, paths: tuple[Path, ...], file: Path | None
     from reconciler import validation
 
     files = validation.files(paths or ((file or group_file or places.DEFAULT_FILE),))
-    sys.exit(validation.run(files, _read, as_json=output == "json"))
+    sys.exit(validation.run(files, as_json=output == "json"))
 
 
 @cli.command()

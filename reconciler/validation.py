@@ -1,6 +1,8 @@
 """`reconcile validate`: any number of files, everything that is wrong with each."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,12 @@ from reconciler.appliance.declared import Appliance
 from reconciler.appliance.document import Mistake, spell
 from reconciler.appliance.load import InvalidFileError, load
 from reconciler.errors import HostError
+from reconciler.host.places import read_file
 
 # Versioned: a change that could break a reader counts up.
 VALIDATION_FORMAT = "reconciler.validation/1"
+
+_MANY = 64  # files that are worth starting processes for
 
 
 def files(paths: Iterable[Path]) -> list[Path]:
@@ -33,35 +38,76 @@ def files(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def run(paths: list[Path], read: Callable[[Path], bytes], *, as_json: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What became of one file: `sku` and `summary` of a valid one, else `mistakes`, or why it could not even be read."""
+
+    file: str
+    sku: str = ""
+    summary: str = ""
+    mistakes: tuple[Mistake, ...] = ()
+    unreadable: str = ""
+
+    @property
+    def valid(self) -> bool:
+        """Whether it declares a working appliance."""
+        return not self.mistakes and not self.unreadable
+
+
+def check(path: Path) -> Checked:
+    """Load and prove one file."""
+    try:
+        appliance = load(read_file(path), str(path))
+    except InvalidFileError as error:
+        return Checked(str(path), mistakes=tuple(error.mistakes))
+    except HostError as error:
+        return Checked(str(path), unreadable=str(error))
+    return Checked(str(path), appliance.sku, ", ".join(_parts(appliance)))
+
+
+def run(paths: list[Path], *, as_json: bool) -> int:
     """Check the files and print what was found; 0 if all are valid, else 1."""
-    results: list[dict[str, Any]] = []
-    wrong = 0
-    for path in paths:
-        try:
-            appliance = load(read(path), str(path))
-        except InvalidFileError as error:
-            wrong += 1
-            results.append({"file": str(path), "valid": False, "mistakes": [_json(one) for one in error.mistakes]})
-            if not as_json:
-                report.say(str(error), error=True)
-        except HostError as error:
-            wrong += 1
-            results.append({"file": str(path), "valid": False, "mistakes": [], "unreadable": str(error)})
-            if not as_json:
-                report.say(str(error), error=True)
-        else:
-            results.append({"file": str(path), "valid": True, "mistakes": [], "sku": appliance.sku})
-            if not as_json:
-                report.say(f"{path}: valid: {_summary(appliance)}")
+    checked: list[Checked] = []
+    for one in _check_all(paths):
+        checked.append(one)
+        if not as_json:
+            _say(one)
+    wrong = sum(not one.valid for one in checked)
     if as_json:
-        report.say_json({"format": VALIDATION_FORMAT, "valid": not wrong, "files": results})
+        report.say_json({"format": VALIDATION_FORMAT, "valid": not wrong, "files": [_json(one) for one in checked]})
     elif len(paths) > 1:
         report.say(f"{len(paths) - wrong} of {len(paths)} files are valid")
     return 1 if wrong else 0
 
 
-def _json(mistake: Mistake) -> dict[str, Any]:
+def _check_all(paths: list[Path]) -> Iterator[Checked]:
+    if len(paths) < _MANY:
+        yield from map(check, paths)
+        return
+    with ProcessPoolExecutor() as pool:
+        yield from pool.map(check, paths, chunksize=16)
+
+
+def _say(one: Checked) -> None:
+    if one.valid:
+        report.say(f"{one.file}: valid: {one.summary}")
+    elif one.unreadable:
+        report.say(one.unreadable, error=True)
+    else:
+        report.say("\n".join(f"{one.file}:{mistake}" for mistake in one.mistakes), error=True)
+
+
+def _json(one: Checked) -> dict[str, Any]:
+    return {
+        "file": one.file,
+        "valid": one.valid,
+        "sku": one.sku or None,
+        "unreadable": one.unreadable or None,
+        "mistakes": [_mistake_json(each) for each in one.mistakes],
+    }
+
+
+def _mistake_json(mistake: Mistake) -> dict[str, Any]:
     return {
         "line": mistake.position.line,
         "column": mistake.position.column,
@@ -69,10 +115,6 @@ def _json(mistake: Mistake) -> dict[str, Any]:
         "what": mistake.what,
         "right": mistake.right,
     }
-
-
-def _summary(appliance: Appliance) -> str:
-    return ", ".join(_parts(appliance))
 
 
 def _parts(appliance: Appliance) -> Iterator[str]:

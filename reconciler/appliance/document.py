@@ -21,10 +21,9 @@ from ruamel.yaml.events import (
     ScalarEvent,
     SequenceEndEvent,
 )
-from ruamel.yaml.parser import Parser as RuamelParser
-from ruamel.yaml.reader import Reader, ReaderError
-from ruamel.yaml.scanner import Scanner
+from ruamel.yaml.reader import ReaderError
 
+from reconciler.appliance.parser import Parser, Refused
 from reconciler.appliance.words import show
 
 # An appliance of 1,024 ports, spelled out, takes 150 kB, 25,000 nodes and 6 levels. The bounds leave room beyond that,
@@ -171,84 +170,6 @@ def _plain(value: str) -> Data:
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-# Blanks and a comment; in flow style a tab is a blank too.
-_GAP = {
-    False: re.compile(r" *(?:#[^\0\r\n\x85\u2028\u2029]*)?"),
-    True: re.compile(r"[ \t]*(?:#[^\0\r\n\x85\u2028\u2029]*)?"),
-}
-
-
-class _Parser(Reader, Scanner, RuamelParser):
-    """ruamel.yaml's parser without tags and directives, and a third faster.
-
-    Composed by hand like ruamel.yaml's own loaders, because `YAML()` searches the disk for plug-ins each time.
-    """
-
-    # Properties in the original, looked up several hundred times for a small file.
-    reader: Any = None
-    scanner: Any = None
-    resolver: Any = None
-    processing_version = (1, 2)
-    comment_handling = None
-
-    def __init__(self, text: str) -> None:
-        self.reader = self.scanner = self.resolver = self
-        Reader.__init__(self, text, loader=self)
-        Scanner.__init__(self, loader=self)
-        RuamelParser.__init__(self, loader=self)
-
-    def events(self) -> Iterator[Event]:
-        while self.check_event():
-            yield self.get_event()
-
-    def place(self) -> Position:
-        """How far the text has been read."""
-        return Position(self.line + 1, self.column + 1)
-
-    def fetch_tag(self) -> NoReturn:
-        # Here and not at the event: the original takes quadratic time to read a long one.
-        tag = show(self.prefix(40).split()[0])
-        _refuse(self.place(), (), f"the tag {tag}", "tags are not used in appliance files: remove it")
-
-    def fetch_directive(self) -> NoReturn:
-        _refuse(self.place(), (), "a directive", "remove it: the file is read as YAML 1.2, and has no tags")
-
-    def forward(self, length: int = 1) -> None:
-        passed = self.buffer[self.pointer : self.pointer + length]
-        if "\n" in passed or "\r" in passed or "\ufeff" in passed:
-            super().forward(length)
-        else:
-            self._pass(length)
-
-    def _pass(self, length: int) -> None:
-        self.pointer += length
-        self.index += length
-        self.column += length
-
-    def scan_to_next_token(self) -> None:
-        while True:
-            gap = _GAP[bool(self.flow_context)].match(self.buffer, self.pointer)
-            self._pass(len(gap[0]) if gap else 0)
-            if not self.scan_line_break():
-                return
-            if not self.flow_context:
-                self.allow_simple_key = True
-
-    def need_more_tokens(self) -> bool:
-        if self.done or not self.tokens:
-            return not self.done
-        if not self.possible_simple_keys:
-            return False
-        self.stale_possible_simple_keys()
-        return bool(self.next_possible_simple_key() == self.tokens_taken)
-
-    def stale_possible_simple_keys(self) -> None:
-        line, oldest = self.line, self.index - 1024
-        for key in self.possible_simple_keys.values():
-            if key.line != line or key.index < oldest:
-                super().stale_possible_simple_keys()
-                break
-
 
 @dataclass(slots=True)
 class _Anchor:
@@ -269,11 +190,11 @@ class _Reader:
     def document(self) -> Document:
         place = Position(1, 1)
         try:
-            parser = _Parser(self.text)
+            parser = Parser(self.text)
             try:
                 return self._document(parser.events())
             finally:
-                place = parser.place()
+                place = Position(*parser.place())
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             if mark:
@@ -283,6 +204,8 @@ class _Reader:
         except ReaderError as error:
             what = f"character U+{ord(self.text[error.position]):04X} is not allowed in YAML"
             _refuse(_place(self.text[: error.position]), (), what, "remove it")
+        except Refused as error:
+            _refuse(Position(*error.place), (), error.what, error.right)
         except (
             YAMLError,
             ValueError,

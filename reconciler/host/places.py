@@ -1,7 +1,10 @@
 """Where things lie on a host: state, locks and sockets."""
 
 import os
+import sys
 from pathlib import Path
+
+from reconciler.errors import HostError
 
 DEFAULT_FILE = Path("/etc/reconciler/appliance.yaml")
 
@@ -19,3 +22,17 @@ def state_dir() -> Path:
 def run_dir() -> Path:
     """What ends with the machine's run: ``RECONCILER_RUN_DIR``, else /run/reconciler."""
     return Path(os.environ.get("RECONCILER_RUN_DIR") or "/run/reconciler")
+
+
+def read_file(file: Path) -> bytes:
+    """The content of a file that the user named; ``-`` is standard input.
+
+    Raises:
+        HostError: it cannot be read; says why.
+
+    """
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        hint = "; name one with -f, or write one: reconcile discover" if file == DEFAULT_FILE else ""
+        raise HostError(f"cannot read {file}: {error.strerror}{hint}") from None
