@@ -62,8 +62,6 @@ def test_examples_print_what_the_page_says(page: Path, tmp_path: Path) -> None:
         "PYTHONIOENCODING": "utf-8",
     }
     with Lab() as lab:
-        for name in ("arptables", "ip6tables", "iptables"):
-            lab.run(["sh", "-c", f"echo 0 > /proc/sys/net/bridge/bridge-nf-call-{name} || true"])
         for example in examples(page.read_text(encoding="utf-8")):
             done = lab.run(
                 ["sh", "-c", example.command],

@@ -42,22 +42,12 @@ def run(rate: int) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     become_lab_root()
-    with tempfile.TemporaryDirectory(prefix="reconcile-demo-") as folder, Lab() as lab:
-        with lab.host.entered():
-            _bridge_netfilter_off()
-        with lab.flows(rate) as traffic:
-            return _Demo(lab, Path(folder), traffic).play()
+    with tempfile.TemporaryDirectory(prefix="reconcile-demo-") as folder, Lab() as lab, lab.flows(rate) as traffic:
+        return _Demo(lab, Path(folder), traffic).play()
 
 
 def _leave(number: int, _: FrameType | None) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
-
-
-def _bridge_netfilter_off() -> None:
-    """Make the lab's host a well-kept one: its firewall does not see bridged frames, as a new namespace's does."""
-    for name in ("arptables", "ip6tables", "iptables"):
-        with contextlib.suppress(OSError):
-            Path(f"/proc/sys/net/bridge/bridge-nf-call-{name}").write_text("0", encoding="ascii")
 
 
 @dataclass(frozen=True, slots=True)

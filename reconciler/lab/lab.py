@@ -15,6 +15,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -112,6 +113,7 @@ class Lab:
     def __enter__(self) -> Self:
         with self._open:
             self.host = self._open.enter_context(Namespace("host"))
+            _bridge_netfilter_off(self.host)
             self.office = self._open.enter_context(Namespace("office", ipv6=False))
             self._build_management()
             self._build_ports()
@@ -172,6 +174,7 @@ class Lab:
         if self.vm is not None:
             raise LabError("the VM is up already")
         vm = self.vm = Namespace("vm", ipv6=False)
+        _bridge_netfilter_off(vm)
 
         def plug(ipr: IPRoute) -> None:
             for index, adapter in enumerate(self.adapters):
@@ -331,6 +334,15 @@ class Lab:
     def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         """See `wait_until` of this module."""
         wait_until(condition, timeout_s, what)
+
+
+def _bridge_netfilter_off(namespace: Namespace) -> None:
+    """Keep the firewall from seeing bridged frames, as hosts and VMs that bridge must; new namespaces begin with on."""
+    with namespace.entered():
+        for name in ("arptables", "ip6tables", "iptables"):
+            # Not there where br_netfilter is not loaded.
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"/proc/sys/net/bridge/bridge-nf-call-{name}").write_text("0", encoding="ascii")
 
 
 def _add_cable(ipr: IPRoute, ifname: str, far: Namespace, far_ifname: str, far_mac: str | None = None) -> None:

@@ -25,7 +25,7 @@ NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLMSGERR_ATTR_MSG = 1
 
 AF_UNSPEC, AF_INET, AF_BRIDGE, AF_INET6 = 0, 2, 7, 10
-IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_LOWER_UP = 0x1, 0x80, 0x100, 0x10000
+IFF_UP, IFF_RUNNING, IFF_NOARP, IFF_PROMISC, IFF_LOWER_UP = 0x1, 0x40, 0x80, 0x100, 0x10000
 RTN_UNICAST = 1
 RTEXT_FILTER_SKIP_STATS = 8
 USER_HZ_MS = 10  # a bridge counts its ageing time in hundredths of a second
@@ -154,19 +154,20 @@ def link(data: bytes, offset: int, end: int) -> RawLink:
         settings[Setting.MTU] = _u32(data, told, IFLA_MTU)
     if IFLA_ADDRESS in told and told[IFLA_ADDRESS][1] - told[IFLA_ADDRESS][0] == 6:
         settings[Setting.MAC] = _mac(data, told[IFLA_ADDRESS])
-    carrier = bool(flags & IFF_LOWER_UP)
-    kind = _linkinfo(data, told[IFLA_LINKINFO], settings, carrier) if IFLA_LINKINFO in told else Kind.OTHER
+    running = bool(flags & IFF_RUNNING)
+    kind = _linkinfo(data, told[IFLA_LINKINFO], settings, running) if IFLA_LINKINFO in told else Kind.OTHER
     if IFLA_AF_SPEC in told:
         _inet6(data, told[IFLA_AF_SPEC], settings)
     lower = _u32(data, told, IFLA_LINK) if IFLA_LINK in told and IFLA_LINK_NETNSID not in told else 0
     raw = RawLink(
-        index, _string(data, told[IFLA_IFNAME]), kind, _u32(data, told, IFLA_MASTER), lower, settings, carrier=carrier
+        index, _string(data, told[IFLA_IFNAME]), kind, _u32(data, told, IFLA_MASTER), lower, settings
     )
+    raw.carrier = bool(flags & IFF_LOWER_UP)
     _identity(data, told, raw)
     return raw
 
 
-def _linkinfo(data: bytes, span: tuple[int, int], settings: dict[Setting, Value], carrier: bool) -> Kind:
+def _linkinfo(data: bytes, span: tuple[int, int], settings: dict[Setting, Value], running: bool) -> Kind:
     info = attributes(data, *span)
     kind = Kind.OTHER
     name = _string(data, info[IFLA_INFO_KIND]) if IFLA_INFO_KIND in info else ""
@@ -180,8 +181,9 @@ def _linkinfo(data: bytes, span: tuple[int, int], settings: dict[Setting, Value]
             settings[Setting.PERSISTENT] = bool(data[tun[IFLA_TUN_PERSIST][0]])
     if IFLA_INFO_SLAVE_DATA in info and _string(data, info[IFLA_INFO_SLAVE_KIND]) == "bridge":
         _MEMBER_NEST.read(data, info[IFLA_INFO_SLAVE_DATA], settings)
-        if not carrier:
-            # Without carrier the kernel disables the membership by itself, and enables it with the carrier.
+        if not running:
+            # Without carrier the kernel disables the membership by itself, and enables it some time after the carrier
+            # has come back: when it calls the link running.
             settings.pop(Setting.STATE, None)
     return kind
 

@@ -10,9 +10,6 @@ from reconciler.host.netlink.connection import CHANGES_AT_ONCE, Connection, Fail
 from reconciler.network.plan import MakeLink, Operation, Outcome, Plan, RemoveLink, SetLink, Status, Step
 from reconciler.network.state import Kind, Network, Setting
 
-# Refusals that say that what was asked for is already so.
-_ALREADY = {RemoveLink: {errno.ENODEV}, SetLink: {errno.EADDRNOTAVAIL}, MakeLink: frozenset[int]()}
-
 
 class _Way(Enum):
     NETLINK = 1
@@ -70,16 +67,18 @@ class Execution:
             try:
                 messages = codec.encode(self._plan.operations[position], self._index_of)
             except KeyError as error:
-                self._failures[position] = Failure(errno.ENODEV, f"no interface {error}")
+                self._refused(position, Failure(errno.ENODEV, f"no interface {error}"))
                 continue
             batch += messages
             owners += [position] * len(messages)
         for start in range(0, len(batch), CHANGES_AT_ONCE):
             refused = self._connection.send(batch[start : start + CHANGES_AT_ONCE])
             for offset, failure in refused.items():
-                position = owners[start + offset]
-                if failure.errno not in _ALREADY[type(self._plan.operations[position])]:
-                    self._failures[position] = failure
+                self._refused(owners[start + offset], failure)
+
+    def _refused(self, position: int, failure: Failure) -> None:
+        if failure.errno not in _already(self._plan.operations[position]):
+            self._failures[position] = failure
 
     def _call(self, position: int) -> None:
         try:
@@ -142,6 +141,17 @@ def _groups(operations: Sequence[Operation]) -> Iterator[list[int]]:
         group.append(position)
     if group:
         yield group
+
+
+def _already(operation: Operation) -> frozenset[int]:
+    """Refusals that say that what was asked for is already so."""
+    match operation:
+        case RemoveLink():
+            return frozenset({errno.ENODEV})
+        case SetLink(setting=Setting.ADDRESSES):
+            return frozenset({errno.EADDRNOTAVAIL})
+        case _:
+            return frozenset()
 
 
 def _write_sysctl(interface: str, value: str) -> None:
