@@ -3,6 +3,7 @@
 Modules are imported by the command that uses them: an audit must not pay for what a demo needs.
 """
 
+import math
 import os
 import signal
 import sys
@@ -93,6 +94,10 @@ def cli(context: click.Context, /, file: Path | None, **options: Any) -> None:
         raise click.UsageError("--against plans, and never applies: add --dry-run")
     if options["output"] == "commands" and not options["dry_run"]:
         raise click.UsageError("--output commands prints a plan: add --dry-run")
+    if str(file) == str(options["against"]) == "-":
+        raise click.UsageError("standard input can be read once only: name the file or the state")
+    if math.isnan(options["wait"]):
+        raise click.UsageError("--wait takes a number of seconds")
     once(file or places.DEFAULT_FILE, **options)
 
 
@@ -175,7 +180,9 @@ def _choice(appliance: Any, given: tuple[str, ...]) -> dict[str, str]:
 
     choice: dict[str, str] = choice_of(appliance)
     for word in given:
-        segment, _, name = word.rpartition("=")
+        segment, equals, name = word.rpartition("=")
+        if equals and not segment:
+            raise click.UsageError(f"no segment before the = in {word!a}; for all segments leave the = out")
         if name not in appliance.topologies:
             known = ", ".join(appliance.topologies)
             raise click.UsageError(f"no topology is called {name!a}; {appliance.sku} declares: {known}")

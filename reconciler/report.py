@@ -1,7 +1,6 @@
 """What the command line prints: text for people, JSON for programs."""
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,24 +13,26 @@ from reconciler.network import render
 from reconciler.network.diff import Change, Difference, Set
 from reconciler.network.plan import Outcome, Plan, Status
 
-_STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
-
 # Versioned: a change that could break a reader counts up.
 REPORT_FORMAT = "reconciler.report/1"
 
 
 def say(text: str = "", *, error: bool = False) -> None:
-    """Print a line; what the terminal must not interpret, because a stranger chose it, is escaped."""
+    """Print lines of ours; what the terminal must not interpret, because a stranger chose it, is escaped."""
+    _print(_escaped(text, but="\n"), error=error)
+
+
+def _print(line: str, *, error: bool = False) -> None:
     stream = sys.stderr if error else sys.stdout
-    clean = "".join(_escaped(part) for part in _STYLE.split(text))
+    if stream is None:
+        # Closed by whoever started us: nobody wants to know.
+        return
     encoding = stream.encoding or "ascii"
-    click.echo(clean.encode(encoding, "replace").decode(encoding), file=stream)
+    click.echo(line.encode(encoding, "replace").decode(encoding), file=stream)
 
 
-def _escaped(text: str) -> str:
-    if _STYLE.fullmatch(text):
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+def _escaped(text: str, but: str = "") -> str:
+    return "".join(c if c.isprintable() or c in but else ascii(c)[1:-1] for c in text)
 
 
 def say_json(value: Any) -> None:
@@ -43,7 +44,7 @@ def drift(appliance: Appliance, choice: Mapping[str, str], found: Difference) ->
     """A dry run as text: a line per change, the problems, and what it comes to."""
     say(_title(appliance, choice))
     for text in _lines(found.changes):
-        say(text)
+        _print(text)
     _problems(found)
     count = len(found.changes)
     if count == 0 and not found.problems:
@@ -61,7 +62,8 @@ def drift_json(appliance: Appliance, choice: Mapping[str, str], found: Differenc
 def commands(plan: Plan, found: Difference) -> None:
     """A dry run as commands that can be pasted; what is no command is a comment."""
     for problem in found.problems:
-        say(f"# not done: {problem}")
+        # A problem may have several lines; none of them may become a command.
+        say(f"# not done: {problem}".replace("\n", "\n# "))
     for warning in render.warnings(found.actual):
         say(f"# {warning}")
     for command in render.commands(plan):
@@ -73,7 +75,7 @@ def result(appliance: Appliance, choice: Mapping[str, str], report: Report, inte
     say(_title(appliance, choice))
     left = {_about(change) for change in report.after.changes}
     for change, text in zip(report.before.changes, _lines(report.before.changes), strict=True):
-        say(text if _about(change) not in left else f"{text}  {click.style('not done', fg='red')}")
+        _print(text if _about(change) not in left else f"{text}  {click.style('not done', fg='red')}")
     for outcome in report.outcomes:
         if outcome.status is Status.FAILED:
             say(f"failed: {_operation(outcome)}: {outcome.why}", error=True)
@@ -114,17 +116,21 @@ def _title(appliance: Appliance, choice: Mapping[str, str]) -> str:
 
 
 def _lines(changes: Iterable[Change]) -> list[str]:
-    """The changes in columns: the thing, what about it, − old, + new."""
+    """The changes in columns: the thing, what about it, − old, + new. Escaped, and coloured."""
     lines = [render.line(change) for change in changes]
-    thing = max((len(line.thing) for line in lines), default=0)
+    things = [_escaped(line.thing) for line in lines]
+    thing = max(map(len, things), default=0)
     about = max((len(line.about) for line in lines), default=0)
-    return [f"  {line.thing:{thing}}  {line.about:{about}}  {_change(line.old, line.new)}" for line in lines]
+    return [
+        f"  {name:{thing}}  {line.about:{about}}  {_change(line.old, line.new)}"
+        for name, line in zip(things, lines, strict=True)
+    ]
 
 
 def _change(old: str | None, new: str | None) -> str:
     minus = "−" if (sys.stdout.encoding or "").lower().startswith("utf") else "-"
-    parts = [click.style(f"{minus} {old}", fg="red")] if old is not None else []
-    return "  ".join(parts + ([click.style(f"+ {new}", fg="green")] if new is not None else []))
+    parts = [click.style(f"{minus} {_escaped(old)}", fg="red")] if old is not None else []
+    return "  ".join(parts + ([click.style(f"+ {_escaped(new)}", fg="green")] if new is not None else []))
 
 
 def _about(change: Change) -> tuple[str, str]:
@@ -134,7 +140,8 @@ def _about(change: Change) -> tuple[str, str]:
 
 def _problems(found: Difference) -> None:
     for problem in found.problems:
-        say(f"problem: {problem}", error=True)
+        first, *more = str(problem).split("\n")
+        say("\n    ".join([f"problem: {first}", *map(str.strip, more)]), error=True)
     for warning in render.warnings(found.actual):
         say(warning, error=True)
 

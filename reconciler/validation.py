@@ -40,7 +40,7 @@ def files(paths: Iterable[Path]) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What became of one file: `sku` and `summary` of a valid one, else `mistakes`, or why it could not even be read."""
+    """What became of one file: `sku` and `summary` of a valid one, else `mistakes`, or why it was not even read."""
 
     file: str
     sku: str = ""

@@ -1,5 +1,6 @@
 """Where things lie on a host: state, locks and sockets."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -15,8 +16,12 @@ def state_dir() -> Path:
         return Path(moved)
     if os.geteuid() == 0:
         return Path("/var/lib/reconciler")
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "reconciler"
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        # A user without a home: nothing is remembered.
+        cache = "/nonexistent"
+    return Path(cache) / "reconciler"
 
 
 def run_dir() -> Path:
@@ -32,7 +37,11 @@ def read_file(file: Path) -> bytes:
 
     """
     try:
-        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        if str(file) != "-":
+            return file.read_bytes()
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "standard input is closed")
+        return sys.stdin.buffer.read()
     except OSError as error:
         hint = "; name one with -f, or write one: reconcile discover" if file == DEFAULT_FILE else ""
         raise HostError(f"cannot read {file}: {error.strerror}{hint}") from None

@@ -144,7 +144,8 @@ def _not_found(port: Port, found: Iterable[Link], actual: Network) -> Problem:
         if names
         else f"no interface matches {port.match}"
     )
-    seen = "\n    ".join(["this machine has:", *candidates(actual)]) if actual.links else "this machine has no NIC"
+    nics = list(candidates(actual))
+    seen = "\n    ".join(["this machine has:", *nics]) if nics else "this machine has no NIC"
     code = "port-ambiguous" if names else "port-missing"
     return Problem(code, Role("port", port.role), what, seen)
 

@@ -80,9 +80,9 @@ _STEP_OF = {
 }
 
 # What MakeLink gives a link at once; everything else is set afterwards. The pinned MAC among it is what tells a switch
-# of ours whose maker died before it could set the mark. A tap gets its mark before it becomes persistent. The MTU is not
-# among it: the kernel pins a bridge's MTU only when it is set later; until then it follows the members (br_mtu_auto_adjust
-# in net/bridge/br_if.c), and an empty bridge falls back to 1500.
+# of ours whose maker died before it could set the mark. A tap gets its mark before it becomes persistent. The MTU is
+# not among it: the kernel pins a bridge's MTU only when it is set later; until then it follows the members
+# (br_mtu_auto_adjust() in net/bridge/br_if.c), and an empty bridge falls back to 1500.
 AT_CREATION = {
     Kind.BRIDGE: frozenset({Setting.MAC, Setting.MULTICAST_SNOOPING, Setting.AGEING}),
     Kind.TAP: frozenset({Setting.MARK, Setting.PERSISTENT}),

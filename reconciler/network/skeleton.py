@@ -1,11 +1,18 @@
 """A first appliance file from the NICs of a machine, for a vendor to complete."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 
 from reconciler.network.bind import candidates, natural_order
 from reconciler.network.state import Kind, Link, Network, Nic, Setting
 from reconciler.network.uplinks import uplinks
+
+# What a file can match by; the kernel allows more.
+_PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_NAME = re.compile(r"[!#-.0-\[\]-~]{1,100}")
 
 
 def skeleton(actual: Network, sku: str, vendor: str, *, virtual: bool = False) -> str:
@@ -14,20 +21,23 @@ def skeleton(actual: Network, sku: str, vendor: str, *, virtual: bool = False) -
     `virtual`: take virtual Ethernet interfaces for NICs, too (in a lab there are no others).
     """
     own = uplinks(actual)
-    nics = sorted((link for link in actual.links if _is_nic(link, virtual)), key=natural_order)
+    every = sorted((link for link in actual.links if _is_nic(link, virtual)), key=natural_order)
+    matches = _matches(every, actual)
+    nics = [link for link in every if link.name in matches]
     management = [link for link in nics if link.name in own]
     data = [link for link in nics if link.name not in own]
     ports = dict(zip(_names(len(data)), data, strict=True))
     missing = [f"change-me-{number}" for number in range(1, 3 - len(data))]
     roles = [*ports, *missing]
+    free = (name for name in map("ips{}".format, count()) if name not in actual.by_name)
     return "\n".join(
         [
             *_head(sku, vendor, actual),
-            *_management(management),
-            *(line for role, link in ports.items() for line in _port(role, link)),
+            *_management(management, matches),
+            *(line for role, link in ports.items() for line in _port(role, link, matches[link.name])),
             *(line for role in missing for line in _missing(role)),
             *_segments(roles),
-            *_vm(roles),
+            *_vm(roles, free),
             "topologies:",
             "  inspect: {pair: all} # a switch per data port, with the adapter of its name: traffic crosses the VM",
             "  bypass: {join: all} # a switch per segment, with all of its ports: traffic passes by the VM",
@@ -59,22 +69,22 @@ def _head(sku: str, vendor: str, actual: Network) -> Iterator[str]:
     yield "ports:"
 
 
-def _management(links: list[Link]) -> Iterator[str]:
+def _management(links: list[Link], matches: dict[str, str]) -> Iterator[str]:
     if not links:
         yield "  # No default route leads over a NIC: say which one is for management, or it will be switched:"
         yield '  # mgmt: {match: {pci: "0000:01:00.0"}, role: management}'
     for number, link in enumerate(links):
         role = "mgmt" if len(links) == 1 else f"mgmt{number}"
         yield f"  {role}: # {_comment(link.name)}: the default route leads here, so this is a guess. Never touched."
-        yield f"    match: {_match(link)}"
+        yield f"    match: {matches[link.name]}"
         yield "    role: management"
 
 
-def _port(role: str, link: Link) -> Iterator[str]:
+def _port(role: str, link: Link, match: str) -> Iterator[str]:
     nic = link.nic or Nic(0)
     known = ", ".join(filter(None, (nic.driver, nic.mac, "carrier" if nic.carrier else "no carrier")))
     yield f"  {role}: # {_comment(f'{link.name}: {known}')}"
-    yield f"    match: {_match(link)}"
+    yield f"    match: {match}"
 
 
 def _missing(role: str) -> Iterator[str]:
@@ -90,21 +100,29 @@ def _segments(roles: list[str]) -> Iterator[str]:
         yield f"  wire{number if len(pairs) > 1 else ''}: [{', '.join(ports)}]{guess}"
 
 
-def _vm(roles: list[str]) -> Iterator[str]:
+def _vm(roles: list[str], names: Iterator[str]) -> Iterator[str]:
     yield "vm:"
     yield "  # libvirt: {uri: qemu:///system, domain: CHANGE-ME}"
     yield "  adapters: # one per data port; `tap` is made by us, `interface` by the hypervisor"
-    for number, role in enumerate(roles):
-        yield f"    {role}: {{tap: ips{number}}}"
+    for role, name in zip(roles, names, strict=False):
+        yield f"    {role}: {{tap: {name}}}"
 
 
-def _match(link: Link) -> str:
+def _matches(nics: list[Link], actual: Network) -> dict[str, str]:
+    """How to find each NIC, by its name; without those that nothing a file can say tells from the others.
+
+    Two NICs can share a PCI function (some cards have two ports on one) or a MAC address.
+    """
+    times = Counter(one for link in actual.links if link.kind is Kind.OTHER for one in _told(link))
+    own = {link.name: next((one for one in _told(link) if times[one] == 1), None) for link in nics}
+    return {name: f"{{{one[0]}: {_quoted(one[1])}}}" for name, one in own.items() if one}
+
+
+def _told(link: Link) -> Iterator[tuple[str, str]]:
     nic = link.nic or Nic(0)
-    if nic.pci:
-        return f'{{pci: "{nic.pci}"}}'
-    if nic.mac:
-        return f'{{mac: "{nic.mac}"}}'
-    return f"{{name: {_quoted(link.name)}}}"
+    for key, value, form in (("pci", nic.pci, _PCI), ("mac", nic.mac, _MAC), ("name", link.name, _NAME)):
+        if value and form.fullmatch(value):
+            yield key, value
 
 
 def _sku(text: str) -> str:

@@ -139,8 +139,7 @@ class Link:
     @property
     def switch(self) -> str | None:
         """Name of the bridge that holds it."""
-        name = self.settings.get(Setting.SWITCH)
-        return name if isinstance(name, str) else None
+        return self.settings.get(Setting.SWITCH)  # type: ignore[return-value]  # the one setting of this type
 
     @property
     def label(self) -> str:

@@ -140,8 +140,8 @@ def test_the_host_cannot_be_seen_from_the_wire(lab: Lab, topology: str) -> None:
         frame("33:33:00:00:00:01", 0x86DD, echo),
         frame("01:80:c2:00:00:0e", 0x88CC, b"\x02\x07\x04"),
     ]
+    apply(lab, topology)
     with tap_on(lab.clients[0]) as here, tap_on(lab.clients[1]) as there:
-        apply(lab, topology)
         for probe in probes:
             here.send(probe)
         # The other client answers with the marker: it ends what comes back to the first.

@@ -159,9 +159,7 @@ def link(data: bytes, offset: int, end: int) -> RawLink:
     if IFLA_AF_SPEC in told:
         _inet6(data, told[IFLA_AF_SPEC], settings)
     lower = _u32(data, told, IFLA_LINK) if IFLA_LINK in told and IFLA_LINK_NETNSID not in told else 0
-    raw = RawLink(
-        index, _string(data, told[IFLA_IFNAME]), kind, _u32(data, told, IFLA_MASTER), lower, settings
-    )
+    raw = RawLink(index, _string(data, told[IFLA_IFNAME]), kind, _u32(data, told, IFLA_MASTER), lower, settings)
     raw.carrier = bool(flags & IFF_LOWER_UP)
     _identity(data, told, raw)
     return raw

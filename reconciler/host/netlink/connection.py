@@ -91,9 +91,9 @@ class Connection:
         if code:
             raise HostError(f"the kernel refused to list: {Failure(code, text)}")
 
-    def look_up(self, which: Sequence[str | int]) -> list[codec.RawLink]:
-        """The links of these names or indexes; those that do not exist are left out."""
-        found: list[codec.RawLink] = []
+    def look_up(self, which: Sequence[str | int]) -> list[bytes]:
+        """What the kernel tells of the links of these names or indexes; those that do not exist are left out."""
+        found: list[bytes] = []
         for start in range(0, len(which), LOOKUPS_AT_ONCE):
             batch = which[start : start + LOOKUPS_AT_ONCE]
             first = self._sequence
@@ -105,7 +105,7 @@ class Connection:
                     if _position(answer_to, first) < len(batch):
                         answered += 1
                         if kind == codec.RTM_NEWLINK:
-                            found.append(codec.link(data, begin, end))
+                            found.append(data[begin:end])
         return found
 
     def send(self, messages: Sequence[bytes]) -> dict[int, Failure]:

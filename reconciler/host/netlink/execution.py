@@ -58,7 +58,10 @@ class Execution:
             if self._plan.needs[position] and self._hopeless(position):
                 self._failures.pop(position, None)
         made = [operations[position].link.name for position in positions if operations[position].step is Step.MAKE]
-        self._index_of |= {raw.name: raw.index for raw in self._connection.look_up(made)}
+        self._index_of |= {raw.name: raw.index for raw in self._look_up(made)}
+
+    def _look_up(self, names: list[str]) -> list[codec.RawLink]:
+        return [codec.link(payload, 0, len(payload)) for payload in self._connection.look_up(names)]
 
     def _send(self, positions: list[int]) -> None:
         batch: list[bytes] = []
@@ -96,7 +99,7 @@ class Execution:
 
     def _mark(self, position: int) -> None:
         link = self._plan.operations[position].link
-        raw = self._connection.look_up([link.name])[0]
+        raw = self._look_up([link.name])[0]
         value = link.settings[Setting.MARK]
         refused = self._connection.send(codec.encode(SetLink(link, Setting.MARK, None, value), {link.name: raw.index}))
         if refused:

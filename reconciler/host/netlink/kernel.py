@@ -12,7 +12,7 @@ from typing import Self
 
 from reconciler.host.netlink.connection import Connection
 from reconciler.host.netlink.execution import Execution
-from reconciler.host.netlink.observation import observe
+from reconciler.host.netlink.observation import Observer
 from reconciler.network.plan import Outcome, Plan
 from reconciler.network.state import Network
 
@@ -22,6 +22,7 @@ class Kernel:
 
     def __init__(self) -> None:
         self._connection = Connection()
+        self._observer = Observer(self._connection)
 
     def __enter__(self) -> Self:
         return self
@@ -44,7 +45,7 @@ class Kernel:
             HostError: the kernel refused.
 
         """
-        return observe(self._connection, names)
+        return self._observer.observe(names)
 
     def execute(self, plan: Plan, actual: Network, stop: Callable[[], bool] = lambda: False) -> tuple[Outcome, ...]:
         """Carry out `plan`, which was made against `actual`; what became of each operation, in order.

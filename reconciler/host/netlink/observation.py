@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,72 +17,90 @@ _BRIDGE_NETFILTER_NAMES = ("bridge-nf-call-arptables", "bridge-nf-call-ip6tables
 _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 
 
-def observe(connection: Connection, names: Collection[str] | None) -> Network:
-    """The network as it is: all of it, or what concerns the interfaces `names` (see `Kernel.observe`)."""
-    uplinks = _default_routes(connection)
-    if names is None:
-        raws = [codec.link(*answer) for answer in connection.dump(codec.get_links())]
-        found = _Found({raw.index: raw for raw in raws})
-    else:
-        found = _concerning(connection, frozenset(names), uplinks)
-    addresses = _addresses(connection)
-    drivers = _drivers(found.links.values()) if names is None else {}
-    links = []
-    for raw in found.links.values():
-        # An index that nothing is known of belongs to a master that vanished meanwhile: still somebody's.
-        switch = found.name_of(raw.master) if raw.master else None
-        links.append(raw.link(switch, addresses.get(raw.index, ()), drivers.get(raw.index)))
-    routes = frozenset(found.links[index].name for index in uplinks if index in found.links)
-    return Network(tuple(sorted(links, key=lambda link: link.nic.index if link.nic else 0)), routes, _firewalled())
+class Observer:
+    """Looks at the network, again and again.
+
+    The kernel tells most links in the very bytes of the last time: these are decoded once.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._last: dict[bytes, RawLink] = {}
+        self._now: dict[bytes, RawLink] = {}
+
+    def observe(self, names: Collection[str] | None) -> Network:
+        """The network as it is: all of it, or what concerns the interfaces `names` (see `Kernel.observe`)."""
+        self._last, self._now = self._now, {}
+        uplinks = _default_routes(self._connection)
+        if names is None:
+            found = _Found({raw.index: raw for raw in self._dump(codec.get_links())})
+        else:
+            found = self._concerning(frozenset(names), uplinks)
+        addresses = _addresses(self._connection)
+        drivers = _drivers(found.links.values()) if names is None else {}
+        links = []
+        for _, raw in sorted(found.links.items()):
+            # An index that nothing is known of belongs to a master that vanished meanwhile: still somebody's.
+            switch = found.name_of(raw.master) if raw.master else None
+            links.append(raw.link(switch, addresses.get(raw.index, ()), drivers.get(raw.index)))
+        routes = frozenset(found.links[index].name for index in uplinks if index in found.links)
+        return Network(tuple(links), routes, _firewalled())
+
+    def _decode(self, payload: bytes) -> RawLink:
+        raw = self._last.get(payload) or codec.link(payload, 0, len(payload))
+        self._now[payload] = raw
+        return raw
+
+    def _dump(self, request: bytes) -> Iterator[RawLink]:
+        return (self._decode(data[begin:end]) for data, begin, end in self._connection.dump(request))
+
+    def _look_up(self, which: Sequence[str | int]) -> Iterator[RawLink]:
+        return map(self._decode, self._connection.look_up(which))
+
+    def _concerning(self, names: frozenset[str], uplinks: Collection[int]) -> "_Found":
+        found = _Found()
+        # A kernel that does not know the kind (its module is not loaded) does not filter either.
+        for kind, wanted in (("bridge", Kind.BRIDGE), ("tun", Kind.TAP)):
+            found.add(raw for raw in self._dump(codec.get_links(kind=kind)) if raw.kind is wanted)
+        have = {raw.name for raw in found.links.values()}
+        found.add(self._look_up([name for name in names if name not in have]))
+        ours = {raw.index for raw in found.links.values() if raw.name in names or marked_by(raw.settings[Setting.MARK])}
+        answers = self._connection.dump(codec.get_links(family=codec.AF_BRIDGE))
+        members = dict(codec.membership(*answer) for answer in answers)
+        strangers = [index for index, master in members.items() if master in ours and index not in found.links]
+        found.add(self._look_up(strangers))
+        self._descend(found, uplinks)
+        masters = {raw.master for raw in found.links.values() if raw.master} - found.links.keys()
+        found.add(self._look_up(sorted(masters)))
+        return found
+
+    def _descend(self, found: "_Found", uplinks: Collection[int]) -> None:
+        """Add the interfaces that default routes lead over, down to the last VLAN's, bond's or bridge's NIC."""
+        seen: set[int] = set()
+        level = set(uplinks)
+        while level:
+            seen |= level
+            found.add(self._look_up(sorted(level - found.links.keys())))
+            below: set[int] = set()
+            for index in level & found.links.keys():
+                if found.links[index].lower:
+                    below.add(found.links[index].lower)
+                held = list(self._dump(codec.get_links(master=index)))
+                found.add(held)
+                below |= {raw.index for raw in held}
+            level = below - seen
 
 
 @dataclass(slots=True)
 class _Found:
     links: dict[int, RawLink] = field(default_factory=dict)
 
-    def add(self, raws: Iterable[RawLink]) -> list[RawLink]:
-        new = [raw for raw in raws if raw.index not in self.links]
-        self.links.update((raw.index, raw) for raw in new)
-        return new
+    def add(self, raws: Iterable[RawLink]) -> None:
+        for raw in raws:
+            self.links.setdefault(raw.index, raw)
 
     def name_of(self, index: int) -> str:
         return self.links[index].name if index in self.links else f"#{index}"
-
-
-def _concerning(connection: Connection, names: frozenset[str], uplinks: Collection[int]) -> _Found:
-    found = _Found()
-    # A kernel that does not know the kind (its module is not loaded) does not filter either.
-    for kind, wanted in (("bridge", Kind.BRIDGE), ("tun", Kind.TAP)):
-        raws = (codec.link(*answer) for answer in connection.dump(codec.get_links(kind=kind)))
-        found.add(raw for raw in raws if raw.kind is wanted)
-    have = {raw.name for raw in found.links.values()}
-    found.add(connection.look_up([name for name in names if name not in have]))
-    ours = {raw.index for raw in found.links.values() if raw.name in names or marked_by(raw.settings[Setting.MARK])}
-    answers = connection.dump(codec.get_links(family=codec.AF_BRIDGE))
-    members = dict(codec.membership(*answer) for answer in answers)
-    strangers = [index for index, master in members.items() if master in ours and index not in found.links]
-    found.add(connection.look_up(strangers))
-    _descend(connection, found, uplinks)
-    masters = {raw.master for raw in found.links.values() if raw.master} - found.links.keys()
-    found.add(connection.look_up(sorted(masters)))
-    return found
-
-
-def _descend(connection: Connection, found: _Found, uplinks: Collection[int]) -> None:
-    """Add the interfaces that default routes lead over, down to the last VLAN's, bond's or bridge's NIC."""
-    seen: set[int] = set()
-    level = set(uplinks)
-    while level:
-        seen |= level
-        found.add(connection.look_up(sorted(level - found.links.keys())))
-        below: set[int] = set()
-        for index in level & found.links.keys():
-            if found.links[index].lower:
-                below.add(found.links[index].lower)
-            held = [codec.link(*answer) for answer in connection.dump(codec.get_links(master=index))]
-            found.add(held)
-            below |= {raw.index for raw in held}
-        level = below - seen
 
 
 def _addresses(connection: Connection) -> dict[int, tuple[str, ...]]:
