@@ -61,7 +61,7 @@ def bind(appliance: Appliance, desired: Network, actual: Network) -> Bound:
         found = nics.matching(port.match)
         if len(found) == 1:
             names[port.role] = found[0].name
-        elif not port.management or len(found) > 1:
+        else:
             problems.append(_not_found(port, found, actual))
     management = frozenset(
         names[port.role] for port in appliance.ports.values() if port.management and port.role in names

@@ -36,7 +36,7 @@ def line(change: Change) -> Line:
 def spell(setting: Setting, value: Value) -> str:
     """A setting's value as people write it."""
     match value:
-        case None:
+        case None | "":
             return "none"
         case bool():
             if setting is Setting.UP:
@@ -136,7 +136,8 @@ def _commands(operation: Operation) -> Iterator[list[str]]:
         case RemoveLink(link):
             yield ["ip", "link", "delete", "dev", link.name]
         case SetLink(link, Setting.ADDRESSES, old, _):
-            for address in old if isinstance(old, tuple) else ():
+            # The kernel lists a subnet's secondary addresses after their primary, and deletes them with it.
+            for address in reversed(old if isinstance(old, tuple) else ()):
                 yield ["ip", "address", "delete", address, "dev", link.name]
         case SetLink(link, Setting.IPV6, _, new):
             yield ["sysctl", "-qw", f"net/ipv6/conf/{link.name}/disable_ipv6={int(not new)}"]
