@@ -1,6 +1,7 @@
 """What the command line prints: text for people, JSON for programs."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -28,7 +29,14 @@ def _print(line: str, *, error: bool = False) -> None:
         # Closed by whoever started us: nobody wants to know.
         return
     encoding = stream.encoding or "ascii"
-    click.echo(line.encode(encoding, "replace").decode(encoding), file=stream)
+    click.echo(line.encode(encoding, "replace").decode(encoding), file=stream, color=_wants_color())
+
+
+def _wants_color() -> bool | None:
+    """As the conventions NO_COLOR and FORCE_COLOR have it; None: only on a terminal."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return True if os.environ.get("FORCE_COLOR") else None
 
 
 def _escaped(text: str, but: str = "") -> str:

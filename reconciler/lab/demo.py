@@ -19,6 +19,7 @@ from types import FrameType
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from reconciler.lab.appliance import appliance_file
 from reconciler.lab.lab import Lab, netlink, wait_until
@@ -73,6 +74,7 @@ class _Demo:
             **os.environ,
             "RECONCILER_STATE_DIR": str(folder / "state"),
             "RECONCILER_RUN_DIR": str(folder / "run"),
+            "FORCE_COLOR" if self._console.is_terminal else "NO_COLOR": "1",
         }
 
     def play(self) -> int:
@@ -162,7 +164,7 @@ class _Demo:
             command, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         ) as process:
             output = process.communicate(timeout=_DEADLINE_S)[0].decode()
-        self._console.print(output.rstrip("\n"), markup=False)
+        self._console.print(Text.from_ansi(output.rstrip("\n")))
         if process.returncode != expect or says not in output:
             self._check(False, f"exit status {expect}{f' and {says!r}' if says else ''}, found {process.returncode}")
 
