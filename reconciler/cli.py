@@ -22,11 +22,14 @@ from reconciler.host import places
 DRIFT = 3
 _CAP_NET_ADMIN = 12
 
+# Not checked by click: what cannot be read is said in one place, `places.read_file`, and is no wrong usage.
+_PATH = click.Path(readable=False, path_type=Path)
+
 _FILE = click.option(
     "-f",
     "--file",
     "file",
-    type=click.Path(path_type=Path),
+    type=_PATH,
     help=f"The appliance file; `-` reads standard input.  [default: {places.DEFAULT_FILE}]",
 )
 _OUTPUT = click.option(
@@ -56,7 +59,7 @@ _OUTPUT = click.option(
 @click.option("-n", "--dry-run", is_flag=True, help="Only print what would change. Needs no privileges.")
 @click.option(
     "--against",
-    type=click.Path(path_type=Path),
+    type=_PATH,
     metavar="STATE.json",
     help="With --dry-run: plan against a state that `reconcile observe` captured, here or elsewhere.",
 )
@@ -194,7 +197,7 @@ def _choice(appliance: Any, given: tuple[str, ...]) -> dict[str, str]:
 
 
 @cli.command()
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="FILE_OR_FOLDER...")
+@click.argument("paths", nargs=-1, type=_PATH, metavar="FILE_OR_FOLDER...")
 @_FILE
 @_OUTPUT
 @click.pass_obj

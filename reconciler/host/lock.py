@@ -54,7 +54,8 @@ def _acquire(descriptor: int, sku: str, deadline: float, on_wait: Callable[[str]
         else:
             return
         holder = _holder(descriptor)
-        if time.monotonic() >= deadline:
+        # So written that no deadline is a long one that is not a number.
+        if not time.monotonic() < deadline:
             raise TransientError(f"another process is reconciling {sku}: {holder}; wait for it, or end it")
         if not told:
             on_wait(f"waiting for another process that is reconciling {sku}: {holder}")
@@ -66,5 +67,5 @@ def _holder(descriptor: int) -> str:
     try:
         told = json.loads(os.pread(descriptor, 4096, 0))
         return f"pid {int(told['pid'])} ({ascii(str(told['command']))[1:-1]})"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return "it has not told who it is"

@@ -1,6 +1,5 @@
 """Where things lie on a host: state, locks and sockets."""
 
-import errno
 import os
 import sys
 from pathlib import Path
@@ -36,12 +35,10 @@ def read_file(file: Path) -> bytes:
         HostError: it cannot be read; says why.
 
     """
+    if str(file) == "-" and sys.stdin is None:
+        raise HostError("cannot read -: standard input is closed")
     try:
-        if str(file) != "-":
-            return file.read_bytes()
-        if sys.stdin is None:
-            raise OSError(errno.EBADF, "standard input is closed")
-        return sys.stdin.buffer.read()
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
         hint = "; name one with -f, or write one: reconcile discover" if file == DEFAULT_FILE else ""
         raise HostError(f"cannot read {file}: {error.strerror}{hint}") from None

@@ -78,5 +78,6 @@ def _write(entry: Path, appliance: Appliance) -> None:
 
 
 def _surplus(folder: Path) -> Iterator[Path]:
-    entries = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    # Whatever lies there: also what processes that were killed left half-written.
+    entries = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     yield from entries[_KEPT:]

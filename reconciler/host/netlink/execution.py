@@ -99,9 +99,11 @@ class Execution:
 
     def _mark(self, position: int) -> None:
         link = self._plan.operations[position].link
-        raw = self._look_up([link.name])[0]
+        index_of = {raw.name: raw.index for raw in self._look_up([link.name])}
+        if not index_of:
+            raise OSError(errno.ENODEV, "it vanished before it could be marked")
         value = link.settings[Setting.MARK]
-        refused = self._connection.send(codec.encode(SetLink(link, Setting.MARK, None, value), {link.name: raw.index}))
+        refused = self._connection.send(codec.encode(SetLink(link, Setting.MARK, None, value), index_of))
         if refused:
             raise OSError(refused[0].errno, f"marking it failed: {refused[0].message}")
 

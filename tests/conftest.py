@@ -1,0 +1,85 @@
+"""What all tests share: Hypothesis without surprises, and the right to make network namespaces."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+from reconciler.host.netlink.kernel import Kernel
+from reconciler.lab.namespaces import LabError, become_lab_root
+
+# The same examples in every run, no clock, no folder left behind: a test that fails here fails everywhere.
+settings.register_profile(
+    "project",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+# For whoever writes a property: fail at once, and shrink later.
+settings.register_profile("hasty", settings.get_profile("project"), phases=[Phase.explicit, Phase.generate])
+settings.load_profile("project")
+
+# What several folders of tests share lies beside this file, or with the tests that it was made for.
+sys.path.append(str(Path(__file__).parent / "host"))
+
+_LAB_ERROR = pytest.StashKey[str | None]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write what tests/golden expects anew")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Become root of a lab while the process still has one thread, if any test of this run needs it."""
+    session.config.stash[_LAB_ERROR] = None
+    if session.config.option.collectonly or not any(item.get_closest_marker("netns") for item in session.items):
+        return
+    try:
+        become_lab_root()
+    except LabError as error:
+        session.config.stash[_LAB_ERROR] = str(error)
+
+
+@pytest.fixture(scope="session")
+def lab_root(pytestconfig: pytest.Config) -> None:
+    """The right to make network namespaces. Skips without it, but never in CI."""
+    error = pytestconfig.stash[_LAB_ERROR]
+    if error is None:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"namespace tests must run in CI: {error}")
+    pytest.skip(f"NAMESPACE TESTS DO NOT RUN: {error}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _machine_is_out_of_bounds() -> Iterator[None]:
+    """No test changes the machine's own network: in the namespace that pytest was started in, plans are not executed."""
+    genuine = Kernel.execute
+    own = _namespace()
+
+    def guarded(self: Kernel, *words: Any, **more: Any) -> Any:
+        # A BaseException, so that no handler of the command line takes it for a mishap.
+        if _namespace() == own:
+            pytest.exit("a test was about to change the network of this machine", returncode=3)
+        return genuine(self, *words, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Kernel, "execute", guarded)
+        yield
+
+
+def _namespace() -> tuple[int, int]:
+    status = Path("/proc/thread-self/ns/net").stat()
+    return status.st_dev, status.st_ino
+
+
+@pytest.fixture(autouse=True)
+def _netns_mark(request: pytest.FixtureRequest) -> None:
+    """Whatever is marked `netns` needs `lab_root`."""
+    if request.node.get_closest_marker("netns"):
+        request.getfixturevalue("lab_root")

@@ -1,0 +1,124 @@
+"""One reconciler per appliance."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import HostError, TransientError
+from reconciler.host.lock import lock
+
+HOLDER = """
+import sys
+from pathlib import Path
+from reconciler.host.lock import lock
+with lock(Path(sys.argv[1]), "sku", 0, print):
+    print("held", flush=True)
+    sys.stdin.readline()
+print("left", flush=True)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], **pipes) as program:  # type: ignore[call-overload]
+        assert program.stdout.readline() == "held\n"
+        yield program
+        program.kill()
+
+
+def silent(_: str) -> None:
+    raise AssertionError("there is nobody to wait for")
+
+
+def test_who_holds_it_is_told_and_not_waited_for(holder: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    told = rf"another process is reconciling sku: pid {holder.pid} \(.*\); wait"
+    with pytest.raises(TransientError, match=told), lock(tmp_path, "sku", 0, silent):
+        raise AssertionError("two at once")
+
+
+def test_who_waits_is_told_for_whom_once_and_gets_it(holder: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def on_wait(text: str) -> None:
+        told.append(text)
+        assert holder.stdin is not None
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+
+    with lock(tmp_path, "sku", 60, on_wait):
+        assert holder.wait(30) == 0
+    assert len(told) == 1
+    assert f"pid {holder.pid} (" in told[0]
+
+
+def test_a_killed_holder_frees_it(holder: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    holder.send_signal(signal.SIGKILL)
+    holder.wait(30)
+    with lock(tmp_path, "sku", 0, silent):
+        pass
+
+
+@pytest.mark.usefixtures("holder")
+def test_another_appliance_is_nobodys_hindrance(tmp_path: Path) -> None:
+    with lock(tmp_path, "other", 0, silent):
+        pass
+
+
+def test_it_is_free_afterwards_also_after_a_failure(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), lock(tmp_path, "sku", 0, silent):
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"pid": "x"}', b"\xff", b'{"pid": 1e999, "command": ""}', b"9" * 5000]
+)
+def test_a_holder_that_says_nothing_sensible_is_a_holder(tmp_path: Path, content: bytes) -> None:
+    import fcntl
+
+    path = tmp_path / "sku.lock"
+    path.write_bytes(content)
+    descriptor = os.open(path, os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(TransientError, match="it has not told who it is"), lock(tmp_path, "sku", 0, silent):
+        pass
+    os.close(descriptor)
+
+
+def test_what_a_holder_says_is_escaped(tmp_path: Path) -> None:
+    import fcntl
+
+    path = tmp_path / "sku.lock"
+    path.write_text('{"pid": 7, "command": "\\u001b[8m\\n"}')
+    descriptor = os.open(path, os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(TransientError) as caught, lock(tmp_path, "sku", 0, silent):
+        pass
+    os.close(descriptor)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.usefixtures("holder")
+def test_a_wait_that_is_no_number_does_not_last_for_ever(tmp_path: Path) -> None:
+    with pytest.raises(TransientError), lock(tmp_path, "sku", float("nan"), print):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HostError, match="RECONCILER_RUN_DIR"), lock(tmp_path / "file" / "run", "sku", 0, silent):
+        pass
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "sku.lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(HostError), lock(tmp_path, "sku", 0, silent):
+        pass
+    assert (tmp_path / "victim").read_text() == "precious"
