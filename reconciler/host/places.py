@@ -8,6 +8,9 @@ from reconciler.errors import HostError
 
 DEFAULT_FILE = Path("/etc/reconciler/appliance.yaml")
 
+# The recorded state of a host with 10,000 interfaces has 8 MB. The appliance file has a bound of its own.
+_MAX_BYTES = 33_554_432
+
 
 def state_dir() -> Path:
     """What outlives a process: ``RECONCILER_STATE_DIR``, else /var/lib/reconciler, or a user's own cache folder."""
@@ -32,13 +35,17 @@ def read_file(file: Path) -> bytes:
     """The content of a file that the user named; ``-`` is standard input.
 
     Raises:
-        HostError: it cannot be read; says why.
+        HostError: it cannot be read, or is larger than anything that is read here; says why.
 
     """
     if str(file) == "-" and sys.stdin is None:
         raise HostError("cannot read -: standard input is closed")
     try:
-        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        with sys.stdin.buffer if str(file) == "-" else file.open("rb") as stream:
+            data = stream.read(_MAX_BYTES + 1)
     except OSError as error:
         hint = "; name one with -f, or write one: reconcile discover" if file == DEFAULT_FILE else ""
         raise HostError(f"cannot read {file}: {error.strerror}{hint}") from None
+    if len(data) > _MAX_BYTES:
+        raise HostError(f"cannot read {file}: it has more than {_MAX_BYTES} bytes; is it the file that you meant?")
+    return data

@@ -86,25 +86,29 @@ class _Nics:
     """The live interfaces that a port can be, to be found by any key of a match without looking at all of them."""
 
     def __init__(self, actual: Network) -> None:
-        self._by: dict[tuple[str, str], list[Link]] = {}
+        self._by: dict[tuple[str, str], dict[str, Link]] = {}
         for link in actual.links:
             if link.nic is None or link.kind is not Kind.OTHER:
                 continue
             for key in ("pci", "mac", "driver"):
                 if value := getattr(link.nic, key):
-                    self._by.setdefault((key, value), []).append(link)
+                    self._by.setdefault((key, value), {})[link.name] = link
             for name in (link.name, *link.nic.altnames):
-                self._by.setdefault(("name", name), []).append(link)
+                self._by.setdefault(("name", name), {})[link.name] = link
 
     def matching(self, match: Match) -> list[Link]:
         """All live interfaces for which everything that `match` gives holds."""
-        given = [(key, value) for key in ("name", "mac", "pci", "driver") if (value := getattr(match, key))]
-        found = self._by.get(given[0], []) if given else []
-        found = [link for link in found if all(link in self._by.get(one, ()) for one in given[1:])]
-        if match.index is None or match.driver is None:
-            return found
-        of_driver = sorted(self._by.get(("driver", match.driver), ()), key=natural_order)
-        return [link for link in found if link in of_driver[match.index : match.index + 1]]
+        given = [self._by.get((key, value), {}) for key in _KEYS if (value := getattr(match, key))]
+        names = min(given, key=len).keys() if given else ()
+        found = [name for name in names if all(name in others for others in given)]
+        if match.index is not None and match.driver is not None:
+            of_driver = sorted(self._by.get(("driver", match.driver), {}).values(), key=natural_order)
+            nth = {link.name for link in of_driver[match.index : match.index + 1]}
+            found = [name for name in found if name in nth]
+        return [given[0][name] for name in found]
+
+
+_KEYS = ("name", "mac", "pci", "driver")
 
 
 def candidates(actual: Network) -> Iterator[str]:

@@ -76,6 +76,7 @@ def _parse_link(data: Any) -> Link:
         lower=tuple(_number(index) for index in data["lower"]),
     )
     settings = {Setting(key): _value(value) for key, value in data["settings"].items()}
+    _text_or_none(settings.get(Setting.SWITCH))
     return Link(_text(data["name"]), Kind(data["kind"]), settings, nic=nic)
 
 

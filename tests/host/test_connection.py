@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from reconciler.errors import HostError, TransientError
-from reconciler.host.netlink import codec, connection
+from reconciler.host.netlink import connection, requests, rtnetlink
 from reconciler.host.netlink.connection import Connection
 
-REQUEST = codec.get_links()
+REQUEST = requests.get_links()
 
 
 class Script:
@@ -36,14 +36,14 @@ class Script:
         return b"".join(build(sequence) for build in step)
 
 
-def answer(flags: int = 0, kind: int = codec.RTM_NEWLINK, payload: bytes = b"\0" * 16, late: int = 0) -> Any:
+def answer(flags: int = 0, kind: int = rtnetlink.RTM_NEWLINK, payload: bytes = b"\0" * 16, late: int = 0) -> Any:
     return lambda sequence: (
         struct.pack("=LHHLL", 16 + len(payload), kind, flags, (sequence - late) & 0xFFFFFFFF, 0) + payload
     )
 
 
 def done(flags: int = 0, code: int = 0) -> Any:
-    return answer(flags, codec.NLMSG_DONE, struct.pack("=i", code))
+    return answer(flags, rtnetlink.NLMSG_DONE, struct.pack("=i", code))
 
 
 NO_BUFFER = OSError(errno.ENOBUFS, "No buffer space available")
@@ -70,8 +70,8 @@ def test_a_whole_dump_is_taken_at_once(opened: Connection) -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        [[answer(), answer(codec.NLM_F_DUMP_INTR)], [done()]],
-        [[answer()], [done(codec.NLM_F_DUMP_INTR)]],
+        [[answer(), answer(rtnetlink.NLM_F_DUMP_INTR)], [done()]],
+        [[answer()], [done(rtnetlink.NLM_F_DUMP_INTR)]],
         [[answer()], NO_BUFFER, [answer()], [done()]],
         [NO_BUFFER, [answer()], [done()]],
     ],
@@ -80,7 +80,7 @@ def test_a_dump_that_was_disturbed_is_read_again(opened: Connection, first: list
     assert dump(opened, first, [[answer()], [done()]]) == (1, 2)
 
 
-@pytest.mark.parametrize("disturbed", [[[answer(codec.NLM_F_DUMP_INTR)], [done()]], [NO_BUFFER, [done()]]])
+@pytest.mark.parametrize("disturbed", [[[answer(rtnetlink.NLM_F_DUMP_INTR)], [done()]], [NO_BUFFER, [done()]]])
 def test_unrest_without_end_is_given_up_and_may_be_tried_again(opened: Connection, disturbed: list[Any]) -> None:
     with pytest.raises(TransientError, match="try again") as caught:
         dump(opened, disturbed)
@@ -89,13 +89,15 @@ def test_unrest_without_end_is_given_up_and_may_be_tried_again(opened: Connectio
 
 
 def test_late_answers_to_an_earlier_request_are_nobodys(opened: Connection) -> None:
-    assert dump(opened, [[answer(late=1), done() and answer(late=1, kind=codec.NLMSG_DONE)], [answer()], [done()]]) == (
+    assert dump(
+        opened, [[answer(late=1), done() and answer(late=1, kind=rtnetlink.NLMSG_DONE)], [answer()], [done()]]
+    ) == (
         1,
         1,
     )
 
 
-@pytest.mark.parametrize("kind", [codec.NLMSG_ERROR, codec.NLMSG_DONE])
+@pytest.mark.parametrize("kind", [rtnetlink.NLMSG_ERROR, rtnetlink.NLMSG_DONE])
 def test_a_refusal_to_list_is_told_with_its_errno(opened: Connection, kind: int) -> None:
     with pytest.raises(HostError, match="refused to list: EPERM"):
         dump(opened, [[answer(kind=kind, payload=struct.pack("=i", -errno.EPERM))]])
@@ -117,7 +119,7 @@ def test_a_batch_that_wraps_around_assigns_its_failures_rightly(opened: Connecti
     def refusal(of: int) -> Any:
         # The script knows the first request's number only: each later one is the next.
         return lambda sequence: (
-            struct.pack("=LHHLL", 20, codec.NLMSG_ERROR, 0, (sequence + of) & 0xFFFFFFFF, 0)
+            struct.pack("=LHHLL", 20, rtnetlink.NLMSG_ERROR, 0, (sequence + of) & 0xFFFFFFFF, 0)
             + struct.pack("=i", -errno.EBUSY)
         )
 
@@ -130,15 +132,15 @@ def test_a_batch_that_wraps_around_assigns_its_failures_rightly(opened: Connecti
 
     opened._sequence = 0xFFFFFFFE
     opened._socket = Batch([[refusal(0), refusal(3)]])  # type: ignore[assignment]
-    failures = opened.send([codec.message(16, 0, b"")] * 4)
+    failures = opened.send([rtnetlink.message(16, 0, b"")] * 4)
     assert {at: one.errno for at, one in failures.items()} == {0: errno.EBUSY, 3: errno.EBUSY}
 
 
 def test_the_kernels_own_words_are_told() -> None:
-    text = codec.attribute(codec.NLMSGERR_ATTR_MSG, b"Can not enslave a bridge to a bridge\0")
+    text = rtnetlink.attribute(rtnetlink.NLMSGERR_ATTR_MSG, b"Can not enslave a bridge to a bridge\0")
     payload = struct.pack("=i", -errno.ELOOP) + struct.pack("=LHHLL", 16, 19, 0, 1, 0) + text
-    flags = codec.NLM_F_CAPPED | codec.NLM_F_ACK_TLVS
-    failure = connection.Failure(*codec.failure(payload, 0, len(payload), flags))
+    flags = rtnetlink.NLM_F_CAPPED | rtnetlink.NLM_F_ACK_TLVS
+    failure = connection.Failure(*rtnetlink.failure(payload, 0, len(payload), flags))
     assert str(failure) == "ELOOP: Can not enslave a bridge to a bridge"
     assert str(connection.Failure(4095, "")) == "errno 4095"
 

@@ -207,7 +207,7 @@ def test_a_full_batch_of_refusals_is_told_one_by_one(lasting: Live) -> None:
     import errno
     import socket
 
-    from reconciler.host.netlink import codec
+    from reconciler.host.netlink import requests
     from reconciler.network.plan import SetLink
     from reconciler.network.state import Kind, Link, Setting
 
@@ -217,7 +217,7 @@ def test_a_full_batch_of_refusals_is_told_one_by_one(lasting: Live) -> None:
         socket.SOL_SOCKET, socket.SO_RCVBUF, 106_496
     )  # the default, 212,992, as the kernel counts
     operation = SetLink(Link("lo", Kind.OTHER, {}), Setting.MTU, None, 1)
-    messages = codec.encode(operation, {"lo": 2**30}) * connection.CHANGES_AT_ONCE
+    messages = requests.encode(operation, {"lo": 2**30}) * connection.CHANGES_AT_ONCE
     refused = opened.send(messages)
     opened.close()
     assert sorted(refused) == list(range(connection.CHANGES_AT_ONCE))

@@ -29,11 +29,12 @@ NICS = st.builds(
     physical=st.booleans(),
     lower=st.lists(st.integers(0, 99), max_size=2).map(tuple),
 )
+OTHER_SETTINGS = st.dictionaries(st.sampled_from([one for one in Setting if one is not Setting.SWITCH]), VALUES)
 LINKS = st.builds(
     Link,
     name=ANY_TEXT,
     kind=st.sampled_from(Kind),
-    settings=st.dictionaries(st.sampled_from(Setting), VALUES),
+    settings=st.builds(lambda others, switch: others | {Setting.SWITCH: switch}, OTHER_SETTINGS, MAYBE),
     nic=NICS,
 )
 NETWORKS = st.builds(
@@ -47,6 +48,12 @@ NETWORKS = st.builds(
 @given(NETWORKS)
 def test_what_was_dumped_is_what_is_parsed(network: Network) -> None:
     assert parse(json.dumps(dump(network)), "state.json") == network
+
+
+def test_a_switch_that_is_no_name_is_refused() -> None:
+    recorded = dump(Network((Link("nic0", Kind.OTHER, {Setting.SWITCH: True}, nic=Nic(1)),)))
+    with pytest.raises(InvalidRecordError, match="expected text"):
+        parse(json.dumps(recorded), "state.json")
 
 
 @given(worlds())

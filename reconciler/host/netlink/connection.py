@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from reconciler.errors import HostError, TransientError
-from reconciler.host.netlink import codec
+from reconciler.host.netlink import requests, rtnetlink
 
 _SOL_NETLINK = 270
 _NETLINK_EXT_ACK, _NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK = 11, 10, 12
@@ -77,17 +77,17 @@ class Connection:
                     whole = False
                     continue
                 raise
-            for kind, flags, answer_to, begin, end in codec.messages(data):
+            for kind, flags, answer_to, begin, end in rtnetlink.messages(data):
                 if answer_to != sequence:
                     continue
-                whole = whole and not flags & codec.NLM_F_DUMP_INTR
-                if kind in (codec.NLMSG_DONE, codec.NLMSG_ERROR):
+                whole = whole and not flags & rtnetlink.NLM_F_DUMP_INTR
+                if kind in (rtnetlink.NLMSG_DONE, rtnetlink.NLMSG_ERROR):
                     self._check_end(data, begin, end, flags)
                     return answers if whole else None
                 answers.append((data, begin, end))
 
     def _check_end(self, data: bytes, begin: int, end: int, flags: int) -> None:
-        code, text = codec.failure(data, begin, end, flags) if end - begin >= 4 else (0, "")
+        code, text = rtnetlink.failure(data, begin, end, flags) if end - begin >= 4 else (0, "")
         if code:
             raise HostError(f"the kernel refused to list: {Failure(code, text)}")
 
@@ -97,14 +97,14 @@ class Connection:
         for start in range(0, len(which), LOOKUPS_AT_ONCE):
             batch = which[start : start + LOOKUPS_AT_ONCE]
             first = self._sequence
-            self._socket.send(b"".join(_with_sequence(codec.get_link(one), self._next()) for one in batch))
+            self._socket.send(b"".join(_with_sequence(requests.get_link(one), self._next()) for one in batch))
             answered = 0
             while answered < len(batch):
                 data = self._socket.recv(_RECEIVE)
-                for kind, _, answer_to, begin, end in codec.messages(data):
+                for kind, _, answer_to, begin, end in rtnetlink.messages(data):
                     if _position(answer_to, first) < len(batch):
                         answered += 1
-                        if kind == codec.RTM_NEWLINK:
+                        if kind == rtnetlink.RTM_NEWLINK:
                             found.append(data[begin:end])
         return found
 
@@ -122,10 +122,10 @@ class Connection:
                 data = self._socket.recv(_RECEIVE, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return failures
-            for kind, flags, answer_to, begin, end in codec.messages(data):
+            for kind, flags, answer_to, begin, end in rtnetlink.messages(data):
                 position = _position(answer_to, first)
-                if kind == codec.NLMSG_ERROR and position < len(messages):
-                    code, text = codec.failure(data, begin, end, flags)
+                if kind == rtnetlink.NLMSG_ERROR and position < len(messages):
+                    code, text = rtnetlink.failure(data, begin, end, flags)
                     if code:
                         failures[position] = Failure(code, text)
 

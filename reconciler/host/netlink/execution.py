@@ -3,12 +3,15 @@
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from pathlib import Path
 
 from reconciler.host import ioctl
-from reconciler.host.netlink import codec
+from reconciler.host.netlink import answers, requests
 from reconciler.host.netlink.connection import CHANGES_AT_ONCE, Connection, Failure
 from reconciler.network.plan import MakeLink, Operation, Outcome, Plan, RemoveLink, SetLink, Status, Step
 from reconciler.network.state import Kind, Network, Setting
+
+_IPV6 = Path("/proc/sys/net/ipv6/conf")
 
 
 class _Way(Enum):
@@ -60,15 +63,15 @@ class Execution:
         made = [operations[position].link.name for position in positions if operations[position].step is Step.MAKE]
         self._index_of |= {raw.name: raw.index for raw in self._look_up(made)}
 
-    def _look_up(self, names: list[str]) -> list[codec.RawLink]:
-        return [codec.link(payload, 0, len(payload)) for payload in self._connection.look_up(names)]
+    def _look_up(self, names: list[str]) -> list[answers.RawLink]:
+        return [answers.link(payload, 0, len(payload)) for payload in self._connection.look_up(names)]
 
     def _send(self, positions: list[int]) -> None:
         batch: list[bytes] = []
         owners: list[int] = []
         for position in positions:
             try:
-                messages = codec.encode(self._plan.operations[position], self._index_of)
+                messages = requests.encode(self._plan.operations[position], self._index_of)
             except KeyError as error:
                 self._refused(position, Failure(errno.ENODEV, f"no interface {error}"))
                 continue
@@ -95,7 +98,7 @@ class Execution:
                 case RemoveLink():
                     raise NotImplementedError("links are removed by netlink")
         except OSError as error:
-            self._failures[position] = Failure(error.errno or errno.EIO, _about(error))
+            self._refused(position, Failure(error.errno or errno.EIO, _about(error)))
 
     def _mark(self, position: int) -> None:
         link = self._plan.operations[position].link
@@ -103,7 +106,7 @@ class Execution:
         if not index_of:
             raise OSError(errno.ENODEV, "it vanished before it could be marked")
         value = link.settings[Setting.MARK]
-        refused = self._connection.send(codec.encode(SetLink(link, Setting.MARK, None, value), index_of))
+        refused = self._connection.send(requests.encode(SetLink(link, Setting.MARK, None, value), index_of))
         if refused:
             raise OSError(refused[0].errno, f"marking it failed: {refused[0].message}")
 
@@ -155,12 +158,17 @@ def _already(operation: Operation) -> frozenset[int]:
             return frozenset({errno.ENODEV})
         case SetLink(setting=Setting.ADDRESSES):
             return frozenset({errno.EADDRNOTAVAIL})
+        case SetLink(setting=Setting.ADDRGENMODE):
+            return frozenset({errno.EAFNOSUPPORT})
         case _:
             return frozenset()
 
 
 def _write_sysctl(interface: str, value: str) -> None:
-    with open(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6", "w", encoding="ascii") as file:
+    if not _IPV6.exists():
+        # A kernel without IPv6: there is nothing to turn off.
+        return
+    with open(_IPV6 / interface / "disable_ipv6", "w", encoding="ascii") as file:
         file.write(value)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.host import ioctl
-from reconciler.host.netlink import codec
-from reconciler.host.netlink.codec import RawLink
+from reconciler.host.netlink import answers, requests, rtnetlink
+from reconciler.host.netlink.answers import RawLink
 from reconciler.host.netlink.connection import Connection
 from reconciler.network.state import Kind, Network, Setting, marked_by
 
@@ -33,7 +33,7 @@ class Observer:
         self._last, self._now = self._now, {}
         uplinks = _default_routes(self._connection)
         if names is None:
-            found = _Found({raw.index: raw for raw in self._dump(codec.get_links())})
+            found = _Found({raw.index: raw for raw in self._dump(requests.get_links())})
         else:
             found = self._concerning(frozenset(names), uplinks)
         addresses = _addresses(self._connection)
@@ -47,7 +47,7 @@ class Observer:
         return Network(tuple(links), routes, _firewalled())
 
     def _decode(self, payload: bytes) -> RawLink:
-        raw = self._last.get(payload) or codec.link(payload, 0, len(payload))
+        raw = self._last.get(payload) or answers.link(payload, 0, len(payload))
         self._now[payload] = raw
         return raw
 
@@ -61,12 +61,12 @@ class Observer:
         found = _Found()
         # A kernel that does not know the kind (its module is not loaded) does not filter either.
         for kind, wanted in (("bridge", Kind.BRIDGE), ("tun", Kind.TAP)):
-            found.add(raw for raw in self._dump(codec.get_links(kind=kind)) if raw.kind is wanted)
+            found.add(raw for raw in self._dump(requests.get_links(kind=kind)) if raw.kind is wanted)
         have = {raw.name for raw in found.links.values()}
         found.add(self._look_up([name for name in names if name not in have]))
         ours = {raw.index for raw in found.links.values() if raw.name in names or marked_by(raw.settings[Setting.MARK])}
-        answers = self._connection.dump(codec.get_links(family=codec.AF_BRIDGE))
-        members = dict(codec.membership(*answer) for answer in answers)
+        told = self._connection.dump(requests.get_links(family=rtnetlink.AF_BRIDGE))
+        members = dict(answers.membership(*answer) for answer in told)
         strangers = [index for index, master in members.items() if master in ours and index not in found.links]
         found.add(self._look_up(strangers))
         self._descend(found, uplinks)
@@ -85,7 +85,7 @@ class Observer:
             for index in level & found.links.keys():
                 if found.links[index].lower:
                     below.add(found.links[index].lower)
-                held = list(self._dump(codec.get_links(master=index)))
+                held = list(self._dump(requests.get_links(master=index)))
                 found.add(held)
                 below |= {raw.index for raw in held}
             level = below - seen
@@ -105,17 +105,17 @@ class _Found:
 
 def _addresses(connection: Connection) -> dict[int, tuple[str, ...]]:
     found: dict[int, tuple[str, ...]] = {}
-    for answer in connection.dump(codec.get_addresses()):
-        index, address = codec.address(*answer)
+    for answer in connection.dump(requests.get_addresses()):
+        index, address = answers.address(*answer)
         found[index] = (*found.get(index, ()), address)
     return found
 
 
 def _default_routes(connection: Connection) -> frozenset[int]:
     hops: set[int] = set()
-    for family in (codec.AF_INET, codec.AF_INET6):
-        for answer in connection.dump(codec.get_routes(family)):
-            hops.update(codec.default_route(*answer))
+    for family in (rtnetlink.AF_INET, rtnetlink.AF_INET6):
+        for answer in connection.dump(requests.get_routes(family)):
+            hops.update(answers.default_route(*answer))
     return frozenset(hops)
 
 

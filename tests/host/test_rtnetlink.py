@@ -1,4 +1,4 @@
-"""Our codec against pyroute2's: what we write it reads as we meant it, what the kernel tells we read as it does."""
+"""Our rtnetlink against pyroute2's: what we write it reads as we meant it, what the kernel tells we read as it does."""
 
 import contextlib
 import socket
@@ -15,7 +15,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from reconciler.host.netlink import codec
+from reconciler.host.netlink import answers, requests, rtnetlink
 from reconciler.host.netlink.connection import Connection
 from reconciler.host.netlink.kernel import Kernel
 from reconciler.lab.namespaces import Namespace
@@ -71,10 +71,10 @@ def attribute(told: Any, *path: str) -> Any:
 
 
 def one(operation: Any, **indexes: int) -> Any:
-    (message,) = codec.encode(operation, {"x": 7, **indexes})
+    (message,) = requests.encode(operation, {"x": 7, **indexes})
     told = decoded(message, ifinfmsg)
     assert told["header"]["length"] == len(message)
-    assert told["header"]["flags"] & codec.NLM_F_REQUEST
+    assert told["header"]["flags"] & rtnetlink.NLM_F_REQUEST
     return told
 
 
@@ -88,8 +88,8 @@ def test_a_setting_of_a_bridge_is_written_as_meant(setting: Setting) -> None:
         Setting.SWITCH_GROUP_FWD_MASK: ((0xFFF8, 0xFFF8),),
     }.get(setting, ((True, 1), (False, 0))):
         told = one(SetLink(link(), setting, None, value))
-        assert told["header"]["type"] == codec.RTM_NEWLINK
-        assert told["header"]["flags"] == codec.NLM_F_REQUEST
+        assert told["header"]["type"] == rtnetlink.RTM_NEWLINK
+        assert told["header"]["flags"] == rtnetlink.NLM_F_REQUEST
         assert told["index"] == 7
         assert attribute(told, "IFLA_LINKINFO", "IFLA_INFO_KIND") == "bridge"
         assert attribute(told, "IFLA_LINKINFO", "IFLA_INFO_DATA", BRIDGE_WORDS[setting]) == expected
@@ -140,8 +140,8 @@ def test_a_flag_changes_itself_and_no_other(setting: Setting, value: bool, flags
 def test_a_bridge_is_made_in_one_message_that_takes_no_other_for_it() -> None:
     made = link("sw0", Kind.BRIDGE, mac="02:00:00:00:00:01", multicast_snooping=False, ageing=10_000, up=True, mtu=9000)
     told = one(MakeLink(made))
-    assert told["header"]["type"] == codec.RTM_NEWLINK
-    assert told["header"]["flags"] == codec.NLM_F_REQUEST | codec.NLM_F_CREATE | codec.NLM_F_EXCL
+    assert told["header"]["type"] == rtnetlink.RTM_NEWLINK
+    assert told["header"]["flags"] == rtnetlink.NLM_F_REQUEST | rtnetlink.NLM_F_CREATE | rtnetlink.NLM_F_EXCL
     assert told["index"] == 0
     assert attribute(told, "IFLA_IFNAME") == "sw0"
     assert attribute(told, "IFLA_ADDRESS") == "02:00:00:00:00:01"
@@ -152,29 +152,29 @@ def test_a_bridge_is_made_in_one_message_that_takes_no_other_for_it() -> None:
 
 def test_a_removal_names_one_index_and_nothing_else() -> None:
     told = one(RemoveLink(link()))
-    assert (told["header"]["type"], told["index"], told["attrs"]) == (codec.RTM_DELLINK, 7, [])
+    assert (told["header"]["type"], told["index"], told["attrs"]) == (rtnetlink.RTM_DELLINK, 7, [])
 
 
 def test_addresses_are_withdrawn_one_by_one() -> None:
-    messages = codec.encode(SetLink(link(), Setting.ADDRESSES, ("10.0.0.1/8", "192.0.2.1/32"), ()), {"x": 7})
+    messages = requests.encode(SetLink(link(), Setting.ADDRESSES, ("10.0.0.1/8", "192.0.2.1/32"), ()), {"x": 7})
     told = [decoded(message, ifaddrmsg) for message in messages]
     assert [(one["header"]["type"], one["index"], one["family"], one["prefixlen"]) for one in told] == [
-        (codec.RTM_DELADDR, 7, socket.AF_INET, 8),
-        (codec.RTM_DELADDR, 7, socket.AF_INET, 32),
+        (rtnetlink.RTM_DELADDR, 7, socket.AF_INET, 8),
+        (rtnetlink.RTM_DELADDR, 7, socket.AF_INET, 32),
     ]
     assert [attribute(one, "IFA_LOCAL") for one in told] == ["10.0.0.1", "192.0.2.1"]
 
 
 def test_requests_ask_for_what_they_should() -> None:
-    every = decoded(codec.get_links(), ifinfmsg)
-    assert every["header"]["flags"] == codec.NLM_F_REQUEST | codec.NLM_F_DUMP
-    assert attribute(decoded(codec.get_links(kind="tun"), ifinfmsg), "IFLA_LINKINFO", "IFLA_INFO_KIND") == "tun"
-    assert attribute(decoded(codec.get_links(master=5), ifinfmsg), "IFLA_MASTER") == 5
-    assert decoded(codec.get_links(family=codec.AF_BRIDGE), ifinfmsg)["family"] == socket.AF_BRIDGE
-    assert decoded(codec.get_link(12), ifinfmsg)["index"] == 12
-    assert attribute(decoded(codec.get_link("eth0"), ifinfmsg), "IFLA_ALT_IFNAME") == "eth0"
-    assert decoded(codec.get_addresses(), ifaddrmsg)["family"] == socket.AF_INET
-    assert decoded(codec.get_routes(socket.AF_INET6), rtmsg)["family"] == socket.AF_INET6
+    every = decoded(requests.get_links(), ifinfmsg)
+    assert every["header"]["flags"] == rtnetlink.NLM_F_REQUEST | rtnetlink.NLM_F_DUMP
+    assert attribute(decoded(requests.get_links(kind="tun"), ifinfmsg), "IFLA_LINKINFO", "IFLA_INFO_KIND") == "tun"
+    assert attribute(decoded(requests.get_links(master=5), ifinfmsg), "IFLA_MASTER") == 5
+    assert decoded(requests.get_links(family=rtnetlink.AF_BRIDGE), ifinfmsg)["family"] == socket.AF_BRIDGE
+    assert decoded(requests.get_link(12), ifinfmsg)["index"] == 12
+    assert attribute(decoded(requests.get_link("eth0"), ifinfmsg), "IFLA_ALT_IFNAME") == "eth0"
+    assert decoded(requests.get_addresses(), ifaddrmsg)["family"] == socket.AF_INET
+    assert decoded(requests.get_routes(socket.AF_INET6), rtmsg)["family"] == socket.AF_INET6
 
 
 # --- what we read ----------------------------------------------------------------------------------------------------
@@ -305,8 +305,8 @@ def dumped(zoo: Namespace, request: bytes) -> Iterator[tuple[bytes, bytes]]:
 @pytest.mark.netns
 def test_every_link_is_read_as_pyroute2_reads_it(zoo: Namespace) -> None:
     seen = set()
-    for payload, message in dumped(zoo, codec.get_links()):
-        ours = codec.link(payload, 0, len(payload))
+    for payload, message in dumped(zoo, requests.get_links()):
+        ours = answers.link(payload, 0, len(payload))
         theirs = decoded(message, ifinfmsg)
         assert ours.index == theirs["index"]
         assert ours.name == theirs.get("IFLA_IFNAME")
@@ -333,7 +333,7 @@ def test_every_link_is_read_as_pyroute2_reads_it(zoo: Namespace) -> None:
     assert {"lo", "ve0", "ve1", "br0", "br1"} <= seen
 
 
-def _same_info(ours: codec.RawLink, theirs: Any) -> None:
+def _same_info(ours: answers.RawLink, theirs: Any) -> None:
     info = theirs.get("IFLA_LINKINFO")
     told = dict(info["attrs"]) if info else {}
     kind = told.get("IFLA_INFO_KIND")
@@ -361,7 +361,7 @@ def _same_info(ours: codec.RawLink, theirs: Any) -> None:
         assert not set(MEMBER_WORDS) & set(ours.settings)
 
 
-def _same_ipv6(ours: codec.RawLink, theirs: Any) -> None:
+def _same_ipv6(ours: answers.RawLink, theirs: Any) -> None:
     inet6 = theirs.get("IFLA_AF_SPEC").get_attr("AF_INET6")
     modes = ("eui64", "none", "stable_secret", "random")
     assert ours.settings[Setting.ADDRGENMODE] == modes[inet6.get_attr("IFLA_INET6_ADDR_GEN_MODE")]
@@ -371,9 +371,9 @@ def _same_ipv6(ours: codec.RawLink, theirs: Any) -> None:
 @pytest.mark.netns
 def test_every_address_is_read_as_pyroute2_reads_it(zoo: Namespace) -> None:
     seen = []
-    for payload, message in dumped(zoo, codec.get_addresses()):
+    for payload, message in dumped(zoo, requests.get_addresses()):
         theirs = decoded(message, ifaddrmsg)
-        index, address = codec.address(payload, 0, len(payload))
+        index, address = answers.address(payload, 0, len(payload))
         assert (index, address) == (theirs["index"], f"{theirs.get('IFA_LOCAL')}/{theirs['prefixlen']}")
         seen.append(address)
     assert seen == ["127.0.0.1/8", "203.0.113.1/32", "192.0.2.1/24", "192.0.2.9/24", "198.51.100.1/31"] or set(
@@ -391,7 +391,7 @@ def test_every_address_is_read_as_pyroute2_reads_it(zoo: Namespace) -> None:
 @pytest.mark.parametrize(("family", "least"), [(socket.AF_INET, 4), (socket.AF_INET6, 2)])
 def test_every_default_route_is_read_as_pyroute2_reads_it(zoo: Namespace, family: int, least: int) -> None:
     defaults = 0
-    for payload, message in dumped(zoo, codec.get_routes(family)):
+    for payload, message in dumped(zoo, requests.get_routes(family)):
         theirs = decoded(message, rtmsg)
         hops = set()
         if theirs["dst_len"] == 0 and theirs["type"] == 1:
@@ -399,7 +399,7 @@ def test_every_default_route_is_read_as_pyroute2_reads_it(zoo: Namespace, family
             hops = {theirs.get("RTA_OIF")} - {None}
             hops |= {hop["oif"] for hop in theirs.get("RTA_MULTIPATH") or ()}
             assert hops
-        assert set(codec.default_route(payload, 0, len(payload))) == hops
+        assert set(answers.default_route(payload, 0, len(payload))) == hops
     assert defaults >= least
 
 
@@ -420,11 +420,13 @@ def test_the_kernel_is_observed_whole(zoo: Namespace) -> None:
 
 def test_a_membership_without_carrier_tells_no_state_nor_one_that_the_kernel_has_not_got_round_to() -> None:
     def told(flags: int) -> dict[Setting, Value]:
-        member = codec.attribute(codec.IFLA_INFO_SLAVE_DATA, codec.attribute(1, b"\0") + codec.attribute(8, b"\1"))
-        info = codec.attribute(codec.IFLA_INFO_SLAVE_KIND, b"bridge\0") + member
-        attrs = codec.attribute(codec.IFLA_IFNAME, b"x\0") + codec.attribute(codec.IFLA_LINKINFO, info)
+        member = rtnetlink.attribute(
+            rtnetlink.IFLA_INFO_SLAVE_DATA, rtnetlink.attribute(1, b"\0") + rtnetlink.attribute(8, b"\1")
+        )
+        info = rtnetlink.attribute(rtnetlink.IFLA_INFO_SLAVE_KIND, b"bridge\0") + member
+        attrs = rtnetlink.attribute(rtnetlink.IFLA_IFNAME, b"x\0") + rtnetlink.attribute(rtnetlink.IFLA_LINKINFO, info)
         payload = struct.pack("=BxHiII", 0, 1, 7, flags, 0) + attrs
-        return codec.link(payload, 0, len(payload)).settings
+        return answers.link(payload, 0, len(payload)).settings
 
     up, running, lower_up = 0x1, 0x40, 0x10000
     assert told(up | running | lower_up)[Setting.STATE] == "disabled"
@@ -439,17 +441,17 @@ def test_a_membership_without_carrier_tells_no_state_nor_one_that_the_kernel_has
 # What reading may raise on malformed bytes: never anything else, and never no end. The kernel does not send such; who
 # gets it all the same sees "internal error" and no traceback.
 MALFORMED = (struct.error, LookupError, ValueError)
-READERS = [codec.link, codec.membership, codec.address, codec.default_route]
+READERS = [answers.link, answers.membership, answers.address, answers.default_route]
 
 
 def _read_all(data: bytes) -> None:
-    for kind, flags, _, begin, end in codec.messages(data):
+    for kind, flags, _, begin, end in rtnetlink.messages(data):
         assert begin <= end
         for reader in READERS:
             with contextlib.suppress(*MALFORMED):
                 reader(data, begin, end)
         with contextlib.suppress(*MALFORMED):
-            codec.failure(data, begin, end, flags)
+            rtnetlink.failure(data, begin, end, flags)
         assert isinstance(kind, int)
 
 
@@ -460,23 +462,23 @@ def test_garbage_ends(data: bytes) -> None:
 
 
 def _sample() -> bytes:
-    member = codec.attribute(5, b"".join(codec.attribute(number, b"\1\0\0\0") for number in (1, 4, 8, 31)))
+    member = rtnetlink.attribute(5, b"".join(rtnetlink.attribute(number, b"\1\0\0\0") for number in (1, 4, 8, 31)))
     info = (
-        codec.attribute(1, b"bridge\0")
-        + codec.attribute(2, codec.attribute(4, b"\1\0\0\0"))
-        + codec.attribute(4, b"bridge\0")
+        rtnetlink.attribute(1, b"bridge\0")
+        + rtnetlink.attribute(2, rtnetlink.attribute(4, b"\1\0\0\0"))
+        + rtnetlink.attribute(4, b"bridge\0")
         + member
     )
-    spec = codec.attribute(10, codec.attribute(2, bytes(240)) + codec.attribute(8, b"\1"))
+    spec = rtnetlink.attribute(10, rtnetlink.attribute(2, bytes(240)) + rtnetlink.attribute(8, b"\1"))
     attrs = [
-        codec.attribute(3, b"eth0\0"),
-        codec.attribute(4, b"\0\0\0\0"),
-        codec.attribute(18, info),
-        codec.attribute(26, spec),
+        rtnetlink.attribute(3, b"eth0\0"),
+        rtnetlink.attribute(4, b"\0\0\0\0"),
+        rtnetlink.attribute(18, info),
+        rtnetlink.attribute(26, spec),
     ]
-    attrs.append(codec.attribute(52, codec.attribute(53, b"alt\0")))
-    attrs.append(codec.attribute(9, struct.pack("=HBBi", 8, 0, 0, 3) * 2))
-    return codec.message(16, 0, struct.pack("=BxHiII", 0, 1, 7, 0x41, 0) + b"".join(attrs))
+    attrs.append(rtnetlink.attribute(52, rtnetlink.attribute(53, b"alt\0")))
+    attrs.append(rtnetlink.attribute(9, struct.pack("=HBBi", 8, 0, 0, 3) * 2))
+    return rtnetlink.message(16, 0, struct.pack("=BxHiII", 0, 1, 7, 0x41, 0) + b"".join(attrs))
 
 
 @given(st.data())
@@ -491,8 +493,8 @@ def test_a_message_with_any_bytes_wrong_or_missing_ends(data: st.DataObject) -> 
 
 
 def test_the_sample_is_a_good_one() -> None:
-    ((_, _, _, begin, end),) = codec.messages(_sample())
-    told = codec.link(_sample(), begin, end)
+    ((_, _, _, begin, end),) = rtnetlink.messages(_sample())
+    told = answers.link(_sample(), begin, end)
     assert told.name == "eth0"
     assert told.kind is Kind.BRIDGE
     assert told.altnames == ("alt",)
