@@ -1,7 +1,5 @@
-"""What the command line prints: text for people, JSON for programs."""
+"""What a dry run and an application come to, as text for people and as JSON for programs."""
 
-import json
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import click
 
 from reconciler.appliance.declared import Appliance
+from reconciler.console import escaped, say, say_json, write
 from reconciler.cycle import Report
 from reconciler.network import render
 from reconciler.network.diff import Change, Difference, Set
@@ -18,41 +17,11 @@ from reconciler.network.plan import Outcome, Plan, Status
 REPORT_FORMAT = "reconciler.report/1"
 
 
-def say(text: str = "", *, error: bool = False) -> None:
-    """Print lines of ours; what the terminal must not interpret, because a stranger chose it, is escaped."""
-    _print(_escaped(text, but="\n"), error=error)
-
-
-def _print(line: str, *, error: bool = False) -> None:
-    stream = sys.stderr if error else sys.stdout
-    if stream is None:
-        # Closed by whoever started us: nobody wants to know.
-        return
-    encoding = stream.encoding or "ascii"
-    click.echo(line.encode(encoding, "replace").decode(encoding), file=stream, color=_wants_color())
-
-
-def _wants_color() -> bool | None:
-    """As the conventions NO_COLOR and FORCE_COLOR have it; None: only on a terminal."""
-    if os.environ.get("NO_COLOR"):
-        return False
-    return True if os.environ.get("FORCE_COLOR") else None
-
-
-def _escaped(text: str, but: str = "") -> str:
-    return "".join(c if c.isprintable() or c in but else ascii(c)[1:-1] for c in text)
-
-
-def say_json(value: Any) -> None:
-    """Print a JSON value."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=True))
-
-
 def drift(appliance: Appliance, choice: Mapping[str, str], found: Difference) -> None:
     """A dry run as text: a line per change, the problems, and what it comes to."""
     say(_title(appliance, choice))
     for text in _lines(found.changes):
-        _print(text)
+        write(text)
     _problems(found)
     count = len(found.changes)
     if count == 0 and not found.problems:
@@ -83,7 +52,7 @@ def result(appliance: Appliance, choice: Mapping[str, str], report: Report, inte
     say(_title(appliance, choice))
     left = {_about(change) for change in report.after.changes}
     for change, text in zip(report.before.changes, _lines(report.before.changes), strict=True):
-        _print(text if _about(change) not in left else f"{text}  {click.style('not done', fg='red')}")
+        write(text if _about(change) not in left else f"{text}  {click.style('not done', fg='red')}")
     for outcome in report.outcomes:
         if outcome.status is Status.FAILED:
             say(f"failed: {_operation(outcome)}: {outcome.why}", error=True)
@@ -126,7 +95,7 @@ def _title(appliance: Appliance, choice: Mapping[str, str]) -> str:
 def _lines(changes: Iterable[Change]) -> list[str]:
     """The changes in columns: the thing, what about it, − old, + new. Escaped, and coloured."""
     lines = [render.line(change) for change in changes]
-    things = [_escaped(line.thing) for line in lines]
+    things = [escaped(line.thing) for line in lines]
     thing = max(map(len, things), default=0)
     about = max((len(line.about) for line in lines), default=0)
     return [
@@ -137,8 +106,8 @@ def _lines(changes: Iterable[Change]) -> list[str]:
 
 def _change(old: str | None, new: str | None) -> str:
     minus = "−" if (sys.stdout.encoding or "").lower().startswith("utf") else "-"
-    parts = [click.style(f"{minus} {_escaped(old)}", fg="red")] if old is not None else []
-    return "  ".join(parts + ([click.style(f"+ {_escaped(new)}", fg="green")] if new is not None else []))
+    parts = [click.style(f"{minus} {escaped(old)}", fg="red")] if old is not None else []
+    return "  ".join(parts + ([click.style(f"+ {escaped(new)}", fg="green")] if new is not None else []))
 
 
 def _about(change: Change) -> tuple[str, str]:

@@ -1,15 +1,14 @@
 """`reconcile validate`: any number of files, everything that is wrong with each."""
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler import report
 from reconciler.appliance.declared import Appliance
 from reconciler.appliance.document import Mistake, spell
 from reconciler.appliance.load import InvalidFileError, load
+from reconciler.console import say, say_json
 from reconciler.errors import HostError
 from reconciler.host.places import read_file
 
@@ -74,9 +73,9 @@ def run(paths: list[Path], *, as_json: bool) -> int:
             _say(one)
     wrong = sum(not one.valid for one in checked)
     if as_json:
-        report.say_json({"format": VALIDATION_FORMAT, "valid": not wrong, "files": [_json(one) for one in checked]})
+        say_json({"format": VALIDATION_FORMAT, "valid": not wrong, "files": [_json(one) for one in checked]})
     elif len(paths) > 1:
-        report.say(f"{len(paths) - wrong} of {len(paths)} files are valid")
+        say(f"{len(paths) - wrong} of {len(paths)} files are valid")
     return 1 if wrong else 0
 
 
@@ -84,17 +83,19 @@ def _check_all(paths: list[Path]) -> Iterator[Checked]:
     if len(paths) < _MANY:
         yield from map(check, paths)
         return
+    from concurrent.futures import ProcessPoolExecutor
+
     with ProcessPoolExecutor() as pool:
         yield from pool.map(check, paths, chunksize=16)
 
 
 def _say(one: Checked) -> None:
     if one.valid:
-        report.say(f"{one.file}: valid: {one.summary}")
+        say(f"{one.file}: valid: {one.summary}")
     elif one.unreadable:
-        report.say(one.unreadable, error=True)
+        say(one.unreadable, error=True)
     else:
-        report.say("\n".join(f"{one.file}:{mistake}" for mistake in one.mistakes), error=True)
+        say("\n".join(f"{one.file}:{mistake}" for mistake in one.mistakes), error=True)
 
 
 def _json(one: Checked) -> dict[str, Any]:
