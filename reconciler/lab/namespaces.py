@@ -201,9 +201,10 @@ class Namespace:
                 child.kill()
             child.wait()
         self._children.clear()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        # Forgotten before it is closed: an interruption between the two must not close it, or another, once more.
+        descriptor, self._fd = self._fd, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _disable_ipv6() -> None:
