@@ -155,6 +155,8 @@ class _Demo:
         begin = time.time_ns()
         yield
         self._phases.append(_Phase(what, begin, time.time_ns()))
+        # When a lost frame was sent is known from its neighbours: one more must arrive before anything happens again.
+        self._await_traffic()
 
     def _reconcile(self, *arguments: str, expect: int, says: str = "") -> None:
         """Run `reconcile` on the lab's host, show what it prints, and check how it ends and what it says."""
