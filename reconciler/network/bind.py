@@ -29,6 +29,10 @@ class Problem:
         return f"{where}{self.what}; {self.right}"
 
 
+# Codes of the problems by which it is not known which NIC a port is.
+NOT_FOUND = frozenset({"port-missing", "port-ambiguous", "port-shared"})
+
+
 class Bound(NamedTuple):
     """The desired network with the names of the live interfaces in it, less what could not be found, and why."""
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from reconciler.appliance.declared import Appliance
-from reconciler.network.bind import Bound, Problem
+from reconciler.network.bind import NOT_FOUND, Bound, Problem
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, Role, Setting, marked_by, pinned_mac
 from reconciler.network.uplinks import uplinks
 
@@ -39,8 +39,12 @@ def claim(appliance: Appliance, bound: Bound, actual: Network) -> Claims:
     kept = [_where_it_is(link) if link.switch in refused else link for link in kept]
     desired = replace(bound.desired, links=tuple(kept))
     strangers, warned = _strangers(appliance, bound, actual, own_connection)
+    # What holds somebody who must not be touched stays, too.
+    kept_in = {problem.role.name for problem in warned if problem.role}
     leftovers = tuple(
-        link for link in actual.links if is_ours(appliance, link) and link.name not in bound.desired.by_name
+        link
+        for link in actual.links
+        if is_ours(appliance, link) and link.name not in bound.desired.by_name and link.name not in kept_in
     )
     return Claims(desired, strangers, leftovers, (*problems, *warned))
 
@@ -115,14 +119,24 @@ def _strangers(
 ) -> tuple[tuple[Link, ...], tuple[Problem, ...]]:
     """Members of our switches that nobody declared there.
 
-    Who is in a switch of ours is ours to say; but not at the price of the host's own connection.
+    Who is in a switch of ours is ours to say; but not at the price of the host's own connection, and not while a port
+    was not found: its NIC may be there under another name, carrying the traffic.
     """
     ours = {link.name for link in actual.links if link.kind is Kind.BRIDGE and is_ours(appliance, link)}
     known = bound.desired.by_name
     found = [link for link in actual.links if link.switch in ours and link.name not in known]
-    kept = [link for link in found if link.name in bound.management | own_connection]
-    problems = tuple(_intruder(link) for link in kept)
-    return tuple(link for link in found if link not in kept), problems
+    own = bound.management | own_connection
+    unsure = any(problem.code in NOT_FOUND for problem in bound.problems)
+    problems = tuple(
+        _intruder(link) if link.name in own else _unknown(link) for link in found if unsure or link.name in own
+    )
+    return tuple(link for link in found if not unsure and link.name not in own), problems
+
+
+def _unknown(link: Link) -> Problem:
+    what = f"`{link.name}`, undeclared, is in our switch `{link.switch}`, and may be the port that was not found"
+    right = "it is not touched: mend the port's match first"
+    return Problem("stranger", Role("switch", link.switch or ""), what, right, link.name)
 
 
 def _intruder(link: Link) -> Problem:

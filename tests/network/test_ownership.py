@@ -205,6 +205,32 @@ def test_a_stranger_in_a_switch_of_ours_has_to_leave() -> None:
     assert after.settings[Setting.MAC] == before.settings[Setting.MAC]
 
 
+@pytest.mark.parametrize("port", ["eth0", "mgmt0"])
+def test_a_stranger_stays_while_it_may_be_a_port_that_was_not_found(port: str) -> None:
+    """A NIC that came back under another name is in its switch still, and carries the traffic."""
+    of, kernel = two_ports(), host(two_ports())
+    turn(of, kernel)
+    kernel.add("stranger0", switch="sw-inside", up=True)
+    kernel.rename(port, "renamed0")
+    before = kernel.observe()
+    report = turn(of, kernel)
+    found = {code for code, _, _ in codes(report)}
+    assert found == {"port-missing", "stranger"}
+    strangers = {problem.interface for problem in report.after.problems if problem.code == "stranger"}
+    assert strangers == {"stranger0"} | ({"renamed0"} if port == "eth0" else set())
+    assert kernel.observe() == before
+
+
+def test_a_leftover_that_holds_what_may_be_a_port_is_not_removed() -> None:
+    of, kernel = two_ports(), host(two_ports())
+    turn(of, kernel)
+    kernel.rename("sw-outside", "renamed-sw")
+    kernel.rename("eth0", "renamed0")
+    report = turn(of, kernel)
+    assert ("stranger", "switch renamed-sw", "renamed0") in codes(report)
+    assert kernel.observe().by_name["renamed0"].switch == "renamed-sw"
+
+
 @pytest.mark.parametrize("connection", ["mgmt0", "wan0"])
 def test_the_hosts_own_connection_in_a_switch_of_ours_is_told_and_left(connection: str) -> None:
     of, kernel = two_ports(), host(two_ports())
