@@ -15,7 +15,6 @@ import sys
 import time
 from array import array
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from reconciler.lab.measure import Arrivals
@@ -120,9 +119,7 @@ class Sink:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _prepare(self, blocks: int) -> None:
