@@ -5,10 +5,12 @@ process that takes a proven appliance from the store pays for neither.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 INSPECT = "inspect"
 BYPASS = "bypass"
+# Holds no port: where a fail-closed appliance goes. Made where the file declares none.
+ISOLATE = "isolate"
 DEFAULT_SEGMENT = "wire"
 
 
@@ -86,6 +88,162 @@ class Topology:
 
 
 @dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The agent's beats: over the unix socket of a virtio-serial channel, or over vsock to `port` of guest `cid`."""
+
+    interval_ms: int
+    socket: str | None = None
+    cid: int | None = None
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What libvirt tells of the VM's life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """Whether somebody holds the other end of the adapters."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestPing:
+    """The QEMU guest agent's answer, through libvirt."""
+
+    every_ms: int
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A program that ends as monitoring plugins do."""
+
+    run: tuple[str, ...]
+    every_ms: int
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    """A web server's answer to GET."""
+
+    url: str
+    status: int
+    every_ms: int
+    timeout_ms: int
+
+
+Source = Heartbeat | Domain | Carrier | GuestPing | Command | Http
+
+
+@dataclass(frozen=True, slots=True)
+class Streak:
+    """How long something must be so before it is believed: `readings` in a row, or `ms` without a break."""
+
+    readings: int | None = None
+    ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A source of evidence, and how its readings are judged.
+
+    `fails_before` and `fails_after`: whether its silence is a failure, before its first reading and after. `segment`:
+    the one it speaks of; None: all. `required`: whether it has a say of its own; one in a group speaks through that.
+    """
+
+    name: str
+    source: Source
+    fall: Streak
+    rise: Streak
+    fails_before: bool = False
+    fails_after: bool = False
+    required: bool = True
+    segment: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Signals of which `least` must be healthy."""
+
+    name: str
+    signals: tuple[str, ...]
+    least: int
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How health is judged; durations in milliseconds.
+
+    `grace_ms`: how long after a start silence says nothing. `hold_down_ms`: how long a segment must be healthy before
+    it is inspected again; doubled for each flap up to `hold_down_max_ms`. A flap is forgotten after `flap_memory_ms` of
+    undisturbed inspection.
+    """
+
+    signals: Mapping[str, Signal] = field(default_factory=dict)
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    grace_ms: int = 30_000
+    hold_down_ms: int = 30_000
+    hold_down_max_ms: int = 600_000
+    flap_memory_ms: int = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One rung of the restart ladder: a method, tried so often."""
+
+    method: str  # "reset" or "destroy-and-start"
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class OnFailure:
+    """What happens when the VM fails; durations in milliseconds.
+
+    `restart_first`: the VM is restarted before traffic leaves it, for `first_attempts` within `first_ms`. `closed`:
+    traffic stops until it is inspected again. Between attempts `backoff_ms` pass, doubled each time up to
+    `backoff_max_ms`; a started VM has `boot_timeout_ms` to become healthy.
+    """
+
+    restart_first: bool = False
+    closed: bool = False
+    ladder: tuple[Rung, ...] = ()
+    backoff_ms: int = 5_000
+    backoff_max_ms: int = 300_000
+    boot_timeout_ms: int = 120_000
+    first_attempts: int = 1
+    first_ms: int = 60_000
+
+    @property
+    def fallback(self) -> str:
+        """The topology of a segment that has failed."""
+        return ISOLATE if self.closed else BYPASS
+
+
+@dataclass(frozen=True, slots=True)
+class Libvirt:
+    """A VM that libvirt runs."""
+
+    uri: str
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """A VM that programs of the vendor's start and stop; `status` exits with 0 while it runs."""
+
+    start: tuple[str, ...]
+    stop: tuple[str, ...]
+    status: tuple[str, ...]
+    reset: tuple[str, ...] = ()
+    timeout_ms: int = 30_000
+
+
+Hypervisor = Libvirt | Programs
+
+
+@dataclass(frozen=True, slots=True)
 class Appliance:
     """One SKU, fully written out. The mappings go from the name of a thing to the thing, in the file's order."""
 
@@ -94,8 +252,16 @@ class Appliance:
     segments: Mapping[str, Segment]
     adapters: Mapping[str, Adapter]
     topologies: Mapping[str, Topology]
+    hypervisor: Hypervisor | None = None
+    health: Health = field(default_factory=Health)
+    on_failure: OnFailure = field(default_factory=OnFailure)
 
     @property
     def data_ports(self) -> tuple[str, ...]:
         """Roles of the ports that belong to a segment."""
         return tuple(role for role, port in self.ports.items() if not port.management)
+
+    @property
+    def homes(self) -> Mapping[str, str]:
+        """The segment of each adapter: the one whose traffic it inspects."""
+        return {role: switch.segment for switch in self.topologies[INSPECT].switches for role in switch.adapters}

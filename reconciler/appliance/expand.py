@@ -1,14 +1,14 @@
 """From what the vendor wrote to what it amounts to: short forms written out, defaults filled in."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from reconciler.appliance import model
+from reconciler.appliance import expand_care, model
 from reconciler.appliance.declared import (
     BYPASS,
     DEFAULT_SEGMENT,
     INSPECT,
+    ISOLATE,
     Adapter,
     Appliance,
     Match,
@@ -17,8 +17,7 @@ from reconciler.appliance.declared import (
     Switch,
     Topology,
 )
-
-_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+from reconciler.appliance.words import milliseconds
 
 
 def expand(file: model.ApplianceFile) -> Appliance:
@@ -37,7 +36,20 @@ def expand(file: model.ApplianceFile) -> Appliance:
         name: Topology(name, switches, _standby(switches, own), tuple(file.topologies[name].detached))
         for name, switches in own.items()
     }
-    return Appliance(file.appliance.sku, ports, segments, adapters, topologies)
+    on_failure = expand_care.on_failure(file)
+    if on_failure.closed and ISOLATE not in topologies:
+        detached = tuple(role for segment in segments.values() for role in segment.ports)
+        topologies[ISOLATE] = Topology(ISOLATE, (), _standby((), own), detached)
+    return Appliance(
+        file.appliance.sku,
+        ports,
+        segments,
+        adapters,
+        topologies,
+        expand_care.hypervisor(file.vm),
+        expand_care.health(file.health),
+        on_failure,
+    )
 
 
 def segments_of(file: model.ApplianceFile, data_ports: tuple[str, ...]) -> dict[str, Segment]:
@@ -82,12 +94,6 @@ def paired_name(port: str) -> str:
 def joined_name(topology: str, segment: str | None) -> str:
     """What `join: all` calls the switch of a segment; None where there is only one."""
     return f"sw-{topology}" if segment is None else f"sw-{topology}-{segment}"
-
-
-def milliseconds(duration: str) -> int:
-    """A duration of the file, such as ``200ms`` or ``5s``, in milliseconds."""
-    number, unit = re.findall(r"\d+|\D+", duration)
-    return int(number) * _UNIT_MS[unit]
 
 
 class _Places:

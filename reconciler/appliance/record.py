@@ -3,12 +3,49 @@
 from dataclasses import asdict
 from typing import Any
 
-from reconciler.appliance.declared import Adapter, Appliance, Match, Port, Segment, Switch, Topology
+from reconciler.appliance import declared
+from reconciler.appliance.declared import (
+    Adapter,
+    Appliance,
+    Group,
+    Health,
+    Hypervisor,
+    Match,
+    OnFailure,
+    Port,
+    Rung,
+    Segment,
+    Signal,
+    Source,
+    Streak,
+    Switch,
+    Topology,
+)
+
+# What a field may hold one kind or another of is stored beside the name of its class.
+_KINDS = {
+    kind.__name__: kind
+    for kind in (
+        declared.Heartbeat,
+        declared.Domain,
+        declared.Carrier,
+        declared.GuestPing,
+        declared.Command,
+        declared.Http,
+        declared.Libvirt,
+        declared.Programs,
+    )
+}
 
 
 def dump(appliance: Appliance) -> dict[str, Any]:
     """The appliance as a JSON value."""
-    return asdict(appliance)
+    data = asdict(appliance)
+    for name, signal in appliance.health.signals.items():
+        data["health"]["signals"][name]["kind"] = type(signal.source).__name__
+    if appliance.hypervisor:
+        data["hypervisor"]["kind"] = type(appliance.hypervisor).__name__
+    return data
 
 
 def parse(data: Any) -> Appliance:
@@ -26,7 +63,39 @@ def parse(data: Any) -> Appliance:
         },
         adapters={role: Adapter(**adapter) for role, adapter in data["adapters"].items()},
         topologies={name: _topology(topology) for name, topology in data["topologies"].items()},
+        hypervisor=_hypervisor(data["hypervisor"]),
+        health=_health(data["health"]),
+        on_failure=OnFailure(
+            **{**data["on_failure"], "ladder": tuple(Rung(**rung) for rung in data["on_failure"]["ladder"])}
+        ),
     )
+
+
+def _hypervisor(data: Any) -> Hypervisor | None:
+    if data is None:
+        return None
+    made = _KINDS[data.pop("kind")](**_with_tuples(data))
+    if not isinstance(made, Hypervisor):
+        raise TypeError("no hypervisor")
+    return made
+
+
+def _health(data: Any) -> Health:
+    signals = {name: _signal(signal) for name, signal in data["signals"].items()}
+    groups = {name: Group(**_with_tuples(group)) for name, group in data["groups"].items()}
+    return Health(**{**data, "signals": signals, "groups": groups})
+
+
+def _signal(data: Any) -> Signal:
+    source = _KINDS[data.pop("kind")](**_with_tuples(data["source"]))
+    if not isinstance(source, Source):
+        raise TypeError("no source of a signal")
+    return Signal(**{**data, "source": source, "fall": Streak(**data["fall"]), "rise": Streak(**data["rise"])})
+
+
+def _with_tuples(data: Any) -> dict[str, Any]:
+    """JSON knows no tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
 
 
 def _topology(data: Any) -> Topology:

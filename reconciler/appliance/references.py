@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from reconciler.appliance import references_of_care
 from reconciler.appliance.declared import DEFAULT_SEGMENT
 from reconciler.appliance.document import Document, Mistake, Path, spell
 from reconciler.appliance.expand import joined_name, paired_name
-from reconciler.appliance.model import REQUIRED_TOPOLOGIES, ROLE
+from reconciler.appliance.fields import ROLE
+from reconciler.appliance.model import REQUIRED_TOPOLOGIES
+from reconciler.appliance.raw import get, items, mapping
 from reconciler.appliance.words import Guesser, shown
 
 
@@ -20,12 +23,13 @@ def mistakes(document: Document) -> Iterator[Mistake]:
     """Everything in `document` that refers to nothing, to the wrong kind of thing, or to one thing twice."""
     names = _Names.of(document.data)
     yield from _segments(document, names)
-    topologies = _mapping(document.data, "topologies")
-    if isinstance(_get(document.data, "topologies"), dict):
+    topologies = mapping(document.data, "topologies")
+    if isinstance(get(document.data, "topologies"), dict):
         yield from _required(document, names, tuple(topologies))
     for topology, form in topologies.items():
         yield from _topology(document, names, topology, form)
     yield from _unique(document, names)
+    yield from references_of_care.mistakes(document, tuple(names.segments))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +48,14 @@ class _Names:
 
     @classmethod
     def of(cls, data: Any) -> "_Names":
-        ports = _mapping(data, "ports")
+        ports = mapping(data, "ports")
         data_ports = dict.fromkeys(role for role, port in ports.items() if _is_data(port))
-        written = _mapping(data, "segments")
+        written = mapping(data, "segments")
         segments = {name: tuple(role for _, role in _segment_roles((), value)) for name, value in written.items()}
         if not segments:
             segments = {DEFAULT_SEGMENT: tuple(data_ports)}
-        adapters = _mapping(data, "vm", "adapters")
-        readable = {"port": _get(data, "ports"), "adapter": _get(_get(data, "vm"), "adapters")}
+        adapters = mapping(data, "vm", "adapters")
+        readable = {"port": get(data, "ports"), "adapter": get(get(data, "vm"), "adapters")}
         unreadable = frozenset(kind for kind, section in readable.items() if not isinstance(section, dict))
         unsure = frozenset(role for role, port in ports.items() if _is_unsure(port))
         return cls(dict.fromkeys(ports), data_ports, dict.fromkeys(adapters), segments, unsure, unreadable)
@@ -63,7 +67,7 @@ class _Names:
 
 def _is_data(port: Any) -> bool:
     # A misspelt role was meant to say something else than the default.
-    return _get(port, "role") in (None, "data")
+    return get(port, "role") in (None, "data")
 
 
 def _is_unsure(port: Any) -> bool:
@@ -72,7 +76,7 @@ def _is_unsure(port: Any) -> bool:
 
 
 def _segments(document: Document, names: _Names) -> Iterator[Mistake]:
-    written = _mapping(document.data, "segments")
+    written = mapping(document.data, "segments")
     if not written:
         if len(names.data_ports) < 2 and len(names.ports) >= 2:
             what = f"{len(names.data_ports)} data port(s)"
@@ -108,21 +112,21 @@ def _required(document: Document, names: _Names, topologies: tuple[str, ...]) ->
 
 def _topology(document: Document, names: _Names, topology: str, form: Any) -> Iterator[Mistake]:
     root: Path = ("topologies", topology)
-    for name, switch in _mapping(form, "switches").items():
+    for name, switch in mapping(form, "switches").items():
         path = (*root, "switches", name)
-        yield from _roles(document, names, (*path, "ports"), _get(switch, "ports"), "port")
-        yield from _roles(document, names, (*path, "adapters"), _get(switch, "adapters"), "adapter")
+        yield from _roles(document, names, (*path, "ports"), get(switch, "ports"), "port")
+        yield from _roles(document, names, (*path, "adapters"), get(switch, "adapters"), "adapter")
         if isinstance(switch, dict) and not any(switch.values()):
             right = "give it members or remove it"
             yield Mistake(document.key(path), path, "a switch without ports or adapters", right)
-    yield from _roles(document, names, (*root, "detached"), _get(form, "detached"), "port")
+    yield from _roles(document, names, (*root, "detached"), get(form, "detached"), "port")
     yield from _short_form(document, names, topology, form)
 
 
 def _roles(document: Document, names: _Names, path: Path, value: Any, kind: str) -> Iterator[Mistake]:
     """A list of roles: all known, none twice."""
     seen: set[str] = set()
-    for at, role in _items(path, value):
+    for at, role in items(path, value):
         yield from _known(document, names, at, role, kind)
         if role in seen:
             yield Mistake(document.value(at), at, f"{shown(role)} stands twice in this list", "remove one")
@@ -130,8 +134,8 @@ def _roles(document: Document, names: _Names, path: Path, value: Any, kind: str)
 
 
 def _short_form(document: Document, names: _Names, topology: str, form: Any) -> Iterator[Mistake]:
-    left_out = {role for _, role in _items((), _get(form, "detached"))}
-    if _get(form, "pair") == "all":
+    left_out = {role for _, role in items((), get(form, "detached"))}
+    if get(form, "pair") == "all":
         path: Path = ("topologies", topology, "pair")
         for role in names.data_ports:
             if role in left_out:
@@ -140,7 +144,7 @@ def _short_form(document: Document, names: _Names, topology: str, form: Any) -> 
                 right = f"declare vm.adapters.{role}, or list the port under `detached`, or write `switches` out"
                 yield Mistake(document.value(path), path, f"the port `{role}` has no adapter of its name", right)
             yield from _made_name(document, path, paired_name(role))
-    if _get(form, "join") == "all":
+    if get(form, "join") == "all":
         path = ("topologies", topology, "join")
         for segment in names.segments:
             yield from _made_name(document, path, names.switch_of(topology, segment))
@@ -161,15 +165,15 @@ def _unique(document: Document, names: _Names) -> Iterator[Mistake]:
         if first != owner:
             what = f"the interface name `{name}` is that of {first} too"
             yield Mistake(document.value(path), path, what, "interface names are unique on a host: choose another")
-    adapters = _mapping(document.data, "vm", "adapters")
+    adapters = mapping(document.data, "vm", "adapters")
     yield from _one_each(document, "mac", {("vm", "adapters", role): adapter for role, adapter in adapters.items()})
-    ports = _mapping(document.data, "ports")
-    matches: dict[Path, Any] = {("ports", role, "match"): _get(port, "match") for role, port in ports.items()}
+    ports = mapping(document.data, "ports")
+    matches: dict[Path, Any] = {("ports", role, "match"): get(port, "match") for role, port in ports.items()}
     for key in ("pci", "mac", "name"):
         yield from _one_each(document, key, matches)
     counted: dict[Path, Any] = {}
     for path, match in matches.items():
-        driver, index = _get(match, "driver"), _get(match, "index")
+        driver, index = get(match, "driver"), get(match, "index")
         if isinstance(driver, str) and isinstance(index, int):
             counted[path] = {"index": f"{driver} {index}"}
     yield from _one_each(document, "index", counted)
@@ -179,7 +183,7 @@ def _one_each(document: Document, key: str, things: dict[Path, Any]) -> Iterator
     """No two of `things` have the same text at `key`."""
     seen: dict[str, Path] = {}
     for path, thing in things.items():
-        value = _get(thing, key)
+        value = get(thing, key)
         if not isinstance(value, str):
             continue
         first = seen.setdefault(value.lower() if key in ("pci", "mac") else value, path)
@@ -190,23 +194,23 @@ def _one_each(document: Document, key: str, things: dict[Path, Any]) -> Iterator
 
 def _interfaces(data: Any, names: _Names) -> Iterator[tuple[str, Path, str]]:
     """Every interface name that the file makes or relies on: the name, where it stands, whose it is."""
-    for role, port in _mapping(data, "ports").items():
-        name = _get(_get(port, "match"), "name")
+    for role, port in mapping(data, "ports").items():
+        name = get(get(port, "match"), "name")
         if isinstance(name, str):
             yield name, ("ports", role, "match", "name"), f"the port `{role}`"
-    for role, adapter in _mapping(data, "vm", "adapters").items():
+    for role, adapter in mapping(data, "vm", "adapters").items():
         for key in ("tap", "interface"):
-            name = _get(adapter, key)
+            name = get(adapter, key)
             if isinstance(name, str):
                 yield name, ("vm", "adapters", role, key), f"the adapter `{role}`"
-    for topology, form in _mapping(data, "topologies").items():
+    for topology, form in mapping(data, "topologies").items():
         root: Path = ("topologies", topology)
-        for name in _mapping(form, "switches"):
+        for name in mapping(form, "switches"):
             yield name, (*root, "switches", name), "a switch"
-        if _get(form, "pair") == "all":
+        if get(form, "pair") == "all":
             for role in names.data_ports:
                 yield paired_name(role), (*root, "pair"), "a switch"
-        if _get(form, "join") == "all":
+        if get(form, "join") == "all":
             for segment in names.segments:
                 yield names.switch_of(topology, segment), (*root, "join"), "a switch"
 
@@ -220,22 +224,7 @@ def _known(document: Document, names: _Names, path: Path, role: str, kind: str) 
         yield Mistake(document.value(path), path, f"no {kind} is called {shown(role)}", right)
 
 
-def _get(data: Any, key: str) -> Any:
-    return data.get(key) if isinstance(data, dict) else None
-
-
-def _mapping(data: Any, *keys: str) -> dict[str, Any]:
-    for key in keys:
-        data = _get(data, key)
-    return data if isinstance(data, dict) else {}
-
-
-def _items(path: Path, data: Any) -> Iterator[tuple[Path, str]]:
-    if isinstance(data, list):
-        yield from (((*path, index), item) for index, item in enumerate(data) if isinstance(item, str))
-
-
 def _segment_roles(path: Path, value: Any) -> Iterator[tuple[Path, str]]:
     if isinstance(value, dict):
-        return _items((*path, "ports"), value.get("ports"))
-    return _items(path, value)
+        return items((*path, "ports"), value.get("ports"))
+    return items(path, value)

@@ -48,7 +48,7 @@ def keys_at(root: Schema, path: tuple[str | int, ...]) -> list[str]:
     """Which keys the schema knows for the mapping at `path`; none where keys are free."""
     node = _resolve(root, root)
     for step in path:
-        inner = node.get("properties", {}).get(step)
+        inner = node.get("properties", {}).get(step) or _kind(root, node, step)
         if inner is None:
             inner = next(iter(node.get("patternProperties", {}).values()), None)
         if inner is None and isinstance(step, int):
@@ -57,6 +57,15 @@ def keys_at(root: Schema, path: tuple[str | int, ...]) -> list[str]:
             return []
         node = _resolve(root, inner)
     return list(node.get("properties", {}))
+
+
+def _kind(root: Schema, node: Schema, step: str | int) -> Schema | None:
+    """Of the kinds of thing that `node` may be, the one called `step`: pydantic names it in its paths."""
+    for choice in node.get("oneOf", ()):
+        kind = _resolve(root, choice)
+        if kind.get("properties", {}).get("kind", {}).get("const") == step:
+            return kind
+    return None
 
 
 def _resolve(root: Schema, node: Schema) -> Schema:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from reconciler.appliance import schema
+from reconciler.appliance.care import SIGNAL_KINDS
 from reconciler.appliance.document import Document, Mistake, Path, Position
 from reconciler.appliance.model import ApplianceFile
 from reconciler.appliance.words import Guesser, kind, shown
@@ -54,7 +55,7 @@ def mistakes(document: Document, errors: Iterable[ErrorDetails]) -> Iterator[Mis
     for error in ordered:
         path = _path(document, error)
         if error["type"] == "extra_forbidden":
-            keys = schema.keys_at(known, path[:-1])
+            keys = schema.keys_at(known, error["loc"][:-1])
             guess = guesser.closest(str(path[-1]), keys)
             meant |= {(*path[:-1], guess)} if guess else set()
             yield _unknown_key(document, path, keys, guess)
@@ -84,6 +85,9 @@ def _path(document: Document, error: ErrorDetails) -> Path:
     # A segment written as a list is a mapping with `ports` to the model, not in the file.
     if len(loc) > 2 and loc[0] == "segments" and loc[2] == "ports" and (*loc[:2], "ports") not in document.keys:
         return (*loc[:2], *loc[3:])
+    # To pydantic, the kind of a signal is a step on the way to its keys.
+    if len(loc) > 3 and loc[:2] == ("health", "signals") and loc[3] in SIGNAL_KINDS:
+        return (*loc[:3], *loc[4:])
     return loc
 
 
@@ -102,6 +106,16 @@ def _explain(document: Document, path: Path, error: ErrorDetails, guesser: Guess
     if code in _EXPECTED:
         right = "YAML 1.2 knows only `true` and `false`" if code == "bool_type" and isinstance(found, str) else ""
         return Mistake(place, path, f"expected {_EXPECTED[code]}, found {kind(found)}", right)
+    if code == "union_tag_not_found" and not isinstance(found, dict):
+        return Mistake(place, path, f"expected a mapping, found {kind(found)}", "")
+    if code == "union_tag_not_found":
+        return Mistake(place, path, "the key `kind` is missing", f"one of {', '.join(SIGNAL_KINDS)}")
+    if code == "union_tag_invalid":
+        guess = guesser.closest(str(context["tag"]), SIGNAL_KINDS)
+        right = f"did you mean `{guess}`?" if guess else f"one of {', '.join(SIGNAL_KINDS)}"
+        return Mistake(
+            document.value((*path, "kind")), (*path, "kind"), f"no kind of signal: {shown(context['tag'])}", right
+        )
     if code == "literal_error":
         return _literal(place, path, str(context["expected"]), found, guesser)
     if code in _LIMITS:

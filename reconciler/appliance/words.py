@@ -1,6 +1,7 @@
 """Words for people: hostile text made fit for a terminal, values named as YAML names them, the word that was meant."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -9,6 +10,8 @@ from typing import Any
 # Comparing one word with 500 takes about 5 ms; files that need more of it than this are not misspelt but broken.
 MAX_GUESSES = 100
 MAX_CANDIDATES = 500
+
+_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 
 
 def show(text: str, limit: int = 60) -> str:
@@ -26,6 +29,12 @@ def kind(value: Any) -> str:
     """What a value of the file is, in the words of YAML."""
     names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
     return "nothing" if value is None else names.get(type(value), "something else")
+
+
+def milliseconds(duration: str) -> int:
+    """A duration of the file, such as ``200ms`` or ``5s``, in milliseconds."""
+    number, unit = re.findall(r"\d+|\D+", duration)
+    return int(number) * _UNIT_MS[unit]
 
 
 @dataclass(slots=True)

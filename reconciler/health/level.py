@@ -1,0 +1,124 @@
+"""An event, and the time that has passed, become the level that the policy decides by."""
+
+from dataclasses import replace
+from typing import assert_never
+
+from reconciler.appliance.declared import Command, GuestPing, Heartbeat, Http
+from reconciler.health import verdict
+from reconciler.health.signal import Reading, Rebooted
+from reconciler.health.signal import State as Colour
+from reconciler.health.state import (
+    Decision,
+    Declared,
+    Event,
+    HoldPlaced,
+    HoldReleased,
+    RestartEnded,
+    Rules,
+    State,
+    Tick,
+    Vm,
+    begin,
+)
+from reconciler.health.verdict import Track
+
+_UNHEARD = Track()
+
+
+def absorbed(state: State, event: Event, said: list[Decision]) -> State:
+    """The state after an event, before anybody has thought about it; what is to be told goes to `said`."""
+    match event:
+        case Reading():
+            return _heard(state, event)
+        case Rebooted():
+            return _rebooted(state, event)
+        case HoldPlaced(hold, segment):
+            names = [name for name in state.segments if segment in (None, name)]
+            said += [Decision(f"held on {hold.topology} by {hold.owner}: {hold.reason}", (), name) for name in names]
+            return replace(state, holds={**state.holds, **dict.fromkeys(names, hold)})
+        case HoldReleased(owner, segment):
+            gone = [name for name in state.holds if segment in (None, name)]
+            said += [Decision(f"hold released by {owner}", (), name) for name in gone]
+            return replace(state, holds={name: hold for name, hold in state.holds.items() if name not in gone})
+        case Declared(rules):
+            return _declared(state, rules)
+        case Tick() | RestartEnded():
+            return state
+        case _:
+            assert_never(event)
+
+
+def _heard(state: State, reading: Reading) -> State:
+    signal = state.rules.health.signals.get(reading.signal)
+    key = (reading.signal, reading.segment)
+    if signal is None or key not in state.rules.keys:
+        # A source that is on its way out after a reload.
+        return state
+    track = verdict.hear(signal, state.tracks.get(key, Track()), reading, state.now_ms)
+    return replace(state, tracks={**state.tracks, key: track})
+
+
+def _rebooted(state: State, event: Rebooted) -> State:
+    """What was heard from inside the VM is void: it is dark now, whatever it said last."""
+    tracks = dict(state.tracks)
+    for name, segment in state.rules.keys:
+        signal = state.rules.health.signals[name]
+        if isinstance(signal.source, Heartbeat | GuestPing | Command | Http):
+            dark = Reading(name, Colour.FAILED, event.reason, segment)
+            heard = verdict.hear(signal, tracks.get((name, segment), Track()), dark, state.now_ms)
+            tracks[name, segment] = replace(heard, believed=Colour.FAILED)
+    return replace(state, tracks=tracks)
+
+
+def _declared(state: State, rules: Rules) -> State:
+    """What the new rules do not know is forgotten; new segments begin as at a first start."""
+    new = begin(rules, dict.fromkeys(rules.segments), state.now_ms)
+    keys = set(rules.keys)
+    return replace(
+        new,
+        # Silence of a signal that is new is as it is after a start; the others' was judged already.
+        segments={name: state.segments.get(name, segment) for name, segment in new.segments.items()},
+        vm=state.vm if rules.on_failure.ladder else Vm(),
+        tracks={key: track for key, track in state.tracks.items() if key in keys},
+        holds={
+            name: hold
+            for name, hold in state.holds.items()
+            if name in rules.segments and hold.topology in rules.topologies
+        },
+    )
+
+
+def judged(state: State, said: list[Decision]) -> State:
+    """The state at its `now_ms`: holds expired, silence heard, verdicts given."""
+    return _judged(_settled(_expired(state, said), said))
+
+
+def _expired(state: State, said: list[Decision]) -> State:
+    over = [name for name, hold in state.holds.items() if hold.until_ms <= state.now_ms]
+    if not over:
+        return state
+    said += [Decision(f"the hold of {state.holds[name].owner} is over", (), name) for name in over]
+    return replace(state, holds={name: hold for name, hold in state.holds.items() if name not in over})
+
+
+def _settled(state: State, said: list[Decision]) -> State:
+    signals, now = state.rules.health.signals, state.now_ms
+    changed = {}
+    for key in state.rules.keys:
+        track = state.tracks.get(key, _UNHEARD)
+        settled = verdict.settle(signals[key[0]], track, now, state.grace_end_ms)
+        if settled is not track:
+            changed[key] = settled
+            if settled.believed is not track.believed:
+                why = (verdict.evidence(signals[key[0]], settled, now),)
+                said.append(Decision(f"{key[0]} is {settled.believed}", why, key[1]))
+    return replace(state, tracks={**state.tracks, **changed}) if changed else state
+
+
+def _judged(state: State) -> State:
+    changed = {}
+    for name, segment in state.segments.items():
+        found = verdict.judge(state.rules.health, state.tracks, name)
+        if found != segment.verdict:
+            changed[name] = replace(segment, verdict=found)
+    return replace(state, segments={**state.segments, **changed}) if changed else state

@@ -1,0 +1,350 @@
+"""Which topology each segment shall have, and what is done about the VM: the one state machine of this project.
+
+    step(state, event, now) -> (state, effects)
+
+Theory. An appliance is described by two regions that run side by side, as in a statechart:
+
+- each *segment* is on a course of its own: inspected, or past the VM, or on its way back;
+- the *VM* is in one phase: well, or somewhere on the ladder of restarts, or left alone on purpose.
+
+Nothing else is remembered, apart from what the signals told (their tracks) and the operator's holds. Each step first
+absorbs its event, then brings tracks and verdicts up to `now`, and then asks the table, first for the VM, then for each
+segment, until nothing moves any more. What stands on the left of the table is the *level* (the verdict as it is now),
+not an edge: a lost event delays a decision until the next one, and never makes it wrong.
+
+    segment            VM
+    INSPECT            STEADY       nothing to do
+    ENDURE  failed, but the VM is restarted first        SETTLING     failed; who or what did it is not known yet
+    FALLBACK           WAITING      before the next attempt
+    PROVING  healthy, hold-down running                  RESTARTING   the hypervisor is at it
+                       BOOTING      started or rebooted, not healthy yet
+                       STOOD_DOWN   an operator stopped, paused or moved it
+                       GIVEN_UP     the ladder is used up
+
+    choice = the hold, where there is one; else `inspect` in INSPECT and ENDURE, else the fallback
+
+Why it cannot go wrong:
+
+- *Never late.* FAILED leads to FALLBACK from every course, in the step in which the verdict fails. Only ENDURE waits:
+  it is entered only where the file says `restart-then-bypass`, and only while a restart is to come (`_spared`).
+- *Never hasty.* INSPECT is entered from FALLBACK only through PROVING, which any other verdict than healthy ends, and
+  which lasts for the hold-down: doubled with every flap, up to a bound.
+- *Never more restarts than declared.* RESTARTING is entered only by OVERDUE, which is what a passed deadline is called
+  while attempts are left; entering it uses one up. They come back when every segment is inspected again.
+- *Never against an operator.* A deliberate failure leads to STOOD_DOWN; while a hold stands, deadlines of the VM do not
+  count.
+- *Unknown changes nothing* but ending PROVING: a segment whose signals are all absent stays where it is.
+
+A failure is not acted upon at once by a restart: a VM that was shut down, or that reboots, looks like a dead one until
+libvirt has told (0.2 s later, as measured), and behind the bypass nobody waits for it.
+
+All times are milliseconds of one clock that never steps.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import Enum
+from typing import assert_never
+
+from reconciler.appliance.declared import INSPECT
+from reconciler.health import level, verdict
+from reconciler.health.signal import Reading, Rebooted
+from reconciler.health.signal import State as Colour
+from reconciler.health.state import (
+    Choose,
+    Course,
+    Decision,
+    Declared,
+    Effect,
+    Event,
+    Phase,
+    Restart,
+    RestartEnded,
+    Rules,
+    Segment,
+    State,
+    Vm,
+)
+
+# libvirt tells who stopped a VM up to 254 ms after its tap has died, and of a reboot after 300 ms.
+SETTLE_MS = 1_000
+# Drivers have time limits of their own; this is for an answer that got lost.
+LOST_MS = 600_000
+_MAX_DOUBLINGS = 20
+
+
+class Seen(Enum):
+    """What a segment's course is asked about: its verdict, and what follows from it."""
+
+    HEALTHY = 1
+    UNKNOWN = 2
+    FAILED = 3
+    SPARED = 4  # failed, but the VM is restarted before the traffic leaves it
+    PROVEN = 5  # healthy, and the hold-down is over
+
+
+class Felt(Enum):
+    """What the VM's phase is asked about."""
+
+    HEALTHY = 1  # every segment is
+    UNKNOWN = 2  # not every segment is healthy, and not every one has failed
+    FAILED = 3  # every segment has
+    OVERDUE = 4  # failed, the phase's deadline has passed, and an attempt is left
+    EXHAUSTED = 5  # the same, and none is left
+    DELIBERATE = 6  # failed, and it is an operator's doing
+    REBOOTED = 7  # the VM reboots by itself
+    DONE = 8  # the hypervisor has restarted it
+    REFUSED = 9  # the hypervisor could not
+
+
+C, P, S, F = Course, Phase, Seen, Felt
+
+# fmt: off
+COURSES: Mapping[tuple[Course, Seen], Course] = {
+    (C.INSPECT, S.HEALTHY): C.INSPECT,    (C.ENDURE, S.HEALTHY): C.INSPECT,
+    (C.INSPECT, S.UNKNOWN): C.INSPECT,    (C.ENDURE, S.UNKNOWN): C.ENDURE,
+    (C.INSPECT, S.FAILED):  C.FALLBACK,   (C.ENDURE, S.FAILED):  C.FALLBACK,
+    (C.INSPECT, S.SPARED):  C.ENDURE,     (C.ENDURE, S.SPARED):  C.ENDURE,
+
+    (C.FALLBACK, S.HEALTHY): C.PROVING,   (C.PROVING, S.HEALTHY): C.PROVING,
+    (C.FALLBACK, S.UNKNOWN): C.FALLBACK,  (C.PROVING, S.UNKNOWN): C.FALLBACK,
+    (C.FALLBACK, S.FAILED):  C.FALLBACK,  (C.PROVING, S.FAILED):  C.FALLBACK,
+                                          (C.PROVING, S.PROVEN):  C.INSPECT,
+}
+
+PHASES: Mapping[tuple[Phase, Felt], Phase] = {
+    (P.STEADY, F.HEALTHY):         P.STEADY,      (P.SETTLING, F.HEALTHY):      P.STEADY,
+    (P.STEADY, F.UNKNOWN):         P.STEADY,      (P.SETTLING, F.UNKNOWN):      P.STEADY,
+    (P.STEADY, F.FAILED):          P.SETTLING,    (P.SETTLING, F.FAILED):       P.SETTLING,
+                                                  (P.SETTLING, F.OVERDUE):      P.RESTARTING,
+                                                  (P.SETTLING, F.EXHAUSTED):    P.GIVEN_UP,
+    (P.STEADY, F.DELIBERATE):      P.STOOD_DOWN,  (P.SETTLING, F.DELIBERATE):   P.STOOD_DOWN,
+    (P.STEADY, F.REBOOTED):        P.BOOTING,     (P.SETTLING, F.REBOOTED):     P.BOOTING,
+    (P.STEADY, F.DONE):            P.STEADY,      (P.SETTLING, F.DONE):         P.SETTLING,
+    (P.STEADY, F.REFUSED):         P.STEADY,      (P.SETTLING, F.REFUSED):      P.SETTLING,
+
+    (P.WAITING, F.HEALTHY):        P.STEADY,      (P.RESTARTING, F.HEALTHY):    P.RESTARTING,
+    (P.WAITING, F.UNKNOWN):        P.WAITING,     (P.RESTARTING, F.UNKNOWN):    P.RESTARTING,
+    (P.WAITING, F.FAILED):         P.WAITING,     (P.RESTARTING, F.FAILED):     P.RESTARTING,
+    (P.WAITING, F.OVERDUE):        P.RESTARTING,  (P.RESTARTING, F.OVERDUE):    P.WAITING,
+    (P.WAITING, F.EXHAUSTED):      P.GIVEN_UP,    (P.RESTARTING, F.EXHAUSTED):  P.GIVEN_UP,
+    (P.WAITING, F.DELIBERATE):     P.STOOD_DOWN,  (P.RESTARTING, F.DELIBERATE): P.RESTARTING,
+    (P.WAITING, F.REBOOTED):       P.BOOTING,     (P.RESTARTING, F.REBOOTED):   P.RESTARTING,
+    (P.WAITING, F.DONE):           P.WAITING,     (P.RESTARTING, F.DONE):       P.BOOTING,
+    (P.WAITING, F.REFUSED):        P.WAITING,     (P.RESTARTING, F.REFUSED):    P.WAITING,
+
+    (P.BOOTING, F.HEALTHY):        P.STEADY,      (P.STOOD_DOWN, F.HEALTHY):    P.STEADY,
+    (P.BOOTING, F.UNKNOWN):        P.BOOTING,     (P.STOOD_DOWN, F.UNKNOWN):    P.STOOD_DOWN,
+    (P.BOOTING, F.FAILED):         P.BOOTING,     (P.STOOD_DOWN, F.FAILED):     P.BOOTING,
+    (P.BOOTING, F.OVERDUE):        P.WAITING,
+    (P.BOOTING, F.EXHAUSTED):      P.GIVEN_UP,
+    (P.BOOTING, F.DELIBERATE):     P.STOOD_DOWN,  (P.STOOD_DOWN, F.DELIBERATE): P.STOOD_DOWN,
+    (P.BOOTING, F.REBOOTED):       P.BOOTING,     (P.STOOD_DOWN, F.REBOOTED):   P.BOOTING,
+    (P.BOOTING, F.DONE):           P.BOOTING,     (P.STOOD_DOWN, F.DONE):       P.STOOD_DOWN,
+    (P.BOOTING, F.REFUSED):        P.BOOTING,     (P.STOOD_DOWN, F.REFUSED):    P.STOOD_DOWN,
+
+    # Only who repairs it by hand leads out of here.
+    (P.GIVEN_UP, F.HEALTHY):       P.STEADY,      (P.GIVEN_UP, F.DELIBERATE):   P.GIVEN_UP,
+    (P.GIVEN_UP, F.UNKNOWN):       P.GIVEN_UP,    (P.GIVEN_UP, F.REBOOTED):     P.GIVEN_UP,
+    (P.GIVEN_UP, F.FAILED):        P.GIVEN_UP,    (P.GIVEN_UP, F.DONE):         P.GIVEN_UP,
+                                                  (P.GIVEN_UP, F.REFUSED):      P.GIVEN_UP,
+}
+# fmt: on
+
+
+def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...]]:
+    """The state after an event, and what is to be done. `now` may not lie before the last step's; if so, it is that."""
+    choice = state.choice
+    said: list[Decision] = []
+    restarts: list[Restart] = []
+    state = level.judged(level.absorbed(replace(state, now_ms=max(now, state.now_ms)), event, said), said)
+    if state.rules.on_failure.ladder:
+        state = _turn_vm(state, event, said, restarts)
+    for name in state.segments:
+        state = _turn_segment(state, name, said)
+    state = _recover(state)
+    chosen = [Choose(state.choice)] if state.choice != choice or isinstance(event, Declared) else []
+    return state, (*chosen, *restarts, *said)
+
+
+def due(state: State) -> int | None:
+    """When a `Tick` is needed although nothing happens; None: not before something does."""
+    rules, moments = state.rules, [hold.until_ms for hold in state.holds.values()]
+    for key, track in state.tracks.items():
+        moment = verdict.due(rules.health.signals[key[0]], track, state.grace_end_ms)
+        moments += [moment] if moment is not None else []
+    for segment in state.segments.values():
+        if segment.course is Course.PROVING:
+            moments.append(segment.since_ms + hold_down(rules, segment))
+        elif segment.course is Course.ENDURE:
+            moments.append(segment.since_ms + rules.on_failure.first_ms)
+    if state.vm.due_ms is not None and not state.holds:
+        moments.append(state.vm.due_ms)
+    # What is due already waits for something else than time.
+    return min((moment for moment in moments if moment > state.now_ms), default=None)
+
+
+def hold_down(rules: Rules, segment: Segment) -> int:
+    """How long a segment must be healthy before it is inspected again, in milliseconds."""
+    health = rules.health
+    return min(health.hold_down_ms << min(segment.flaps, _MAX_DOUBLINGS), health.hold_down_max_ms)
+
+
+def explain(state: State, name: str) -> tuple[Reading, ...]:
+    """The readings that a segment's verdict rests on."""
+    return verdict.reasons(state.rules.health, state.tracks, name, state.segments[name].verdict, state.now_ms)
+
+
+# The VM turns
+
+
+def _turn_vm(state: State, event: Event, said: list[Decision], restarts: list[Restart]) -> State:
+    told = _told(event)
+    if told:
+        state = _moved_vm(state, PHASES[state.vm.phase, told], event, said, restarts)
+    while True:
+        phase = PHASES[state.vm.phase, _felt(state)]
+        if phase is state.vm.phase:
+            return state
+        state = _moved_vm(state, phase, event, said, restarts)
+
+
+def _told(event: Event) -> Felt | None:
+    """What an event says of the VM by itself."""
+    if isinstance(event, Rebooted):
+        return Felt.REBOOTED
+    if isinstance(event, RestartEnded):
+        return Felt.DONE if event.done else Felt.REFUSED
+    return None
+
+
+def _felt(state: State) -> Felt:
+    """What the verdicts, and the time, say of the VM."""
+    verdicts = [segment.verdict for segment in state.segments.values()]
+    if all(one.state is Colour.HEALTHY for one in verdicts):
+        return Felt.HEALTHY
+    if not all(one.state is Colour.FAILED for one in verdicts):
+        return Felt.UNKNOWN
+    if any(one.deliberate for one in verdicts):
+        return Felt.DELIBERATE
+    vm = state.vm
+    if vm.due_ms is None or state.now_ms < vm.due_ms or state.holds:
+        return Felt.FAILED
+    return Felt.OVERDUE if _method(state.rules, vm.attempts + 1) else Felt.EXHAUSTED
+
+
+def _method(rules: Rules, attempt: int) -> str | None:
+    """How the ladder has the VM restarted in this attempt, the first being 1; None when it is used up."""
+    for rung in rules.on_failure.ladder:
+        if attempt <= rung.attempts:
+            return rung.method
+        attempt -= rung.attempts
+    return None
+
+
+def _moved_vm(state: State, phase: Phase, event: Event, said: list[Decision], restarts: list[Restart]) -> State:
+    """The VM in its next phase, with the phase's deadline, and what is said and done on entering it."""
+    old, now, rules = state.vm, state.now_ms, state.rules.on_failure
+    if phase is old.phase:
+        return state
+    attempts = old.attempts + (phase is Phase.RESTARTING)
+    lasts = {
+        Phase.SETTLING: max(SETTLE_MS, state.grace_end_ms - now),
+        Phase.WAITING: min(rules.backoff_ms << min(max(attempts - 1, 0), _MAX_DOUBLINGS), rules.backoff_max_ms),
+        Phase.RESTARTING: LOST_MS,
+        Phase.BOOTING: rules.boot_timeout_ms,
+    }
+    due_ms = now + lasts[phase] if phase in lasts else None
+    if phase is Phase.RESTARTING and (method := _method(state.rules, attempts)):
+        restarts.append(Restart(method, attempts))
+    why = tuple(dict.fromkeys(reading for name in state.segments for reading in explain(state, name)))
+    said.append(Decision(_words(state, phase, attempts, event), why))
+    return replace(state, vm=Vm(phase, now, due_ms, attempts))
+
+
+def _words(state: State, phase: Phase, attempts: int, event: Event) -> str:
+    rungs = sum(rung.attempts for rung in state.rules.on_failure.ladder)
+    refused = f" ({event.reason})" if isinstance(event, RestartEnded) and not event.done else ""
+    match phase:
+        case Phase.STEADY:
+            return "the VM is well again" if _felt(state) is Felt.HEALTHY else "the VM serves some segments again"
+        case Phase.SETTLING:
+            return "the VM has failed"
+        case Phase.WAITING:
+            return f"restart {attempts} of {rungs} did not help{refused}; waiting before the next"
+        case Phase.RESTARTING:
+            return f"restarting the VM: {_method(state.rules, attempts)}, attempt {attempts} of {rungs}"
+        case Phase.BOOTING:
+            return f"the VM boots: {event.reason}" if isinstance(event, Rebooted) else "the VM boots"
+        case Phase.STOOD_DOWN:
+            return "the VM was stopped, paused or moved on purpose: it is not restarted"
+        case Phase.GIVEN_UP:
+            return f"given up after {attempts} of {rungs} restarts{refused}: repair the VM by hand"
+        case _:
+            assert_never(phase)
+
+
+def _recover(state: State) -> State:
+    """Attempts come back when all is well: the VM healthy, and every segment inspected."""
+    if state.vm.attempts == 0 or state.vm.phase is not Phase.STEADY:
+        return state
+    if any(segment.course is not Course.INSPECT for segment in state.segments.values()):
+        return state
+    return replace(state, vm=replace(state.vm, attempts=0)) if _felt(state) is Felt.HEALTHY else state
+
+
+# The segments turn
+
+
+def _turn_segment(state: State, name: str, said: list[Decision]) -> State:
+    while True:
+        segment = state.segments[name]
+        course = COURSES[segment.course, _seen(state, segment)]
+        if course is segment.course:
+            return state
+        state = replace(state, segments={**state.segments, name: _moved_segment(state, name, segment, course, said)})
+
+
+def _seen(state: State, segment: Segment) -> Seen:
+    match segment.verdict.state:
+        case Colour.HEALTHY | Colour.DEGRADED:
+            over = segment.since_ms + hold_down(state.rules, segment) <= state.now_ms
+            return Seen.PROVEN if segment.course is Course.PROVING and over else Seen.HEALTHY
+        case Colour.ABSENT:
+            return Seen.UNKNOWN
+        case Colour.FAILED:
+            return Seen.SPARED if _spared(state, segment) else Seen.FAILED
+        case _:
+            assert_never(segment.verdict.state)
+
+
+def _spared(state: State, segment: Segment) -> bool:
+    """Whether the traffic waits for a restart: the file has it so, one is to come, and it is not taking too long."""
+    rules, vm = state.rules.on_failure, state.vm
+    if not rules.restart_first or segment.course not in (Course.INSPECT, Course.ENDURE) or state.holds:
+        return False
+    if segment.course is Course.ENDURE and segment.since_ms + rules.first_ms <= state.now_ms:
+        return False
+    if vm.phase in (Phase.RESTARTING, Phase.BOOTING):
+        return vm.attempts <= rules.first_attempts
+    return vm.phase in (Phase.SETTLING, Phase.WAITING) and vm.attempts < rules.first_attempts
+
+
+def _moved_segment(state: State, name: str, old: Segment, course: Course, said: list[Decision]) -> Segment:
+    now, rules = state.now_ms, state.rules
+    flaps, returned = old.flaps, old.returned_ms
+    if course is Course.FALLBACK and old.course in (Course.INSPECT, Course.ENDURE):
+        soon = returned is not None and now - returned < rules.health.flap_memory_ms
+        flaps = flaps + 1 if soon else 0
+    if course is Course.INSPECT and old.course is Course.PROVING:
+        returned = now
+    new = Segment(course, now, flaps, returned, old.verdict)
+    fallback = rules.on_failure.fallback
+    words = {
+        Course.INSPECT: f"{fallback if old.course is Course.PROVING else 'waiting'} → {INSPECT}",
+        Course.ENDURE: f"stays on {INSPECT} while the VM is restarted",
+        Course.FALLBACK: f"{INSPECT if old.course is not Course.PROVING else 'proving'} → {fallback}",
+        Course.PROVING: f"healthy; stays on {fallback} for {hold_down(rules, new) / 1000:g} s more",
+    }
+    said.append(Decision(words[course], explain(state, name), name))
+    return new

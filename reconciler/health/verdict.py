@@ -1,0 +1,239 @@
+"""What the readings add up to: healthy, failed or unknown, each with its reasons.
+
+Two steps. A *track* follows one signal about one segment: it believes a change only after a streak (`fall`, `rise`),
+and knows when silence itself is news. A *verdict* weighs the tracks of a segment: every required signal and every group
+must be healthy; one that failed is enough to fail; whatever is absent leaves it unknown, unless something failed.
+
+Silence, by kind of source:
+
+- a heartbeat owes a beat each interval: over an open channel, each one that is missing is a failed reading;
+- a signal that is asked again and again has become absent when its answers stop;
+- a signal that only tells changes (`domain`, `carrier`) may be silent for ever.
+
+All times are milliseconds of one clock that never steps.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from reconciler.appliance.declared import Carrier, Command, GuestPing, Health, Heartbeat, Http, Signal, Source, Streak
+from reconciler.health.signal import Reading, State
+
+Key = tuple[str, str | None]
+"""A signal, and the segment that it speaks of; None for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """What one signal has told about one segment.
+
+    `believed` is what its readings amount to. `latest` came at `heard_ms`; the streak of readings that say the same as
+    it (good, bad or nothing) began at `since_ms` and is `count` long. `spoken`: it has told more than its absence.
+    `deliberate`: the last thing that it told was an operator's doing; its absence does not undo that.
+    """
+
+    believed: State = State.ABSENT
+    latest: Reading | None = None
+    heard_ms: int = 0
+    since_ms: int = 0
+    count: int = 0
+    spoken: bool = False
+    deliberate: bool = False
+
+
+def keys_of(signal: Signal, segments: tuple[str, ...]) -> tuple[Key, ...]:
+    """The tracks that a signal has: one, or one for each segment where it speaks of each by itself."""
+    if isinstance(signal.source, Carrier) and signal.segment is None:
+        return tuple((signal.name, segment) for segment in segments)
+    return ((signal.name, signal.segment),)
+
+
+def hear(signal: Signal, track: Track, reading: Reading, now: int) -> Track:
+    """The track after a reading. What it amounts to, `settle` says."""
+    tells = reading.state is not State.ABSENT
+    goes_on = track.latest is not None and _tone(track.latest) == _tone(reading)
+    goes_on = goes_on and not _interrupted(signal, track, now)
+    return Track(
+        track.believed,
+        reading,
+        now,
+        track.since_ms if goes_on else now,
+        track.count + 1 if goes_on else 1,
+        track.spoken or tells,
+        reading.deliberate if tells else track.deliberate,
+    )
+
+
+def settle(signal: Signal, track: Track, now: int, grace_end: int) -> Track:
+    """The track at `now`: silence heard, and its belief brought up to date."""
+    expires = _expires_at(signal, track)
+    if expires is not None and now >= expires:
+        track = hear(signal, track, Reading(signal.name, State.ABSENT, "it is not asked any more", signal.segment), now)
+    fails = _fails_at(signal, track, grace_end)
+    if fails is not None and now >= fails:
+        believed = State.FAILED
+    elif (rises := _rises_at(signal, track)) is not None and now >= rises and track.latest:
+        believed = track.latest.state
+    elif track.latest is None or track.latest.state is State.ABSENT:
+        # Until its silence counts as a failure, a signal is what it was before that failure could begin: absent.
+        believed = State.ABSENT if fails is None or track.believed is State.ABSENT else track.believed
+    else:
+        believed = track.believed
+    return track if believed is track.believed else replace(track, believed=believed)
+
+
+def due(signal: Signal, track: Track, grace_end: int) -> int | None:
+    """When `settle` may say something else although nothing was heard; None: never."""
+    moments = [_expires_at(signal, track)]
+    if track.believed is not State.FAILED:
+        moments.append(_fails_at(signal, track, grace_end))
+    if track.latest is not None and _tone(track.latest) is True and track.believed is not track.latest.state:
+        moments.append(_rises_at(signal, track))
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
+def evidence(signal: Signal, track: Track, now: int) -> Reading:
+    """What the belief rests on, for people."""
+    latest = track.latest
+    if latest is None:
+        return Reading(signal.name, track.believed, "nothing heard yet", signal.segment)
+    if track.believed is State.FAILED and _tone(latest) is True:
+        return replace(latest, state=State.FAILED, reason=f"no beat for {now - track.heard_ms} ms")
+    if track.believed is latest.state:
+        return latest
+    if _tone(latest) is True:
+        wanted = f"of {signal.rise.readings}" if signal.rise.readings else f"for {now - track.since_ms} ms"
+        return replace(latest, state=track.believed, reason=f"good again, {track.count} {wanted}: {latest.reason}")
+    return replace(latest, state=track.believed)
+
+
+_TONES = {State.HEALTHY: True, State.DEGRADED: True, State.FAILED: False, State.ABSENT: None}
+_GOOD = (State.HEALTHY, State.DEGRADED)
+_POLLED = (GuestPing, Command, Http)
+
+
+def _tone(reading: Reading) -> bool | None:
+    """Whether it is good, bad (False), or nothing."""
+    return _TONES[reading.state]
+
+
+def _unit(source: Source) -> int:
+    """How often readings come; 0 where only changes are told."""
+    if isinstance(source, Heartbeat):
+        return source.interval_ms
+    return source.every_ms if isinstance(source, _POLLED) else 0
+
+
+def _interrupted(signal: Signal, track: Track, now: int) -> bool:
+    """Whether beats were missing since the latest one: what follows is a new streak."""
+    return isinstance(signal.source, Heartbeat) and now - track.heard_ms > 2 * signal.source.interval_ms
+
+
+def _expires_at(signal: Signal, track: Track) -> int | None:
+    source = signal.source
+    if not isinstance(source, _POLLED) or track.latest is None or track.latest.state is State.ABSENT:
+        return None
+    return track.heard_ms + 2 * source.every_ms + source.timeout_ms
+
+
+def _fails_at(signal: Signal, track: Track, grace_end: int) -> int | None:
+    """When the signal has failed unless something is heard before; None: only a reading can make it fail."""
+    if not track.spoken:
+        return grace_end if signal.fails_before else None
+    assert track.latest is not None  # noqa: S101 - it has spoken
+    tone, unit, fall = _tone(track.latest), _unit(signal.source), signal.fall
+    if tone is None:
+        return _after(fall, track.since_ms, track.heard_ms, track.count, unit) if signal.fails_after else None
+    beats = isinstance(signal.source, Heartbeat)
+    if tone:
+        return _after(fall, track.heard_ms, track.heard_ms, 0, unit) if beats else None
+    if fall.readings is not None and not beats:
+        return track.heard_ms if track.count >= fall.readings else None
+    return _after(fall, track.since_ms, track.heard_ms, track.count, unit)
+
+
+def _after(streak: Streak, since: int, heard: int, count: int, unit: int) -> int:
+    """When a streak is long enough that goes on by silence, one reading each `unit`."""
+    if streak.readings is not None:
+        return heard + max(0, streak.readings - count) * unit
+    return since + (streak.ms or 0)
+
+
+def _rises_at(signal: Signal, track: Track) -> int | None:
+    if track.latest is None or _tone(track.latest) is not True:
+        return None
+    if track.believed in _GOOD:
+        return track.heard_ms
+    if signal.rise.readings is not None:
+        return track.heard_ms if track.count >= signal.rise.readings else None
+    moment = track.since_ms + (signal.rise.ms or 0)
+    # Where readings come again and again, only a reading can complete a streak.
+    return moment if _unit(signal.source) == 0 or track.heard_ms >= moment else None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the signals of a segment add up to.
+
+    `state` is healthy, failed or absent (unknown); `deciding` are the signals that made it so. `deliberate`: an
+    operator brought the failure about.
+    """
+
+    state: State
+    deciding: tuple[str, ...] = ()
+    deliberate: bool = False
+
+
+UNKNOWN = Verdict(State.ABSENT)
+
+
+def judge(health: Health, tracks: Mapping[Key, Track], segment: str) -> Verdict:
+    """The verdict on a segment. Tracks must be settled."""
+    heard = dict(_about(health, tracks, segment))
+    units: list[tuple[State, tuple[str, ...]]] = [
+        (track.believed, (name,)) for name, track in heard.items() if health.signals[name].required
+    ]
+    for group in health.groups.values():
+        members = tuple(name for name in group.signals if name in heard)
+        if members:
+            states = [heard[name].believed for name in members]
+            units.append((_of_group(states, min(group.least, len(members))), members))
+    state = _weakest([state for state, _ in units])
+    deciding = tuple(name for found, names in units if state is State.HEALTHY or found is state for name in names)
+    deliberate = state is State.FAILED and any(track.deliberate for track in heard.values())
+    return Verdict(state, deciding, deliberate)
+
+
+def reasons(
+    health: Health, tracks: Mapping[Key, Track], segment: str, verdict: Verdict, now: int
+) -> tuple[Reading, ...]:
+    """The readings that led to a verdict."""
+    heard = dict(_about(health, tracks, segment))
+    return tuple(evidence(health.signals[name], heard[name], now) for name in verdict.deciding if name in heard)
+
+
+def degraded(tracks: Mapping[Key, Track]) -> tuple[Reading, ...]:
+    """What works less well than it should."""
+    return tuple(track.latest for track in tracks.values() if track.believed is State.DEGRADED and track.latest)
+
+
+def _about(health: Health, tracks: Mapping[Key, Track], segment: str) -> Iterator[tuple[str, Track]]:
+    for name in health.signals:
+        track = tracks.get((name, segment)) or tracks.get((name, None))
+        if track is not None:
+            yield name, track
+
+
+def _of_group(states: list[State], least: int) -> State:
+    """Healthy with enough healthy members; failed when not even the absent ones could make it enough."""
+    healthy = sum(state in _GOOD for state in states)
+    failed = sum(state is State.FAILED for state in states)
+    if healthy >= least:
+        return State.HEALTHY
+    return State.FAILED if len(states) - failed < least else State.ABSENT
+
+
+def _weakest(states: list[State]) -> State:
+    if State.FAILED in states:
+        return State.FAILED
+    return State.ABSENT if State.ABSENT in states or not states else State.HEALTHY
