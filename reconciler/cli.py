@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from reconciler import __version__
-from reconciler.console import say, say_json
+from reconciler.console import say, say_json, show
 from reconciler.errors import HostError, ReconcilerError
 from reconciler.host import places
 
@@ -137,11 +137,11 @@ def _audit(appliance: Any, choice: dict[str, str], against: Path | None, output:
         with Kernel() as kernel:
             found = audit(kernel, appliance, choice)
     if output == "commands":
-        report.commands(plan(found), found)
+        show(report.commands(plan(found), found))
     elif output == "json":
-        report.drift_json(appliance, choice, found)
+        say_json(report.drift_json(appliance, choice, found))
     else:
-        report.drift(appliance, choice, found)
+        show(report.drift(appliance, choice, found))
     return 1 if found.problems else DRIFT if found.changes else 0
 
 
@@ -157,7 +157,10 @@ def _apply(appliance: Any, choice: dict[str, str], output: str, wait: float) -> 
     with lock(places.run_dir(), appliance.sku, wait, tell), _interruptible() as stop, Kernel() as kernel:
         done = reconcile(kernel, appliance, choice, stop)
         interrupted = stop()
-    (report.result_json if output == "json" else report.result)(appliance, choice, done, interrupted)
+    if output == "json":
+        say_json(report.result_json(appliance, choice, done, interrupted))
+    else:
+        show(report.result(appliance, choice, done, interrupted))
     return 0 if done.converged and not interrupted else 1
 
 

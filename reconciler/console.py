@@ -3,9 +3,23 @@
 import json
 import os
 import sys
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import click
+
+
+class Said(NamedTuple):
+    """A line of output: fit for a terminal already, with colours that are dropped where they are not wanted."""
+
+    text: str
+    error: bool = False
+
+
+def show(lines: Iterable[Said]) -> None:
+    """Print lines, each where it belongs."""
+    for text, error in lines:
+        write(text, error=error)
 
 
 def say(text: str = "", *, error: bool = False) -> None:
@@ -25,6 +39,8 @@ def write(line: str, *, error: bool = False) -> None:
         # Closed by whoever started us: nobody wants to know.
         return
     encoding = stream.encoding or "ascii"
+    if not encoding.lower().startswith("utf"):
+        line = line.replace("−", "-")
     click.echo(line.encode(encoding, "replace").decode(encoding), file=stream, color=_wants_color())
 
 

@@ -1,13 +1,15 @@
-"""What a dry run and an application come to, as text for people and as JSON for programs."""
+"""What a dry run and an application come to, as text for people and as JSON for programs.
 
-import sys
-from collections.abc import Iterable, Mapping
+The daemon makes these for whoever asks it, too: so they are values, and `console.show` prints them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import click
 
 from reconciler.appliance.declared import Appliance
-from reconciler.console import escaped, say, say_json, write
+from reconciler.console import Said, escaped
 from reconciler.cycle import Report
 from reconciler.network import render
 from reconciler.network.diff import Change, Difference, Set
@@ -17,73 +19,75 @@ from reconciler.network.plan import Outcome, Plan, Status
 REPORT_FORMAT = "reconciler.report/1"
 
 
-def drift(appliance: Appliance, choice: Mapping[str, str], found: Difference) -> None:
+def drift(appliance: Appliance, choice: Mapping[str, str], found: Difference) -> Iterator[Said]:
     """A dry run as text: a line per change, the problems, and what it comes to."""
-    say(_title(appliance, choice))
+    yield _said(_title(appliance, choice))
     for text in _lines(found.changes):
-        write(text)
-    _problems(found)
+        yield Said(text)
+    yield from _problems(found)
     count = len(found.changes)
     if count == 0 and not found.problems:
-        say("nothing to do: the network is as declared")
+        yield _said("nothing to do: the network is as declared")
     else:
         refused = f", {_count(len(found.problems), 'problem')}" if found.problems else ""
-        say(f"{_count(count, 'change')} to make{refused}; nothing was changed")
+        yield _said(f"{_count(count, 'change')} to make{refused}; nothing was changed")
 
 
-def drift_json(appliance: Appliance, choice: Mapping[str, str], found: Difference) -> None:
-    """A dry run for programs."""
-    say_json(render.as_json(appliance.sku, choice, found, render.warnings(found.actual)))
+def drift_json(appliance: Appliance, choice: Mapping[str, str], found: Difference) -> Any:
+    """A dry run for programs: a JSON value."""
+    return render.as_json(appliance.sku, choice, found, render.warnings(found.actual))
 
 
-def commands(plan: Plan, found: Difference) -> None:
+def commands(plan: Plan, found: Difference) -> Iterator[Said]:
     """A dry run as commands that can be pasted; what is no command is a comment."""
     for problem in found.problems:
         # A problem may have several lines; none of them may become a command.
-        say(f"# not done: {problem}".replace("\n", "\n# "))
+        yield _said(f"# not done: {problem}".replace("\n", "\n# "))
     for warning in render.warnings(found.actual):
-        say(f"# {warning}")
+        yield _said(f"# {warning}")
     for command in render.commands(plan):
-        say(command)
+        yield _said(command)
 
 
-def result(appliance: Appliance, choice: Mapping[str, str], report: Report, interrupted: bool) -> None:
+def result(appliance: Appliance, choice: Mapping[str, str], report: Report, interrupted: bool) -> Iterator[Said]:
     """What applying did, as text."""
-    say(_title(appliance, choice))
+    yield _said(_title(appliance, choice))
     left = {_about(change) for change in report.after.changes}
     for change, text in zip(report.before.changes, _lines(report.before.changes), strict=True):
-        write(text if _about(change) not in left else f"{text}  {click.style('not done', fg='red')}")
+        yield Said(text if _about(change) not in left else f"{text}  {click.style('not done', fg='red')}")
     for outcome in report.outcomes:
         if outcome.status is Status.FAILED:
-            say(f"failed: {_operation(outcome)}: {outcome.why}", error=True)
+            yield _said(f"failed: {_operation(outcome)}: {outcome.why}", error=True)
     skipped = sum(outcome.status is Status.SKIPPED for outcome in report.outcomes)
     if skipped:
-        say(
+        yield _said(
             f"skipped: {_count(skipped, 'operation')} that needed what failed or came after an interruption", error=True
         )
-    _problems(report.after)
+    yield from _problems(report.after)
     made = len(report.before.changes) - sum(_about(change) in left for change in report.before.changes)
     state = "the network is as declared" if report.converged else f"{_count(len(left), 'change')} still to make"
     if report.after.problems:
         state += f", {_count(len(report.after.problems), 'problem')}"
-    say(f"{'interrupted: ' if interrupted else ''}{_count(made, 'change')} made; {state}")
+    yield _said(f"{'interrupted: ' if interrupted else ''}{_count(made, 'change')} made; {state}")
 
 
-def result_json(appliance: Appliance, choice: Mapping[str, str], report: Report, interrupted: bool) -> None:
-    """What applying did, for programs."""
+def result_json(appliance: Appliance, choice: Mapping[str, str], report: Report, interrupted: bool) -> Any:
+    """What applying did, for programs: a JSON value."""
     found = render.as_json(appliance.sku, choice, report.before, render.warnings(report.after.actual))
     remaining = render.as_json(appliance.sku, choice, report.after, [])
-    say_json(
-        {
-            **found,
-            "format": REPORT_FORMAT,
-            "converged": report.converged,
-            "interrupted": interrupted,
-            "operations": [_outcome_json(outcome) for outcome in report.outcomes],
-            "problems": remaining["problems"],
-            "remaining": remaining["changes"],
-        }
-    )
+    return {
+        **found,
+        "format": REPORT_FORMAT,
+        "converged": report.converged,
+        "interrupted": interrupted,
+        "operations": [_outcome_json(outcome) for outcome in report.outcomes],
+        "problems": remaining["problems"],
+        "remaining": remaining["changes"],
+    }
+
+
+def _said(text: str, *, error: bool = False) -> Said:
+    return Said(escaped(text, but="\n"), error)
 
 
 def _title(appliance: Appliance, choice: Mapping[str, str]) -> str:
@@ -105,8 +109,7 @@ def _lines(changes: Iterable[Change]) -> list[str]:
 
 
 def _change(old: str | None, new: str | None) -> str:
-    minus = "−" if (sys.stdout.encoding or "").lower().startswith("utf") else "-"
-    parts = [click.style(f"{minus} {escaped(old)}", fg="red")] if old is not None else []
+    parts = [click.style(f"− {escaped(old)}", fg="red")] if old is not None else []
     return "  ".join(parts + ([click.style(f"+ {escaped(new)}", fg="green")] if new is not None else []))
 
 
@@ -115,12 +118,12 @@ def _about(change: Change) -> tuple[str, str]:
     return change.link.name, change.setting.value if isinstance(change, Set) else type(change).__name__
 
 
-def _problems(found: Difference) -> None:
+def _problems(found: Difference) -> Iterator[Said]:
     for problem in found.problems:
         first, *more = str(problem).split("\n")
-        say("\n    ".join([f"problem: {first}", *map(str.strip, more)]), error=True)
+        yield _said("\n    ".join([f"problem: {first}", *map(str.strip, more)]), error=True)
     for warning in render.warnings(found.actual):
-        say(warning, error=True)
+        yield _said(warning, error=True)
 
 
 def _operation(outcome: Outcome) -> str:
