@@ -16,32 +16,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from reconciler import __version__
+from reconciler import __version__, cli_daemon
+from reconciler.cli_options import FILE, OUTPUT, PATH
 from reconciler.console import say, say_json, show
-from reconciler.errors import HostError, ReconcilerError
+from reconciler.errors import ReconcilerError
 from reconciler.host import places
 
 DRIFT = 3
-_CAP_NET_ADMIN = 12
-
-# Not checked by click: what cannot be read is said in one place, `places.read_file`, and is no wrong usage.
-_PATH = click.Path(readable=False, path_type=Path)
-
-_FILE = click.option(
-    "-f",
-    "--file",
-    "file",
-    type=_PATH,
-    help=f"The appliance file; `-` reads standard input.  [default: {places.DEFAULT_FILE}]",
-)
-_OUTPUT = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="For people or programs.",
-)
 
 
 @click.group(
@@ -49,19 +30,20 @@ _OUTPUT = click.option(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="reconcile", message="%(prog)s %(version)s")
-@_FILE
+@FILE
 @click.option(
     "-t",
     "--topology",
     "topologies",
     multiple=True,
     metavar="[SEGMENT=]NAME",
-    help="The topology that all segments, or one, shall have; can be repeated.  [default: inspect]",
+    help="The topology that all segments, or one, shall have; can be repeated.  [default: what the running daemon "
+    "wants, else inspect]",
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Only print what would change. Needs no privileges.")
 @click.option(
     "--against",
-    type=_PATH,
+    type=PATH,
     metavar="STATE.json",
     help="With --dry-run: plan against a state that `reconcile observe` captured, here or elsewhere.",
 )
@@ -110,10 +92,17 @@ def once(
     file: Path, *, topologies: tuple[str, ...], dry_run: bool, against: Path | None, output: str, wait: float
 ) -> None:
     """Compare, and mend unless `dry_run`; ends the process with the exit status."""
+    from reconciler.daemon import client
+
+    text = places.read_file(file)
+    if not topologies and not against and (status := client.answer(text, dry_run=dry_run, output=output)) is not None:
+        sys.exit(status)
     from reconciler.host import store
 
-    appliance = store.load(places.read_file(file), str(file), places.state_dir())
-    choice = _choice(appliance, topologies)
+    appliance = store.load(text, str(file), places.state_dir())
+    if not against:
+        client.check_free(appliance.sku, dry_run=dry_run, topologies=topologies)
+    choice = _choice(appliance, topologies, client.choice(appliance.sku) if not against else None)
     if dry_run:
         sys.exit(_audit(appliance, choice, against, output))
     sys.exit(_apply(appliance, choice, output, wait))
@@ -150,9 +139,9 @@ def _apply(appliance: Any, choice: dict[str, str], output: str, wait: float) -> 
     from reconciler.cycle import reconcile
     from reconciler.host.lock import lock
     from reconciler.host.netlink.kernel import Kernel
+    from reconciler.host.privileges import check_may_administer
 
-    if not _may_administer():
-        raise HostError("applying needs the capability CAP_NET_ADMIN: run as root, or see what would change: --dry-run")
+    check_may_administer("applying", "or see what would change: --dry-run")
     tell = lambda text: say(text, error=True)  # noqa: E731
     with lock(places.run_dir(), appliance.sku, wait, tell), _interruptible() as stop, Kernel() as kernel:
         done = reconcile(kernel, appliance, choice, stop)
@@ -176,17 +165,12 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _may_administer() -> bool:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        effective = next((line.split()[1] for line in status if line.startswith("CapEff:")), "0")
-    return bool(int(effective, 16) >> _CAP_NET_ADMIN & 1)
-
-
-def _choice(appliance: Any, given: tuple[str, ...]) -> dict[str, str]:
-    """Which topology each segment shall have, from what the command line says."""
+def _choice(appliance: Any, given: tuple[str, ...], wanted: dict[str, str] | None) -> dict[str, str]:
+    """Which topology each segment shall have: what the command line says, else what a running daemon wants."""
     from reconciler.network.desired import choice_of
 
     choice: dict[str, str] = choice_of(appliance)
+    choice |= {seg: name for seg, name in (wanted or {}).items() if seg in choice and name in appliance.topologies}
     for word in given:
         segment, equals, name = word.rpartition("=")
         if equals and not segment:
@@ -202,9 +186,9 @@ def _choice(appliance: Any, given: tuple[str, ...]) -> dict[str, str]:
 
 
 @cli.command()
-@click.argument("paths", nargs=-1, type=_PATH, metavar="FILE_OR_FOLDER...")
-@_FILE
-@_OUTPUT
+@click.argument("paths", nargs=-1, type=PATH, metavar="FILE_OR_FOLDER...")
+@FILE
+@OUTPUT
 @click.pass_obj
 def validate(group_file: Path | None, paths: tuple[Path, ...], file: Path | None, output: str) -> None:
     """Check appliance files: schema, references and proofs. Needs neither root nor hardware.
@@ -261,6 +245,10 @@ def demo(rate: int) -> None:
     from reconciler.lab.demo import run
 
     sys.exit(run(rate))
+
+
+for command in cli_daemon.COMMANDS:
+    cli.add_command(command)
 
 
 def main() -> None:

@@ -20,9 +20,7 @@ from reconciler.health.state import (
     Vm,
     begin,
 )
-from reconciler.health.verdict import Track
-
-_UNHEARD = Track()
+from reconciler.health.verdict import UNHEARD
 
 
 def absorbed(state: State, event: Event, said: list[Decision]) -> State:
@@ -41,7 +39,7 @@ def absorbed(state: State, event: Event, said: list[Decision]) -> State:
             said += [Decision(f"hold released by {owner}", (), name) for name in gone]
             return replace(state, holds={name: hold for name, hold in state.holds.items() if name not in gone})
         case Declared(rules):
-            return _declared(state, rules)
+            return _declared(state, rules, said)
         case Tick() | RestartEnded():
             return state
         case _:
@@ -54,43 +52,52 @@ def _heard(state: State, reading: Reading) -> State:
     if signal is None or key not in state.rules.keys:
         # A source that is on its way out after a reload.
         return state
-    track = verdict.hear(signal, state.tracks.get(key, Track()), reading, state.now_ms)
+    track = verdict.hear(signal, state.tracks.get(key, UNHEARD), reading, state.now_ms)
     return replace(state, tracks={**state.tracks, key: track})
 
 
 def _rebooted(state: State, event: Rebooted) -> State:
-    """What was heard from inside the VM is void: it is dark now, whatever it said last."""
+    """What was heard from inside the VM is void: it is dark now, whatever it said last.
+
+    Who never said anything stays absent: nobody knows whether it ever will.
+    """
     tracks = dict(state.tracks)
     for name, segment in state.rules.keys:
         signal = state.rules.health.signals[name]
-        if isinstance(signal.source, Heartbeat | GuestPing | Command | Http):
+        track = tracks.get((name, segment), UNHEARD)
+        if track.spoken and isinstance(signal.source, Heartbeat | GuestPing | Command | Http):
             dark = Reading(name, Colour.FAILED, event.reason, segment)
-            heard = verdict.hear(signal, tracks.get((name, segment), Track()), dark, state.now_ms)
+            heard = verdict.hear(signal, track, dark, state.now_ms)
             tracks[name, segment] = replace(heard, believed=Colour.FAILED)
     return replace(state, tracks=tracks)
 
 
-def _declared(state: State, rules: Rules) -> State:
+def _declared(state: State, rules: Rules, said: list[Decision]) -> State:
     """What the new rules do not know is forgotten; new segments begin as at a first start."""
+    old, signals = state.rules.health.signals, rules.health.signals
     new = begin(rules, dict.fromkeys(rules.segments), state.now_ms)
-    keys = set(rules.keys)
+    # What another source told under the same name says nothing: its silence would be judged by the new one's measure.
+    keys = {key for key in rules.keys if key[0] in old and old[key[0]].source == signals[key[0]].source}
+    lost = {name: hold for name, hold in state.holds.items() if hold.topology not in rules.topologies}
+    said += [
+        Decision(f"the hold of {hold.owner} is void: no {hold.topology} any more", (), name)
+        for name, hold in lost.items()
+        if name in rules.segments
+    ]
     return replace(
         new,
         # Silence of a signal that is new is as it is after a start; the others' was judged already.
         segments={name: state.segments.get(name, segment) for name, segment in new.segments.items()},
         vm=state.vm if rules.on_failure.ladder else Vm(),
         tracks={key: track for key, track in state.tracks.items() if key in keys},
-        holds={
-            name: hold
-            for name, hold in state.holds.items()
-            if name in rules.segments and hold.topology in rules.topologies
-        },
+        holds={name: hold for name, hold in state.holds.items() if name in rules.segments and name not in lost},
     )
 
 
-def judged(state: State, said: list[Decision]) -> State:
-    """The state at its `now_ms`: holds expired, silence heard, verdicts given."""
-    return _judged(_settled(_expired(state, said), said))
+def judged(state: State, before_ms: int, said: list[Decision]) -> State:
+    """The state at its `now_ms`: holds expired, silence heard, verdicts given. `before_ms`: when that was done last."""
+    graced = before_ms < state.grace_end_ms <= state.now_ms
+    return _judged(_settled(_expired(state, said), said), graced, said)
 
 
 def _expired(state: State, said: list[Decision]) -> State:
@@ -105,7 +112,7 @@ def _settled(state: State, said: list[Decision]) -> State:
     signals, now = state.rules.health.signals, state.now_ms
     changed = {}
     for key in state.rules.keys:
-        track = state.tracks.get(key, _UNHEARD)
+        track = state.tracks.get(key, UNHEARD)
         settled = verdict.settle(signals[key[0]], track, now, state.grace_end_ms)
         if settled is not track:
             changed[key] = settled
@@ -115,10 +122,15 @@ def _settled(state: State, said: list[Decision]) -> State:
     return replace(state, tracks={**state.tracks, **changed}) if changed else state
 
 
-def _judged(state: State) -> State:
+def _judged(state: State, graced: bool, said: list[Decision]) -> State:
+    """What has become unknown is said, and what still is when the grace after a start is over: `graced`."""
     changed = {}
     for name, segment in state.segments.items():
         found = verdict.judge(state.rules.health, state.tracks, name)
+        known = segment.verdict.state is not Colour.ABSENT
+        if found.state is Colour.ABSENT and found.deciding and (known or graced):
+            why = verdict.reasons(state.rules.health, state.tracks, name, found, state.now_ms)
+            said.append(Decision(f"nothing certain is known: stays on {state.choice[name]}", why, name))
         if found != segment.verdict:
             changed[name] = replace(segment, verdict=found)
     return replace(state, segments={**state.segments, **changed}) if changed else state

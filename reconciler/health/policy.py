@@ -30,7 +30,8 @@ Why it cannot go wrong:
 - *Never hasty.* INSPECT is entered from FALLBACK only through PROVING, which any other verdict than healthy ends, and
   which lasts for the hold-down: doubled with every flap, up to a bound.
 - *Never more restarts than declared.* RESTARTING is entered only by OVERDUE, which is what a passed deadline is called
-  while attempts are left; entering it uses one up. They come back when every segment is inspected again.
+  while attempts are left; entering it uses one up. They come back when every segment is inspected again, and the VM has
+  been well for a hold-down: also where traffic had not left it, a VM that flaps climbs the ladder to its end.
 - *Never against an operator.* A deliberate failure leads to STOOD_DOWN; while a hold stands, deadlines of the VM do not
   count.
 - *Unknown changes nothing* but ending PROVING: a segment whose signals are all absent stays where it is.
@@ -86,9 +87,9 @@ class Seen(Enum):
 class Felt(Enum):
     """What the VM's phase is asked about."""
 
-    HEALTHY = 1  # every segment is
-    UNKNOWN = 2  # not every segment is healthy, and not every one has failed
-    FAILED = 3  # every segment has
+    HEALTHY = 1  # every segment is that any signal speaks of
+    UNKNOWN = 2  # not every such segment is healthy, and not every one has failed
+    FAILED = 3  # every such segment has
     OVERDUE = 4  # failed, the phase's deadline has passed, and an attempt is left
     EXHAUSTED = 5  # the same, and none is left
     DELIBERATE = 6  # failed, and it is an operator's doing
@@ -124,7 +125,7 @@ PHASES: Mapping[tuple[Phase, Felt], Phase] = {
     (P.STEADY, F.REFUSED):         P.STEADY,      (P.SETTLING, F.REFUSED):      P.SETTLING,
 
     (P.WAITING, F.HEALTHY):        P.STEADY,      (P.RESTARTING, F.HEALTHY):    P.RESTARTING,
-    (P.WAITING, F.UNKNOWN):        P.WAITING,     (P.RESTARTING, F.UNKNOWN):    P.RESTARTING,
+    (P.WAITING, F.UNKNOWN):        P.STEADY,      (P.RESTARTING, F.UNKNOWN):    P.RESTARTING,
     (P.WAITING, F.FAILED):         P.WAITING,     (P.RESTARTING, F.FAILED):     P.RESTARTING,
     (P.WAITING, F.OVERDUE):        P.RESTARTING,  (P.RESTARTING, F.OVERDUE):    P.WAITING,
     (P.WAITING, F.EXHAUSTED):      P.GIVEN_UP,    (P.RESTARTING, F.EXHAUSTED):  P.GIVEN_UP,
@@ -154,10 +155,11 @@ PHASES: Mapping[tuple[Phase, Felt], Phase] = {
 
 def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...]]:
     """The state after an event, and what is to be done. `now` may not lie before the last step's; if so, it is that."""
-    choice = state.choice
+    choice, before_ms = state.choice, state.now_ms
     said: list[Decision] = []
     restarts: list[Restart] = []
-    state = level.judged(level.absorbed(replace(state, now_ms=max(now, state.now_ms)), event, said), said)
+    state = level.absorbed(replace(state, now_ms=max(now, before_ms)), event, said)
+    state = level.judged(state, before_ms, said)
     if state.rules.on_failure.ladder:
         state = _turn_vm(state, event, said, restarts)
     for name in state.segments:
@@ -170,7 +172,9 @@ def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...
 def due(state: State) -> int | None:
     """When a `Tick` is needed although nothing happens; None: not before something does."""
     rules, moments = state.rules, [hold.until_ms for hold in state.holds.values()]
-    for key, track in state.tracks.items():
+    moments.append(state.grace_end_ms)
+    for key in rules.keys:
+        track = state.tracks.get(key, verdict.UNHEARD)
         moment = verdict.due(rules.health.signals[key[0]], track, state.grace_end_ms)
         moments += [moment] if moment is not None else []
     for segment in state.segments.values():
@@ -180,6 +184,8 @@ def due(state: State) -> int | None:
             moments.append(segment.since_ms + rules.on_failure.first_ms)
     if state.vm.due_ms is not None and not state.holds:
         moments.append(state.vm.due_ms)
+    if state.vm.attempts and state.vm.phase is Phase.STEADY:
+        moments.append(_recovers_ms(state))
     # What is due already waits for something else than time.
     return min((moment for moment in moments if moment > state.now_ms), default=None)
 
@@ -220,7 +226,9 @@ def _told(event: Event) -> Felt | None:
 
 def _felt(state: State) -> Felt:
     """What the verdicts, and the time, say of the VM."""
-    verdicts = [segment.verdict for segment in state.segments.values()]
+    verdicts = [segment.verdict for segment in state.segments.values() if segment.verdict.deciding]
+    if not verdicts:
+        return Felt.UNKNOWN
     if all(one.state is Colour.HEALTHY for one in verdicts):
         return Felt.HEALTHY
     if not all(one.state is Colour.FAILED for one in verdicts):
@@ -248,9 +256,10 @@ def _moved_vm(state: State, phase: Phase, event: Event, said: list[Decision], re
     if phase is old.phase:
         return state
     attempts = old.attempts + (phase is Phase.RESTARTING)
+    doublings = min(max(attempts - 1, 0), _MAX_DOUBLINGS)
     lasts = {
         Phase.SETTLING: max(SETTLE_MS, state.grace_end_ms - now),
-        Phase.WAITING: min(rules.backoff_ms << min(max(attempts - 1, 0), _MAX_DOUBLINGS), rules.backoff_max_ms),
+        Phase.WAITING: max(SETTLE_MS, min(rules.backoff_ms << doublings, rules.backoff_max_ms)),
         Phase.RESTARTING: LOST_MS,
         Phase.BOOTING: rules.boot_timeout_ms,
     }
@@ -267,7 +276,10 @@ def _words(state: State, phase: Phase, attempts: int, event: Event) -> str:
     refused = f" ({event.reason})" if isinstance(event, RestartEnded) and not event.done else ""
     match phase:
         case Phase.STEADY:
-            return "the VM is well again" if _felt(state) is Felt.HEALTHY else "the VM serves some segments again"
+            if _felt(state) is Felt.HEALTHY:
+                return "the VM is well again"
+            some = any(segment.verdict.state is Colour.HEALTHY for segment in state.segments.values())
+            return "the VM serves some segments again" if some else "it is not certain any more that the VM has failed"
         case Phase.SETTLING:
             return "the VM has failed"
         case Phase.WAITING:
@@ -285,12 +297,18 @@ def _words(state: State, phase: Phase, attempts: int, event: Event) -> str:
 
 
 def _recover(state: State) -> State:
-    """Attempts come back when all is well: the VM healthy, and every segment inspected."""
+    """Attempts come back when all is well: every segment inspected, and the VM healthy for a hold-down."""
     if state.vm.attempts == 0 or state.vm.phase is not Phase.STEADY:
         return state
     if any(segment.course is not Course.INSPECT for segment in state.segments.values()):
         return state
-    return replace(state, vm=replace(state.vm, attempts=0)) if _felt(state) is Felt.HEALTHY else state
+    if state.now_ms < _recovers_ms(state) or _felt(state) is not Felt.HEALTHY:
+        return state
+    return replace(state, vm=replace(state.vm, attempts=0))
+
+
+def _recovers_ms(state: State) -> int:
+    return state.vm.since_ms + max(hold_down(state.rules, segment) for segment in state.segments.values())
 
 
 # The segments turn
@@ -327,7 +345,8 @@ def _spared(state: State, segment: Segment) -> bool:
         return False
     if vm.phase in (Phase.RESTARTING, Phase.BOOTING):
         return vm.attempts <= rules.first_attempts
-    return vm.phase in (Phase.SETTLING, Phase.WAITING) and vm.attempts < rules.first_attempts
+    to_come = vm.attempts < rules.first_attempts and _method(state.rules, vm.attempts + 1) is not None
+    return vm.phase in (Phase.SETTLING, Phase.WAITING) and to_come
 
 
 def _moved_segment(state: State, name: str, old: Segment, course: Course, said: list[Decision]) -> Segment:
@@ -346,5 +365,6 @@ def _moved_segment(state: State, name: str, old: Segment, course: Course, said: 
         Course.FALLBACK: f"{INSPECT if old.course is not Course.PROVING else 'proving'} → {fallback}",
         Course.PROVING: f"healthy; stays on {fallback} for {hold_down(rules, new) / 1000:g} s more",
     }
-    said.append(Decision(words[course], explain(state, name), name))
+    held = f"; held on {state.holds[name].topology}" if name in state.holds else ""
+    said.append(Decision(words[course] + held, explain(state, name), name))
     return new

@@ -187,8 +187,10 @@ def begin(rules: Rules, found: Mapping[str, str | None], now: int) -> State:
 
     `found`: the topology that each segment is in already, as the kernel has it; None: in none. What is inspected stays
     inspected. Where nothing was set up yet, the segment begins past the VM, as a bypass relay without power does, until
-    the VM has proven itself; only without any signal, which nobody could wait for, it begins inspected.
+    the VM has proven itself; only without any signal that has a say, which nobody could wait for, it begins inspected.
     """
-    inspected = {name: found.get(name) == INSPECT or not rules.health.signals for name in rules.segments}
+    judged = {name: verdict.judge(rules.health, {}, name).deciding for name in rules.segments}
+    inspected = {name: found.get(name) == INSPECT or not judged[name] for name in rules.segments}
     segments = {name: Segment(Course.INSPECT if inspected[name] else Course.FALLBACK, now) for name in rules.segments}
-    return State(rules, now, now + rules.health.grace_ms, segments)
+    # Its end is told, and so it has one, even if none was asked for.
+    return State(rules, now, now + max(rules.health.grace_ms, 1), segments)

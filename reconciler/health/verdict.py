@@ -41,6 +41,9 @@ class Track:
     deliberate: bool = False
 
 
+UNHEARD = Track()
+
+
 def keys_of(signal: Signal, segments: tuple[str, ...]) -> tuple[Key, ...]:
     """The tracks that a signal has: one, or one for each segment where it speaks of each by itself."""
     if isinstance(signal.source, Carrier) and signal.segment is None:
@@ -97,13 +100,17 @@ def evidence(signal: Signal, track: Track, now: int) -> Reading:
     latest = track.latest
     if latest is None:
         return Reading(signal.name, track.believed, "nothing heard yet", signal.segment)
-    if track.believed is State.FAILED and _tone(latest) is True:
+    silent = _fails_at(signal, track, now) if _tone(latest) is True else None
+    if track.believed is State.FAILED and silent is not None and now >= silent:
         return replace(latest, state=State.FAILED, reason=f"no beat for {now - track.heard_ms} ms")
     if track.believed is latest.state:
         return latest
     if _tone(latest) is True:
         wanted = f"of {signal.rise.readings}" if signal.rise.readings else f"for {now - track.since_ms} ms"
         return replace(latest, state=track.believed, reason=f"good again, {track.count} {wanted}: {latest.reason}")
+    if track.believed in _GOOD:
+        # One that failed, but not for as long as `fall` says, or one that is silent.
+        return replace(latest, state=track.believed, reason=f"until a moment ago; now {latest.state}: {latest.reason}")
     return replace(latest, state=track.believed)
 
 
@@ -218,10 +225,10 @@ def degraded(tracks: Mapping[Key, Track]) -> tuple[Reading, ...]:
 
 
 def _about(health: Health, tracks: Mapping[Key, Track], segment: str) -> Iterator[tuple[str, Track]]:
-    for name in health.signals:
-        track = tracks.get((name, segment)) or tracks.get((name, None))
-        if track is not None:
-            yield name, track
+    """Each signal that speaks of the segment, with its track; one that was never heard is absent, and has its say."""
+    for name, signal in health.signals.items():
+        if signal.segment in (None, segment):
+            yield name, tracks.get((name, segment)) or tracks.get((name, None)) or UNHEARD
 
 
 def _of_group(states: list[State], least: int) -> State:

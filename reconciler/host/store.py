@@ -27,15 +27,24 @@ def load(text: bytes, name: str, folder: Path) -> Appliance:
         InvalidFileError: with all mistakes of the file.
 
     """
-    entry = folder / "proven" / f"{_digest(text)}.json"
-    known = _read(entry)
-    if known is not None:
-        return known
+    entry = _entry(text, folder)
+    found = _read(entry)
+    if found is not None:
+        return found
     from reconciler.appliance.load import load as parse_and_prove
 
     appliance = parse_and_prove(text, name)
     _write(entry, appliance)
     return appliance
+
+
+def known(text: bytes, folder: Path) -> Appliance | None:
+    """The appliance that a file of this content declares, if the store in `folder` has it."""
+    return _read(_entry(text, folder))
+
+
+def _entry(text: bytes, folder: Path) -> Path:
+    return folder / "proven" / f"{_digest(text)}.json"
 
 
 def _digest(text: bytes) -> str:

@@ -1,0 +1,164 @@
+"""The commands that start, ask and steer the daemon."""
+
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reconciler.cli_options import FILE, OUTPUT
+from reconciler.console import say, say_json, show
+from reconciler.errors import HostError
+from reconciler.host import places
+
+_WATCH_S = 0.5
+_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+class _Span(click.ParamType):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
+        if found is None or int(found[1]) == 0:
+            self.fail(f"{value!a} is no duration: a whole number and its unit, as in 30m, 2h, 1d", param, ctx)
+        seconds = int(found[1]) * _UNITS_S[found[2]]
+        if seconds > 30 * _UNITS_S["d"]:
+            self.fail("a hold lasts at most 30 days", param, ctx)
+        return seconds
+
+
+@click.command()
+@FILE
+@click.option(
+    "--log", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Log lines."
+)
+@click.option("--group", metavar="NAME", help="Whose members may ask and steer it, beside root.  [default: nobody's]")
+@click.option("--stop-topology", metavar="NAME", help="What to leave behind when stopped.  [default: what there is]")
+@click.pass_obj
+def run(group_file: Path | None, file: Path | None, form: str, group: str | None, stop_topology: str | None) -> None:
+    """Keep the appliance on the topology that its health asks for, for ever.
+
+    Runs in the foreground and logs to standard error. SIGHUP reads the file anew; SIGTERM ends it, and leaves the
+    network as it is.
+    """
+    from reconciler.daemon.journal import Journal
+    from reconciler.host.lock import lock
+    from reconciler.host.privileges import check_may_administer
+    from reconciler.host.prover import prove
+
+    check_may_administer("keeping an appliance")
+    file = file or group_file or places.DEFAULT_FILE
+    text = places.read_file(file)
+    appliance = prove(text, str(file), places.state_dir())
+    if stop_topology and stop_topology not in appliance.topologies:
+        known = ", ".join(appliance.topologies)
+        raise click.UsageError(f"no topology is called {stop_topology!a}; {appliance.sku} declares: {known}")
+    journal = Journal(sys.stderr, as_json=form == "json")
+    with lock(places.run_dir(), appliance.sku, 10.0, lambda text: say(text, error=True)):
+        from reconciler.daemon.loop import Daemon
+
+        Daemon(file, text, appliance, journal, group=group, stop=stop_topology).run()
+
+
+@click.command()
+@FILE
+@OUTPUT
+@click.option("-w", "--watch", is_flag=True, help="Go on, and print it again whenever it changed. Ctrl-C ends it.")
+@click.pass_obj
+def status(group_file: Path | None, file: Path | None, output: str, watch: bool) -> None:
+    """Tell what the daemon knows: topologies, verdicts, signals, the VM, holds, problems.
+
+    Exit status: 0 the network is as wanted and inspected, 1 not, or no daemon answers.
+    """
+    from reconciler.daemon.client import told
+    from reconciler.daemon.shown import shown
+
+    last: list[str] = []
+    while True:
+        found = told(file or group_file, do="status")["status"]
+        lines = list(shown(found))
+        # Ages pass by themselves.
+        now = [re.sub(r"[0-9]+", "", line.text) for line in lines]
+        if now != last:
+            if last and output == "text":
+                say()
+            say_json(found) if output == "json" else show(lines)
+            last = now
+        if not watch:
+            sys.exit(0 if _well(found) else 1)
+        time.sleep(_WATCH_S)
+
+
+def _well(found: Any) -> bool:
+    return found["network"]["converged"] and all(one["topology"] == "inspect" for one in found["segments"])
+
+
+@click.command()
+@FILE
+@OUTPUT
+@click.option("-a", "--all", "everything", is_flag=True, help="All decisions that are kept, not only the latest eight.")
+@click.pass_obj
+def why(group_file: Path | None, file: Path | None, output: str, everything: bool) -> None:
+    """Tell what was decided lately, and which readings led to it."""
+    from reconciler.daemon.client import told
+    from reconciler.daemon.shown import reasons
+
+    found = told(file or group_file, do="status")["status"]
+    if output == "json":
+        say_json({"format": found["format"], "segments": found["segments"], "decisions": found["decisions"]})
+    else:
+        show(reasons(found, all_of_them=everything))
+
+
+@click.command()
+@click.argument("topology", metavar="[SEGMENT=]TOPOLOGY")
+@click.option("--for", "seconds", type=_Span(), required=True, metavar="DURATION", help="30m, 2h, 1d; at most 30d.")
+@click.option("--reason", required=True, help="Why; others will read it.")
+@FILE
+@click.pass_obj
+def hold(group_file: Path | None, topology: str, seconds: int, reason: str, file: Path | None) -> None:
+    """Pin all segments, or one, to a topology for a while. The VM is not restarted meanwhile."""
+    from reconciler.daemon.client import told
+
+    segment, equals, name = topology.rpartition("=")
+    if equals and not segment:
+        raise click.UsageError(f"no segment before the = in {topology!a}; for all segments leave the = out")
+    where = {"segment": segment} if segment else {}
+    _steered(told(file or group_file, do="hold", topology=name, seconds=seconds, reason=reason, **where))
+
+
+@click.command()
+@click.argument("segment", required=False)
+@FILE
+@click.pass_obj
+def release(group_file: Path | None, segment: str | None, file: Path | None) -> None:
+    """Take back the holds on all segments, or on one."""
+    from reconciler.daemon.client import told
+
+    _steered(told(file or group_file, do="release", **({"segment": segment} if segment else {})))
+
+
+def _steered(answer: dict[str, Any]) -> None:
+    choice = ", ".join(f"{segment}={topology}" for segment, topology in answer["choice"].items())
+    if not answer["converged"]:
+        raise HostError(f"wanted is {choice}, and the network is not there yet: reconcile status")
+    say(choice)
+
+
+@click.command()
+@FILE
+@click.pass_obj
+def reload(group_file: Path | None, file: Path | None) -> None:
+    """Have the daemon read its file anew. A broken file changes nothing."""
+    from reconciler.daemon.client import told
+
+    # The file may have changed since the daemon read it: its appliance is asked for by name only.
+    say(f"{told(file or group_file, do='reload')['sku']}: the file was read anew")
+
+
+COMMANDS = (run, status, why, hold, release, reload)

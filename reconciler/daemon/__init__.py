@@ -1,0 +1,1 @@
+"""The loop around it all: watch, decide, reconcile, for ever."""

@@ -1,0 +1,80 @@
+"""What the command line asks of a running daemon: quick to import, and content without one."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from reconciler.console import Said, say_json, show
+from reconciler.daemon.ask import NoDaemonError, ask, running, socket_of
+from reconciler.errors import HostError
+from reconciler.host import places
+
+
+def answer(text: bytes, *, dry_run: bool, output: str) -> int | None:
+    """Have a daemon that keeps a file of this content compare or mend, and print it; the exit status, or None."""
+    digest = hashlib.sha256(text).hexdigest()
+    for path in running(places.run_dir()):
+        try:
+            told = ask(path, do="audit" if dry_run else "reconcile", digest=digest, output=output)
+        except NoDaemonError:
+            # One that was killed leaves its socket behind.
+            continue
+        if not told.get("mine"):
+            continue
+        if "json" in told:
+            say_json(told["json"])
+        else:
+            show(Said(str(line), bool(error)) for line, error in told["lines"])
+        if not dry_run:
+            return 0 if told["converged"] else 1
+        return 1 if told["problems"] else 3 if told["changes"] else 0
+    return None
+
+
+def choice(sku: str) -> dict[str, str] | None:
+    """What the daemon of the appliance `sku` wants; None without one."""
+    try:
+        return dict(ask(socket_of(places.run_dir(), sku), do="choice")["choice"])
+    except NoDaemonError:
+        return None
+
+
+def check_free(sku: str, *, dry_run: bool, topologies: tuple[str, ...]) -> None:
+    """Applying by hand what a daemon keeps would be undone at once.
+
+    Raises:
+        HostError: a daemon keeps it; says what to do instead.
+
+    """
+    if dry_run or choice(sku) is None:
+        return
+    if topologies:
+        right = f"pin it there: reconcile hold {topologies[0]} --for 30m --reason …"
+    else:
+        right = "it has read another version of this file: reconcile reload"
+    raise HostError(f"a daemon keeps {sku}, and would change it back; {right}")
+
+
+def daemon_of(file: Path | None) -> Path:
+    """The socket of the daemon that is meant: that of the appliance `file`, or the only one.
+
+    Raises:
+        HostError: none runs, or several do and `file` is None.
+        InvalidFileError: `file` declares no appliance.
+
+    """
+    if file is not None:
+        from reconciler.host import store
+
+        return socket_of(places.run_dir(), store.load(places.read_file(file), str(file), places.state_dir()).sku)
+    found = list(running(places.run_dir()))
+    if not found:
+        raise NoDaemonError(f"no daemon runs: nothing listens in {places.run_dir()}; start one: reconcile run")
+    if len(found) > 1:
+        raise HostError(f"{len(found)} daemons run ({', '.join(path.stem for path in found)}): say which with -f FILE")
+    return found[0]
+
+
+def told(file: Path | None, **request: Any) -> dict[str, Any]:
+    """What the daemon that is meant answers to a request; see `daemon_of` and `ask`."""
+    return ask(daemon_of(file), **request)

@@ -1,0 +1,126 @@
+"""The control socket: root, and one group that the operator names, ask and steer.
+
+One request, one answer, each a line of JSON, and the connection is over. Who asks is known from the kernel, not from
+what they say. Everything is bounded: how long a request may be, how long it may take to come, how many ask at once.
+"""
+
+import asyncio
+import contextlib
+import grp
+import json
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from reconciler.errors import HostError, ReconcilerError
+
+MAX_REQUEST = 16_384  # bytes
+_MAX_CLIENTS = 16
+_PATIENCE_S = 5.0
+_UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid (linux/socket.h)
+
+Answer = Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]]
+"""What answers a request of somebody (the user's name).
+
+Raises ReconcilerError: the request cannot be fulfilled; says why.
+"""
+
+
+class RefusedError(ReconcilerError):
+    """A request that cannot be fulfilled as it stands."""
+
+
+class Control:
+    """The socket at `path`, answered by `answer`."""
+
+    def __init__(self, path: Path, group: str | None, answer: Answer) -> None:
+        self.path = path
+        self._group = group
+        self._answer = answer
+        self._clients = 0
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Listen.
+
+        Raises:
+            HostError: the socket cannot be made there, or there is no such group.
+
+        """
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            # Whoever was here before is dead: the lock on the appliance is ours.
+            self.path.unlink(missing_ok=True)
+            # Nobody gets in before the mode is what it shall be.
+            mask = os.umask(0o177)
+            try:
+                listener.bind(str(self.path))
+            finally:
+                os.umask(mask)
+            if self._group:
+                os.chown(self.path, -1, grp.getgrnam(self._group).gr_gid)
+                self.path.chmod(0o660)
+        except (OSError, KeyError) as error:
+            listener.close()
+            reason = f"there is no group {self._group!a}" if isinstance(error, KeyError) else str(error)
+            raise HostError(f"cannot make the control socket {self.path}: {reason}") from None
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_REQUEST)
+
+    async def close(self) -> None:
+        """Stop listening, and take the socket away."""
+        if self._server is not None:
+            self._server.close()
+        self.path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients += 1
+        try:
+            if self._clients > _MAX_CLIENTS:
+                answer = _refusal("too many are asking at once; try again")
+            else:
+                answer = await self._attend(reader, writer)
+            writer.write(json.dumps(answer).encode() + b"\n")
+            async with asyncio.timeout(_PATIENCE_S):
+                await writer.drain()
+        except (OSError, TimeoutError):
+            # Whoever asked is gone, or does not listen.
+            pass
+        finally:
+            self._clients -= 1
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                line = await reader.readuntil(b"\n")
+            request = json.loads(line)
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
+            return _refusal(f"a request is one line of at most {MAX_REQUEST} bytes, sent at once")
+        except (ValueError, RecursionError):
+            return _refusal("a request is a line of JSON")
+        if not isinstance(request, dict):
+            return _refusal("a request is a JSON object")
+        try:
+            return {"ok": True, **await self._answer(request, _user(writer))}
+        except ReconcilerError as error:
+            return _refusal(str(error))
+
+
+def _refusal(reason: str) -> dict[str, Any]:
+    return {"ok": False, "error": reason}
+
+
+def _user(writer: asyncio.StreamWriter) -> str:
+    """The name of the user at the other end, from the kernel."""
+    peer = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    _, uid, _ = _UCRED.unpack(peer)
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

@@ -1,0 +1,95 @@
+"""Recognising that somebody else changes back what we mend: after a few rounds, mend ever more seldom.
+
+Two managers that each restore their own idea of an interface make a network that never rests. One of them has to be
+told; until somebody does, the wire is better off with one move a minute than with twenty a second.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+from reconciler.network.diff import Change, Set
+from reconciler.network.state import Setting
+
+# So many times the same thing within so long is no accident.
+ROUNDS = 4
+WITHIN_MS = 30_000
+# How long to wait before the next mending; doubled each time up to the bound.
+FIRST_PAUSE_MS = 1_000
+LONGEST_PAUSE_MS = 60_000
+_MAX_THINGS = 4_096
+
+Thing = tuple[str, str]
+"""Interface, and what about it: a setting, or the kind of change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fight:
+    """How it goes about one thing. `mended_ms`: when it was mended lately; `pause_ms`: 0 until it is a fight."""
+
+    mended_ms: tuple[int, ...] = ()
+    pause_ms: int = 0
+
+    @property
+    def next_ms(self) -> int:
+        """When it may be mended again."""
+        return self.mended_ms[-1] + self.pause_ms if self.mended_ms and self.pause_ms else 0
+
+
+@dataclass(slots=True)
+class Fights:
+    """What is being fought about, by thing."""
+
+    _of: dict[Thing, Fight] = field(default_factory=dict)
+
+    def allowed(self, change: Change, now: int) -> bool:
+        """Whether a change may be mended already."""
+        fight = self._of.get(thing_of(change))
+        return fight is None or now >= fight.next_ms
+
+    def mended(self, change: Change, now: int) -> bool:
+        """Note that a change was mended; whether this makes it a fight."""
+        thing = thing_of(change)
+        old = self._of.get(thing, Fight())
+        if old.pause_ms:
+            calm = now - old.next_ms > WITHIN_MS + old.pause_ms
+            pause = 0 if calm else min(old.pause_ms * 2, LONGEST_PAUSE_MS)
+            self._of[thing] = Fight((now,), pause)
+            return False
+        recent = (*(moment for moment in old.mended_ms if now - moment < WITHIN_MS), now)[-ROUNDS:]
+        begins = len(recent) >= ROUNDS
+        self._of[thing] = replace(old, mended_ms=recent, pause_ms=FIRST_PAUSE_MS if begins else 0)
+        if len(self._of) > _MAX_THINGS:
+            del self._of[next(iter(self._of))]
+        return begins
+
+    def due(self, changes: Collection[Change]) -> int | None:
+        """When the first of these changes that had to wait may be mended."""
+        return min((self._of[thing_of(one)].next_ms for one in changes if thing_of(one) in self._of), default=None)
+
+    def forget(self) -> None:
+        """A new choice is no fight: what was mended before belongs to another network."""
+        self._of.clear()
+
+    @property
+    def under_way(self) -> tuple[Thing, ...]:
+        """What is being fought about."""
+        return tuple(thing for thing, fight in self._of.items() if fight.pause_ms)
+
+
+def thing_of(change: Change) -> Thing:
+    """What a change is about."""
+    return change.link.name, change.setting.value if isinstance(change, Set) else type(change).__name__.lower()
+
+
+def suspects(change: Change, running: Collection[str], holder: str | None) -> tuple[str, ...]:
+    """Who may be changing it back: of the network managers among the `running` programs those that do such things.
+
+    `holder`: the switch in which the interface was found.
+    """
+    # The kernel keeps 15 characters of a program's name (TASK_COMM_LEN).
+    found = [name for name in ("systemd-networkd", "NetworkManager", "ifupdown2d", "connmand") if name[:15] in running]
+    moves = isinstance(change, Set) and change.setting is Setting.SWITCH
+    if moves and holder is not None and "libvirtd" in running:
+        # It attaches taps of <interface type='bridge'> again at every start, of the VM's and its own.
+        found.insert(0, "libvirtd")
+    return tuple(found)

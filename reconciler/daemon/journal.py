@@ -1,0 +1,60 @@
+"""What the daemon tells whoever reads its log: one line for each thing that it decided, did, or could not do.
+
+Text for people, or JSON for programs: each line an object with `time`, `level`, `event` (stable, for programs), `text`,
+and what belongs to the event.
+"""
+
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from reconciler.console import escaped
+
+# sd-daemon(3): the priority that journald takes from the beginning of a line.
+_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+
+
+class Journal:
+    """Lines to `stream`, as text or JSON."""
+
+    def __init__(self, stream: TextIO, *, as_json: bool = False) -> None:
+        # Not in the tree of loggers: what a library logs is not for the operator.
+        self._logger = logging.Logger("reconciler")  # noqa: LOG001
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(_Json() if as_json else _Text(journald=bool(os.environ.get("JOURNAL_STREAM"))))
+        self._logger.addHandler(handler)
+
+    def tell(self, event: str, text: str, *, level: int = logging.INFO, **data: Any) -> None:
+        """Write one line. Text and data may be a stranger's: they are escaped."""
+        self._logger.log(level, "%s", text, extra={"event": event, "data": data})
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "event": vars(record)["event"],
+            "text": record.getMessage(),
+            **vars(record)["data"],
+        }
+        return json.dumps(told, default=str)
+
+
+class _Text(logging.Formatter):
+    def __init__(self, *, journald: bool) -> None:
+        super().__init__()
+        self._journald = journald
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = escaped(record.getMessage())
+        # journald knows the time, and takes the priority.
+        begin = f"<{_PRIORITY[record.levelno]}>" if self._journald else f"{_time(record)} "
+        loud = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return f"{begin}{loud}{text}"
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

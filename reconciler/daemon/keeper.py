@@ -1,0 +1,305 @@
+"""The core of the daemon, without its loop: events in, decisions by the policy, and the network made to match.
+
+    events ──▶ policy ──▶ choice ──▶ audit ──▶ plan ──▶ execute ──▶ verify
+                 ▲                     │
+                 └──── carrier ────────┘
+
+Whoever drives it (the loop, a simulation) calls `turn` when something was told, when links changed, and when `due_ms`
+has come. Nothing here waits, and nothing here asks for the time but through `clock`.
+
+In the order of a turn stands what must not be late: the wire first, then the memory, and the VM's restart last, when
+the attempt that it uses up is on disk.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from reconciler.appliance.declared import Appliance
+from reconciler.cycle import Host, Report, audit
+from reconciler.daemon.fight import Fights, suspects, thing_of
+from reconciler.daemon.journal import Journal
+from reconciler.errors import HostError, TransientError
+from reconciler.health import policy, record
+from reconciler.health.signal import Reading
+from reconciler.health.state import (
+    Choose,
+    Decision,
+    Declared,
+    Event,
+    Restart,
+    RestartEnded,
+    State,
+    Tick,
+    begin,
+    rules_of,
+)
+from reconciler.host.signals import carrier
+from reconciler.network import render
+from reconciler.network.bind import Problem
+from reconciler.network.diff import Change, Difference
+from reconciler.network.plan import Outcome, Status, plan
+from reconciler.network.recognise import recognise
+
+# Catches what no event told.
+AUDIT_MS = 10_000
+# After the network did not hold still, or the kernel refused to be read.
+RETRY_MS = 100
+REFUSED_MS = 1_000
+# Carrier readings may change the choice, and the new choice what is looked at; more rounds than this are for later.
+_ROUNDS = 4
+DECISIONS_KEPT = 64
+# In a log line; the whole plan is what `reconcile --dry-run` is for.
+_CHANGES_TOLD = 8
+
+
+class Memory(Protocol):
+    """Where the policy's state outlives the process."""
+
+    def remember(self, state: State) -> None:
+        """Keep what is worth keeping. Never raises: a full disk must not stop a failover."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A decision, when it was made."""
+
+    at_ms: int
+    decision: Decision
+
+
+@dataclass(slots=True)
+class Keeper:
+    """Keeps one appliance's network as its health asks for.
+
+    `clock`: milliseconds that never step. `restart`: starts what the ladder asks for; its end comes back as an event.
+    `running`: the names of the programs that run on this host.
+    """
+
+    appliance: Appliance
+    host: Host
+    clock: Callable[[], int]
+    journal: Journal
+    memory: Memory
+    restart: Callable[[Restart], None]
+    running: Callable[[], Collection[str]] = lambda: ()
+    state: State = field(init=False)
+    found: Difference | None = field(init=False, default=None)
+    fights: Fights = field(init=False, default_factory=Fights)
+    decisions: list[Told] = field(init=False, default_factory=list)
+    mended: int = field(init=False, default=0)
+    _heard: dict[tuple[str, str | None], Reading] = field(init=False, default_factory=dict)
+    _problems: frozenset[Problem] = field(init=False, default=frozenset())
+    _pending: list[Restart] = field(init=False, default_factory=list)
+    _look_ms: int = field(init=False, default=0)
+    _switched: bool = field(init=False, default=False)
+    _remembered: Any = field(init=False, default=None)
+
+    def start(self, remembered: Any = None, shift: int | None = None) -> None:
+        """Adopt the network as it is, with what an earlier process remembered (see `health.record`).
+
+        Raises:
+            TransientError, HostError: the network could not be read.
+
+        """
+        rules, now = rules_of(self.appliance), self.clock()
+        found = recognise(self.appliance, audit(self.host, self.appliance, _any_choice(self.appliance)).actual)
+        if remembered is None:
+            self.state = begin(rules, found, now)
+        else:
+            try:
+                self.state = record.recall(rules, found, remembered, now, shift)
+            except ValueError as error:
+                self.journal.tell("memory", f"what was remembered is of no use: {error}", level=logging.WARNING)
+                self.state = begin(rules, found, now)
+        self._switched = True
+        self.journal.tell(
+            "start",
+            f"{self.appliance.sku}: found {_spell(found)}; wanted {_spell(self.state.choice)}",
+            found=dict(found),
+        )
+        self.turn((), changed=True)
+
+    @property
+    def due_ms(self) -> int:
+        """When `turn` must be called although nothing happens."""
+        soonest = policy.due(self.state)
+        return self._look_ms if soonest is None else min(self._look_ms, soonest)
+
+    def turn(self, events: Iterable[Event], *, changed: bool = False) -> None:
+        """Take events in, decide, and make the network match. `changed`: links may have changed."""
+        self._step(Tick())
+        for event in events:
+            self._step(event)
+        if changed or self._switched or self.clock() >= self._look_ms:
+            self._converge()
+        self._remember()
+        pending, self._pending = self._pending, []
+        for effect in pending:
+            self.restart(effect)
+
+    def declare(self, appliance: Appliance) -> None:
+        """Go on with a file that was read anew."""
+        self.appliance = appliance
+        self._heard.clear()
+        self.fights.forget()
+        self._switched = True
+        self.turn((Declared(rules_of(appliance)),), changed=True)
+
+    def audit(self) -> Difference:
+        """What differs now from what is wanted. Changes nothing.
+
+        Raises:
+            TransientError, HostError: the network could not be read.
+
+        """
+        return audit(self.host, self.appliance, self.state.choice)
+
+    # Deciding
+
+    def _step(self, event: Event) -> None:
+        self.state, effects = policy.step(self.state, event, self.clock())
+        for effect in effects:
+            match effect:
+                case Choose():
+                    self._switched = True
+                case Restart():
+                    self._pending.append(effect)
+                case Decision():
+                    self._decided(effect)
+        if isinstance(event, RestartEnded) and not event.done:
+            self.journal.tell("restart", f"the VM was not restarted: {event.reason}", level=logging.ERROR)
+
+    def _decided(self, decision: Decision) -> None:
+        self.decisions.append(Told(self.state.now_ms, decision))
+        del self.decisions[:-DECISIONS_KEPT]
+        where = f"{decision.segment}: " if decision.segment else ""
+        why = "; ".join(str(reading) for reading in decision.why)
+        self.journal.tell(
+            "decision",
+            f"{where}{decision.what}{f' ({why})' if why else ''}",
+            segment=decision.segment,
+            what=decision.what,
+            why=[str(reading) for reading in decision.why],
+        )
+
+    # Reconciling
+
+    def _converge(self) -> None:
+        try:
+            found = self._look()
+            self._look_ms = self.clock() + AUDIT_MS
+            if found.changes:
+                self._mend(found)
+        except TransientError as error:
+            self._look_ms = self.clock() + RETRY_MS
+            self.journal.tell("unread", str(error), level=logging.WARNING)
+        except HostError as error:
+            self._look_ms = self.clock() + REFUSED_MS
+            self.journal.tell("unread", str(error), level=logging.ERROR)
+
+    def _look(self) -> Difference:
+        """What differs from what is wanted, once the adapters' carrier has had its say."""
+        for _ in range(_ROUNDS):
+            choice = self.state.choice
+            self.found = audit(self.host, self.appliance, choice)
+            self._hear_carrier(self.found)
+            if self.state.choice == choice:
+                break
+        assert self.found is not None  # noqa: S101 - the loop ran
+        self._tell_problems(self.found)
+        return self.found
+
+    def _hear_carrier(self, found: Difference) -> None:
+        for reading in carrier.readings(self.appliance, found.actual):
+            key = (reading.signal, reading.segment)
+            if self._heard.get(key) != reading:
+                self._heard[key] = reading
+                self._step(reading)
+
+    def _mend(self, found: Difference) -> None:
+        switched, self._switched = self._switched, False
+        now = self.clock()
+        if switched:
+            self.fights.forget()
+        changes = tuple(change for change in found.changes if self.fights.allowed(change, now))
+        waiting = [change for change in found.changes if change not in changes]
+        if changes:
+            todo = plan(replace(found, changes=changes))
+            outcomes = self.host.execute(todo, found.actual, lambda: False)
+            after = self._look()
+            self._tell(found, changes, Report(found, todo, outcomes, after), switched=switched)
+            if not switched:
+                self._note(changes, found)
+            if after.changes:
+                waiting = list(after.changes)
+                self._look_ms = min(self._look_ms, now + REFUSED_MS)
+        if (wait := self.fights.due(waiting)) is not None:
+            self._look_ms = min(self._look_ms, max(wait, now + 1))
+
+    def _note(self, changes: Iterable[Change], found: Difference) -> None:
+        for change in changes:
+            if not self.fights.mended(change, self.clock()):
+                continue
+            live = found.actual.by_name.get(change.link.name)
+            names = suspects(change, self.running(), live.switch if live else None)
+            who = f"probably {', '.join(names)}" if names else "somebody"
+            name, about = thing_of(change)
+            self.journal.tell(
+                "fight",
+                f"{name}: {who} keeps changing back its {about}; mending it ever more seldom. "
+                "Tell that program to leave the appliance's interfaces alone",
+                level=logging.WARNING,
+                interface=name,
+                about=about,
+                suspects=list(names),
+            )
+
+    def _tell(self, found: Difference, changes: tuple[Change, ...], report: Report, *, switched: bool) -> None:
+        self.mended += not switched
+        failed = [one for one in report.outcomes if one.status is Status.FAILED]
+        told = [f"{line.thing} {line.about}: {line.old} → {line.new}" for line in map(render.line, changes)]
+        listed = "; ".join(told[:_CHANGES_TOLD]) + ("; …" if len(told) > _CHANGES_TOLD else "")
+        what = f"switched to {_spell(self.state.choice)}" if switched else "mended"
+        left = f"; {len(report.after.changes)} still to make" if report.after.changes else ""
+        self.journal.tell(
+            "switched" if switched else "mended",
+            f"{what}, {len(changes)} change{'s' if len(changes) != 1 else ''}{left}: {listed}",
+            level=logging.INFO if not failed else logging.ERROR,
+            changes=told,
+            failed=[_failure(one) for one in failed],
+        )
+        for one in failed:
+            self.journal.tell("failed", _failure(one), level=logging.ERROR)
+
+    def _tell_problems(self, found: Difference) -> None:
+        problems = frozenset(found.problems)
+        for problem in found.problems:
+            if problem not in self._problems:
+                self.journal.tell("problem", str(problem).split("\n")[0], level=logging.ERROR, code=problem.code)
+        for problem in self._problems - problems:
+            self.journal.tell("solved", f"no longer: {str(problem).split(chr(10))[0]}", code=problem.code)
+        self._problems = problems
+
+    def _remember(self) -> None:
+        value = record.dump(self.state)
+        if value != self._remembered:
+            self._remembered = value
+            self.memory.remember(self.state)
+
+
+def _failure(outcome: Outcome) -> str:
+    return f"{outcome.operation.link.label}: {render.operation_words(outcome.operation)}: {outcome.why}"
+
+
+def _any_choice(appliance: Appliance) -> Mapping[str, str]:
+    return dict.fromkeys(appliance.segments, next(iter(appliance.topologies)))
+
+
+def _spell(choice: Mapping[str, str | None]) -> str:
+    topologies = set(choice.values())
+    if len(topologies) == 1:
+        return topologies.pop() or "no topology"
+    return ", ".join(f"{segment}={topology or 'none'}" for segment, topology in choice.items())

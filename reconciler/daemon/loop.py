@@ -1,0 +1,265 @@
+"""The daemon's one loop: everything that happens becomes an event in one bounded queue, and each turn empties it.
+
+A turn is a callback, not a task: what is in the queue, whether links changed, and whether a deadline has come is all
+handed to the keeper at once, and then the loop sleeps until the next news or the next deadline. The service manager's
+watchdog is fed at the end of a turn, so that it watches what decides and not a timer beside it.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+from collections import deque
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from reconciler.appliance.declared import Appliance
+from reconciler.cycle import reconcile
+from reconciler.daemon.ask import socket_of
+from reconciler.daemon.control import Control, RefusedError
+from reconciler.daemon.journal import Journal
+from reconciler.daemon.keeper import Keeper
+from reconciler.daemon.remember import Remembering
+from reconciler.daemon.requests import Requests, digest
+from reconciler.errors import HostError, ReconcilerError
+from reconciler.health.state import Event, Phase, Restart, RestartEnded
+from reconciler.host import clock, places
+from reconciler.host.hypervisor.deeds import Deeds
+from reconciler.host.hypervisor.driver import hypervisor_of
+from reconciler.host.netlink.kernel import Kernel
+from reconciler.host.netlink.watch import Watch
+from reconciler.host.programs import running_programs
+from reconciler.host.prover import prove
+from reconciler.host.service import Service
+from reconciler.host.signals.gather import gatherers
+
+# More than any appliance tells in a second; who tells more is not listened to.
+QUEUE = 1_024
+# Looking again after links changed may take so much of the time, whatever storm there is outside.
+_SHARE = 4
+_LEAST_PAUSE_MS, _MOST_PAUSE_MS = 2, 1_000
+
+
+class Daemon:
+    """Keeps the appliance of `file`; use it within the appliance's lock.
+
+    `group`: whose members may ask and steer, beside root. `stop`: the topology to leave behind; None: what there is.
+    """
+
+    def __init__(
+        self, file: Path, text: bytes, appliance: Appliance, journal: Journal, *, group: str | None, stop: str | None
+    ) -> None:
+        self._file, self._text, self._journal, self._stop_topology = file, text, journal, stop
+        self._kernel, self._watch = Kernel(), Watch()
+        self._memory = Remembering(places.state_dir(), appliance.sku, journal)
+        self._service = Service()
+        self._deeds = Deeds()
+        self._hypervisor = hypervisor_of(appliance, self._deeds)
+        self._keeper = Keeper(
+            appliance, self._kernel, clock.now_ms, journal, self._memory, self._restart, running_programs
+        )
+        self._requests = Requests(self._keeper, self._tell_now, self._reload, self._about)
+        self._control = Control(socket_of(places.run_dir(), appliance.sku), group, self._requests.answer)
+        self._queue: deque[Event] = deque()
+        self._dropped = 0
+        self._changed = False
+        self._not_before_ms = 0
+        self._fed_ms = 0
+        self._began_ms = clock.now_ms()
+        self._scheduled: asyncio.Handle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._gatherers: set[asyncio.Task[None]] = set()
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT.
+
+        Raises:
+            ReconcilerError: it could not begin; says why.
+
+        """
+        try:
+            asyncio.run(self._serve())
+        finally:
+            self._watch.close()
+            self._kernel.close()
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        self._requests.digest = digest(self._text)
+        self._keeper.start(*self._memory.find())
+        # A restart that our predecessor was at may have destroyed the VM: that was no operator.
+        self._deeds.destroyed = self._keeper.state.vm.phase in (Phase.BOOTING, Phase.WAITING)
+        loop.add_reader(self._watch, self._links_changed)
+        await self._control.open()
+        self._gather()
+        self._arm()
+        # Nothing of what start-up made will be garbage: collections need not look at it again.
+        gc.enable()
+        gc.collect()
+        gc.freeze()
+        self._service.tell(READY="1", STATUS=f"keeping {self._keeper.appliance.sku}")
+        try:
+            await self._ended
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        self._service.tell(STOPPING="1")
+        for task in (*self._tasks, *self._gatherers):
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._gatherers, return_exceptions=True)
+        await self._control.close()
+        if self._stop_topology:
+            choice = dict.fromkeys(self._keeper.appliance.segments, self._stop_topology)
+            done = reconcile(self._kernel, self._keeper.appliance, choice)
+            state = "as wanted" if done.converged else "not as wanted"
+            self._journal.tell("stop", f"stopped; left on {self._stop_topology}, {state}")
+        else:
+            self._journal.tell("stop", "stopped; the network stays as it is")
+
+    # Turns
+
+    def _tell(self, event: Event) -> None:
+        """An event for the next turn. A full queue loses it: who floods is not believed."""
+        if len(self._queue) >= QUEUE:
+            self._dropped += 1
+            return
+        self._queue.append(event)
+        self._soon()
+
+    def _tell_now(self, event: Event) -> None:
+        """An event whose consequences somebody waits for."""
+        self._queue.append(event)
+        self._turn()
+
+    def _links_changed(self) -> None:
+        self._watch.drain()
+        self._changed = True
+        if clock.now_ms() >= self._not_before_ms:
+            self._turn()
+        else:
+            self._arm()
+
+    def _soon(self) -> None:
+        if self._scheduled is None or isinstance(self._scheduled, asyncio.TimerHandle):
+            self._cancel()
+            self._scheduled = asyncio.get_running_loop().call_soon(self._turn)
+
+    def _at(self, wait_ms: int) -> None:
+        self._cancel()
+        self._scheduled = asyncio.get_running_loop().call_later(wait_ms / 1_000, self._turn)
+
+    def _cancel(self) -> None:
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
+
+    def _turn(self) -> None:
+        try:
+            self._take_turn()
+        except Exception as error:  # noqa: BLE001 - a callback's would be lost in the loop
+            # Something that was not foreseen: the network stays as it is, and the service manager starts us anew.
+            self._journal.tell("bug", f"internal error: {type(error).__name__}: {error}", level=logging.CRITICAL)
+            if not self._ended.done():
+                self._ended.set_exception(error)
+
+    def _take_turn(self) -> None:
+        self._cancel()
+        began = clock.now_ms()
+        changed = self._changed and began >= self._not_before_ms
+        events, self._queue = self._queue, deque()
+        self._keeper.turn(events, changed=changed)
+        ended = clock.now_ms()
+        if changed:
+            self._changed = False
+            self._not_before_ms = ended + min(max((ended - began) * _SHARE, _LEAST_PAUSE_MS), _MOST_PAUSE_MS)
+        if self._service.watchdog_ms and ended - self._fed_ms >= self._service.watchdog_ms // 2:
+            self._fed_ms = ended
+            self._service.tell(WATCHDOG="1")
+        self._arm()
+
+    def _arm(self) -> None:
+        due = self._keeper.due_ms
+        if self._changed:
+            due = min(due, self._not_before_ms)
+        if self._service.watchdog_ms:
+            due = min(due, self._fed_ms + self._service.watchdog_ms // 2)
+        self._at(max(0, due - clock.now_ms()))
+
+    # What it starts
+
+    def _start(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def _gather(self) -> None:
+        for gatherer in gatherers(self._keeper.appliance, self._tell, self._deeds):
+            self._start(gatherer.run(), self._gatherers)
+
+    def _restart(self, effect: Restart) -> None:
+        self._start(self._restarting(effect), self._tasks)
+
+    async def _restarting(self, effect: Restart) -> None:
+        try:
+            if self._hypervisor is None:
+                raise HostError("the file declares nothing that runs the VM")
+            await self._hypervisor.restart(effect.method)
+        except ReconcilerError as error:
+            self._tell(RestartEnded(done=False, reason=str(error)))
+        else:
+            self._tell(RestartEnded(done=True))
+
+    # Reading the file anew
+
+    def _hang_up(self) -> None:
+        self._start(self._reload_or_tell(), self._tasks)
+
+    async def _reload_or_tell(self) -> None:
+        try:
+            await self._reload()
+        except ReconcilerError as error:
+            text = f"{self._file} was not taken over, the old one stays in force: {error}"
+            self._journal.tell("reload", text, level=logging.ERROR)
+
+    async def _reload(self) -> None:
+        """Read, check, and only then go over to the file as it is now.
+
+        Raises:
+            ReconcilerError: it is broken, or another appliance's; the old one stays in force.
+
+        """
+        text = await asyncio.to_thread(places.read_file, self._file)
+        appliance = await asyncio.to_thread(prove, text, str(self._file), places.state_dir())
+        if appliance.sku != self._keeper.appliance.sku:
+            raise RefusedError(
+                f"{self._file} is of {appliance.sku} now, and this daemon keeps {self._keeper.appliance.sku}: restart"
+            )
+        hypervisor = hypervisor_of(appliance, self._deeds)
+        for task in self._gatherers:
+            task.cancel()
+        await asyncio.gather(*self._gatherers, return_exceptions=True)
+        self._hypervisor = hypervisor
+        self._text, self._requests.digest = text, digest(text)
+        self._keeper.declare(appliance)
+        self._gather()
+        self._arm()
+        self._journal.tell("reload", f"{self._file} was read anew")
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "file": str(self._file),
+            "running_ms": clock.now_ms() - self._began_ms,
+            "queue": {"bound": QUEUE, "dropped": self._dropped, "netlink_overruns": self._watch.lost},
+        }

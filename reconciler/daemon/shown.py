@@ -1,0 +1,95 @@
+"""A status for people: who asks has only its JSON value, and wants to start quickly."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from reconciler.console import Said, escaped
+
+_COLOURS = {"healthy": "green", "degraded": "yellow", "failed": "red", "absent": "yellow", "unknown": "yellow"}
+
+
+def shown(status: Any) -> Iterator[Said]:
+    """`reconcile status`."""
+    network = status["network"]
+    state = "as wanted" if network["converged"] else click.style("not as wanted", fg="red")
+    yield Said(f"{escaped(status['sku'])}: the network is {state}")
+    for segment in status["segments"]:
+        yield from _segment(segment)
+    yield from _vm(status["vm"])
+    width = max((len(_name(signal)) for signal in status["signals"]), default=0)
+    for signal in status["signals"]:
+        yield Said(
+            f"  {_name(signal):{width}}  {_colour(signal['state']):8}  {escaped(signal['reason'])}{_advisory(signal)}"
+        )
+    for problem in network["problems"]:
+        yield Said(f"  problem: {escaped(problem['text'])}")
+    for fight in network["fights"]:
+        yield Said(f"  somebody keeps changing back {escaped(fight)}")
+
+
+def reasons(status: Any, *, all_of_them: bool) -> Iterator[Said]:
+    """`reconcile why`: for each segment and the VM the last decision, or all that are kept, with what led to it."""
+    for segment in status["segments"]:
+        yield from _segment(segment)
+        for reason in segment["why"]:
+            yield Said(f"    {escaped(reason)}")
+    yield from _vm(status["vm"])
+    decisions = status["decisions"] if all_of_them else status["decisions"][-8:]
+    if decisions:
+        yield Said("decided, the latest last:")
+    for one in decisions:
+        where = f"{escaped(one['segment'])}: " if one["segment"] else ""
+        yield Said(f"  {span(one['age_ms'])} ago  {where}{escaped(one['what'])}")
+        for reason in one["why"]:
+            yield Said(f"      {escaped(reason)}")
+
+
+def span(milliseconds: int) -> str:
+    """A length of time for people: its two largest units, or milliseconds."""
+    if milliseconds < 1_000:
+        return f"{milliseconds} ms"
+    seconds = milliseconds // 1_000
+    units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+    first = next(index for index, (_, size) in enumerate(units) if seconds >= size)
+    parts = []
+    for unit, size in units[first : first + 2]:
+        count, seconds = divmod(seconds, size)
+        parts += [f"{count} {unit}"] if count else []
+    return " ".join(parts)
+
+
+def _segment(segment: Any) -> Iterator[Said]:
+    hold = segment["hold"]
+    told = f"{escaped(segment['name'])}: {segment['topology']} for {span(segment['since_ms'])}"
+    told += f", the VM is {_colour(segment['verdict'])} here"
+    if segment["hold_down_left_ms"] is not None:
+        told += f", back to inspect in {span(segment['hold_down_left_ms'])}"
+    if segment["flaps"]:
+        told += f", {segment['flaps']} flaps"
+    yield Said(told)
+    if hold:
+        yield Said(
+            f"    held on {hold['topology']} by {escaped(hold['owner'])} for {span(hold['left_ms'])} more: "
+            f"{escaped(hold['reason'])}"
+        )
+
+
+def _vm(vm: Any) -> Iterator[Said]:
+    attempts = f", restart {vm['attempts']} of {vm['attempts_declared']}" if vm["attempts"] else ""
+    then = f", {span(vm['due_ms'])} left" if vm["due_ms"] is not None else ""
+    yield Said(f"VM: {vm['phase']} for {span(vm['since_ms'])}{attempts}{then}")
+
+
+def _name(signal: Any) -> str:
+    return escaped(signal["name"] + (f" ({signal['segment']})" if signal["segment"] else ""))
+
+
+def _advisory(signal: Any) -> str:
+    heard = signal["heard_ms"]
+    return "" if heard is None or heard < 2_000 else f"  ({span(heard)} ago)"
+
+
+def _colour(word: str) -> str:
+    return click.style(word, fg=_COLOURS.get(word))

@@ -1,0 +1,110 @@
+"""What the daemon knows, as a JSON value: for `reconcile status`, and whoever else asks."""
+
+from typing import Any
+
+from reconciler.appliance.declared import Signal
+from reconciler.daemon.keeper import Keeper
+from reconciler.health import policy, verdict
+from reconciler.health.signal import Reading
+from reconciler.health.signal import State as Colour
+from reconciler.health.state import Course, Segment, State
+from reconciler.health.verdict import Track
+
+# Versioned: a change that could break a reader counts up.
+FORMAT = "reconciler.status/1"
+
+
+def status(keeper: Keeper) -> dict[str, Any]:
+    """All of it; ages and remaining times in milliseconds."""
+    state, now = keeper.state, keeper.clock()
+    found = keeper.found
+    return {
+        "format": FORMAT,
+        "sku": keeper.appliance.sku,
+        "choice": state.choice,
+        "segments": [_segment(state, name, segment, now) for name, segment in state.segments.items()],
+        "vm": _vm(state, now),
+        "signals": [
+            _signal(state, signal, key, now)
+            for signal in state.rules.health.signals.values()
+            for key in _keys(state, signal)
+        ],
+        "degraded": [str(reading) for reading in verdict.degraded(state.tracks)],
+        "network": {
+            "converged": found is not None and not found.changes and not found.problems,
+            "changes": len(found.changes) if found else None,
+            "problems": [{"code": one.code, "text": str(one).split("\n")[0]} for one in found.problems]
+            if found
+            else [],
+            "fights": [f"{name} {about}" for name, about in keeper.fights.under_way],
+            "mended": keeper.mended,
+        },
+        "decisions": [
+            {
+                "age_ms": now - told.at_ms,
+                "segment": told.decision.segment,
+                "what": told.decision.what,
+                "why": [str(reading) for reading in told.decision.why],
+            }
+            for told in keeper.decisions
+        ],
+    }
+
+
+def _segment(state: State, name: str, segment: Segment, now: int) -> dict[str, Any]:
+    hold = state.holds.get(name)
+    left = None
+    if segment.course is Course.PROVING:
+        left = max(0, segment.since_ms + policy.hold_down(state.rules, segment) - now)
+    return {
+        "name": name,
+        "topology": state.choice[name],
+        "course": segment.course.value,
+        "since_ms": now - segment.since_ms,
+        "verdict": _verdict(segment.verdict.state),
+        "why": [str(reading) for reading in policy.explain(state, name)],
+        "flaps": segment.flaps,
+        "hold_down_ms": policy.hold_down(state.rules, segment),
+        "hold_down_left_ms": left,
+        "hold": hold
+        and {
+            "topology": hold.topology,
+            "owner": hold.owner,
+            "reason": hold.reason,
+            "left_ms": max(0, hold.until_ms - now),
+        },
+    }
+
+
+def _vm(state: State, now: int) -> dict[str, Any]:
+    vm = state.vm
+    ladder = state.rules.on_failure.ladder
+    return {
+        "phase": vm.phase.value,
+        "since_ms": now - vm.since_ms,
+        "attempts": vm.attempts,
+        "attempts_declared": sum(rung.attempts for rung in ladder),
+        "due_ms": None if vm.due_ms is None else max(0, vm.due_ms - now),
+    }
+
+
+def _keys(state: State, signal: Signal) -> tuple[verdict.Key, ...]:
+    return tuple(key for key in state.rules.keys if key[0] == signal.name)
+
+
+def _signal(state: State, signal: Signal, key: verdict.Key, now: int) -> dict[str, Any]:
+    track = state.tracks.get(key, Track())
+    told: Reading = verdict.evidence(signal, track, now)
+    return {
+        "name": signal.name,
+        "kind": type(signal.source).__name__.lower(),
+        "segment": key[1],
+        "required": signal.required,
+        "state": track.believed.value,
+        "reason": told.reason,
+        "heard_ms": now - track.heard_ms if track.latest else None,
+    }
+
+
+def _verdict(state: Colour) -> str:
+    return "unknown" if state is Colour.ABSENT else state.value

@@ -1,0 +1,117 @@
+"""What of the policy's state outlives its process, as JSON; and the state of a process that finds it.
+
+Tracks are not among it: what was heard before says nothing now. Within one boot of the machine the clock goes on, and
+times are taken over as they are; after a reboot only what people said (holds) and what the wire suffered (flaps)
+counts, and the wall clock bridges the gap.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from reconciler.appliance.declared import Domain
+from reconciler.health.state import Course, Hold, Phase, Rules, Segment, State, Vm, begin
+from reconciler.health.verdict import Track
+
+FORMAT = "reconciler.memory/1"
+_MAX_TEXT = 1_000
+_MAX_ATTEMPTS = 1_000_000
+
+
+def dump(state: State) -> dict[str, Any]:
+    """The memory as a JSON value."""
+    return {
+        "format": FORMAT,
+        "segments": {
+            name: {"course": one.course.value, "flaps": one.flaps, "returned_ms": one.returned_ms}
+            for name, one in state.segments.items()
+        },
+        "vm": {"phase": state.vm.phase.value, "attempts": state.vm.attempts, "due_ms": state.vm.due_ms},
+        "deliberate": any(track.deliberate for track in state.tracks.values()),
+        "holds": {
+            name: {"topology": one.topology, "owner": one.owner, "reason": one.reason, "until_ms": one.until_ms}
+            for name, one in state.holds.items()
+        },
+    }
+
+
+def recall(rules: Rules, found: Mapping[str, str | None], data: Any, now: int, shift: int | None) -> State:
+    """The state of a process that starts at `now` and finds the memory `data` of an earlier one.
+
+    `found`: see `begin`. `shift`: None within one boot of the machine; after a reboot, what to add to the memory's
+    times.
+
+    Raises:
+        ValueError: `data` is no such memory.
+
+    """
+    state = begin(rules, found, now)
+    try:
+        if data["format"] != FORMAT:
+            raise ValueError(f"not of the format {FORMAT}")
+        moved = shift or 0
+        holds = {
+            name: _hold(hold, moved)
+            for name, hold in data["holds"].items()
+            if name in rules.segments and hold["topology"] in rules.topologies
+        }
+        segments = {
+            name: _segment(data["segments"].get(name), segment, found.get(name), held=name in holds, moved=moved)
+            if shift is None
+            else _flaps_only(data["segments"].get(name), segment, moved)
+            for name, segment in state.segments.items()
+        }
+        if shift is not None:
+            return replace(state, holds=holds, segments=segments)
+        vm = _vm(data["vm"], rules, now) if rules.on_failure.ladder else Vm()
+        deliberate = _typed(data["deliberate"], bool)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not as it was written: {type(error).__name__}: {error}") from None
+    # Until libvirt has told anew, a VM that an operator had stopped counts as stopped on purpose.
+    tracks = {
+        key: Track(deliberate=True)
+        for key in rules.keys
+        if deliberate and isinstance(rules.health.signals[key[0]].source, Domain)
+    }
+    return replace(state, holds=holds, segments=segments, vm=vm, tracks=tracks)
+
+
+def _segment(data: Any, fresh: Segment, found: str | None, *, held: bool, moved: int) -> Segment:
+    """The segment on the course that it was on; past the VM also if the kernel is there already.
+
+    A process that died between the move and its memory has moved: the hold-down counts from now on.
+    """
+    if data is None:
+        return fresh
+    past = Course(data["course"]) in (Course.FALLBACK, Course.PROVING)
+    past = past or (not held and fresh.course is Course.FALLBACK and found is not None)
+    course = Course.FALLBACK if past else Course.INSPECT
+    return replace(_flaps_only(data, fresh, moved), course=course)
+
+
+def _flaps_only(data: Any, fresh: Segment, moved: int) -> Segment:
+    if data is None:
+        return fresh
+    returned = data["returned_ms"]
+    returned = None if returned is None else _typed(returned, int) + moved
+    return replace(fresh, flaps=min(max(_typed(data["flaps"], int), 0), _MAX_ATTEMPTS), returned_ms=returned)
+
+
+def _vm(data: Any, rules: Rules, now: int) -> Vm:
+    phase, due = Phase(data["phase"]), data["due_ms"]
+    due = None if due is None else _typed(due, int)
+    if phase is Phase.RESTARTING:
+        # Whoever was at it is gone, and with it the answer: the VM may be booting.
+        phase, due = Phase.BOOTING, now + rules.on_failure.boot_timeout_ms
+    return Vm(phase, now, due, min(max(_typed(data["attempts"], int), 0), _MAX_ATTEMPTS))
+
+
+def _hold(data: Any, moved: int) -> Hold:
+    owner, reason = (_typed(data[key], str)[:_MAX_TEXT] for key in ("owner", "reason"))
+    return Hold(data["topology"], owner, reason, _typed(data["until_ms"], int) + moved)
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+    return value

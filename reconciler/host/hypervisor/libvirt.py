@@ -1,0 +1,114 @@
+"""Restarting a VM that libvirt runs.
+
+Every call may block: libvirt gives a stopped QEMU ten seconds before it kills it. So the whole restart is one call in a
+worker. When its time is over it is abandoned, and then it begins no further step: a VM that somebody shut down
+meanwhile is not started by a straggler.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from reconciler.appliance.declared import Libvirt
+from reconciler.errors import HostError, TransientError
+from reconciler.host.hypervisor import link
+from reconciler.host.hypervisor.deeds import Deeds
+from reconciler.host.hypervisor.worker import Workers
+
+_LIMIT_S = 30.0
+
+
+class LibvirtHypervisor:
+    """Restarts one domain."""
+
+    def __init__(self, source: Libvirt, deeds: Deeds, limit_s: float = _LIMIT_S) -> None:
+        self._source, self._deeds, self._limit_s = source, deeds, limit_s
+        self._workers = Workers("libvirt restarts")
+
+    async def restart(self, method: str) -> None:
+        """As `Hypervisor.restart`."""
+        attempt = _Attempt(self._source, asyncio.get_running_loop())
+        self._deeds.acting = True
+        try:
+            await self._workers.call(attempt.run, method, timeout_s=self._limit_s)
+        except TimeoutError:
+            raise TransientError(f"libvirt: {method} of {self._source.domain} took over {self._limit_s:g} s") from None
+        else:
+            self._deeds.destroyed = False
+        finally:
+            attempt.abandoned.set()
+            if attempt.destroyed and not attempt.started:
+                self._deeds.destroyed = True
+            self._deeds.acting = False
+
+
+class _Attempt:
+    """One restart. `run` blocks; it is for a worker."""
+
+    def __init__(self, source: Libvirt, loop: asyncio.AbstractEventLoop) -> None:
+        self._source, self._loop = source, loop
+        self.abandoned = threading.Event()
+        self.destroyed = self.started = False
+
+    def run(self, method: str) -> None:
+        libvirt = link.library()
+        connection = link.connect(self._source.uri, self._loop)
+        try:
+            domain = link.find(connection, self._source.domain)
+            if domain is None:
+                raise HostError(f"libvirt at {self._source.uri} has no domain {self._source.domain}")
+            if method == "reset":
+                self._reset(libvirt, domain)
+            elif method == "destroy-and-start":
+                self._destroy_and_start(libvirt, domain)
+            else:
+                raise HostError(f"no method to restart a VM: {method}")
+        except libvirt.libvirtError as error:
+            raise self._error(libvirt, method, error) from None
+        finally:
+            link.close(connection)
+
+    def _reset(self, libvirt: Any, domain: Any) -> None:
+        if not domain.isActive():
+            self._start(libvirt, domain)
+            return
+        self._step(domain.reset)
+        self.started = True
+        # A VM that crashed, or was paused by its watchdog or an I/O error, is paused after the reset.
+        if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
+            self._step(domain.resume)
+
+    def _destroy_and_start(self, libvirt: Any, domain: Any) -> None:
+        if not domain.isPersistent():
+            raise HostError(
+                f"libvirt: {self._source.domain} is transient: destroyed, nothing of it is left to be started"
+            )
+        if domain.isActive():
+            # Said before it is done: whoever sees the VM down must know whose doing it is.
+            self.destroyed = True
+            self._unless_so(libvirt, domain.destroy)
+        self._start(libvirt, domain)
+
+    def _start(self, libvirt: Any, domain: Any) -> None:
+        self._unless_so(libvirt, domain.create)
+        self.started = True
+
+    def _unless_so(self, libvirt: Any, step: Callable[[], object]) -> None:
+        """A step that is refused because it is so already has succeeded: somebody was faster."""
+        try:
+            self._step(step)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                raise
+
+    def _step(self, step: Callable[[], object]) -> None:
+        if self.abandoned.is_set():
+            raise TransientError("abandoned")
+        step()
+
+    def _error(self, libvirt: Any, method: str, error: Any) -> HostError | TransientError:
+        text = f"libvirt: {method} of {self._source.domain}: {link.text(error)}"
+        names = ("OPERATION_DENIED", "AUTH_FAILED", "ACCESS_DENIED", "NO_SUPPORT")
+        hopeless = [getattr(libvirt, f"VIR_ERR_{name}") for name in names]
+        return HostError(text) if error.get_error_code() in hopeless else TransientError(text)

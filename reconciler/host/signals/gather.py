@@ -1,0 +1,116 @@
+"""All gatherers of an appliance, each under supervision.
+
+A gatherer is one signal's source at work: it runs until it is cancelled, and publishes what it sees. How many readings
+make a verdict is not its business.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol, assert_never
+
+from reconciler.appliance.declared import (
+    Appliance,
+    Carrier,
+    Command,
+    Domain,
+    GuestPing,
+    Heartbeat,
+    Http,
+    Libvirt,
+    Signal,
+)
+from reconciler.errors import HostError
+from reconciler.health.signal import News, Reading, State
+from reconciler.host.hypervisor.deeds import Deeds
+from reconciler.host.hypervisor.worker import Workers
+from reconciler.host.signals.command import CommandGatherer
+from reconciler.host.signals.domain import DomainGatherer
+from reconciler.host.signals.guest_ping import GuestPingGatherer
+from reconciler.host.signals.heartbeat import HeartbeatGatherer
+from reconciler.host.signals.http import HttpGatherer
+
+_log = logging.getLogger(__name__)
+_FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
+
+Publish = Callable[[News], None]
+
+
+class Gatherer(Protocol):
+    """One signal's source at work."""
+
+    async def run(self) -> None:
+        """Publish, for ever; only cancelling ends it."""
+
+
+class Supervised:
+    """Runs a gatherer, and runs it again when it breaks: a mistake in one must not silence the others."""
+
+    def __init__(self, signal: str, gatherer: Gatherer, publish: Publish) -> None:
+        self.signal, self.gatherer = signal, gatherer
+        self._publish = publish
+
+    async def run(self) -> None:
+        """As a gatherer's; raises nothing but CancelledError."""
+        retry_s = _FIRST_RETRY_S
+        while True:
+            began_s = time.monotonic()
+            try:
+                await self.gatherer.run()
+                reason = "it ended by itself"
+            except Exception as error:  # noqa: BLE001  # whatever it is: it is logged, and told
+                _log.exception("signal %s broke", self.signal)
+                reason = f"{type(error).__name__}: {error}"
+            if time.monotonic() - began_s > _LAST_RETRY_S:
+                retry_s = _FIRST_RETRY_S
+            self._publish(Reading(self.signal, State.ABSENT, f"gathering it broke ({reason}); again in {retry_s:g} s"))
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, _LAST_RETRY_S)
+
+
+def gatherers(appliance: Appliance, publish: Publish, deeds: Deeds) -> list[Supervised]:
+    """One for each declared signal but those of carrier, which the network observed tells (`carrier.readings`).
+
+    Raises:
+        HostError: a signal needs libvirt, and the file does not say where the VM is.
+
+    """
+    workers = Workers("libvirt of signals")
+    made = []
+    for signal in appliance.health.signals.values():
+        speak = _about(publish, signal.segment)
+        if (gatherer := _gatherer(signal, appliance, speak, deeds, workers)) is not None:
+            made.append(Supervised(signal.name, gatherer, speak))
+    return made
+
+
+def _about(publish: Publish, segment: str | None) -> Publish:
+    """Publishes readings as being about `segment`."""
+    if segment is None:
+        return publish
+    return lambda news: publish(replace(news, segment=segment) if isinstance(news, Reading) else news)
+
+
+def _gatherer(signal: Signal, appliance: Appliance, speak: Publish, deeds: Deeds, workers: Workers) -> Gatherer | None:
+    match signal.source:
+        case Heartbeat() as source:
+            return HeartbeatGatherer(signal.name, source, speak)
+        case Domain():
+            return DomainGatherer(signal.name, _libvirt(appliance, signal), speak, deeds, workers)
+        case GuestPing() as source:
+            return GuestPingGatherer(signal.name, source, _libvirt(appliance, signal), speak)
+        case Command() as source:
+            return CommandGatherer(signal.name, source, speak)
+        case Http() as source:
+            return HttpGatherer(signal.name, source, speak)
+        case Carrier():
+            return None
+    assert_never(signal.source)
+
+
+def _libvirt(appliance: Appliance, signal: Signal) -> Libvirt:
+    if isinstance(appliance.hypervisor, Libvirt):
+        return appliance.hypervisor
+    raise HostError(f"signal {signal.name} needs libvirt, and the file has no vm.libvirt")

@@ -1,0 +1,29 @@
+"""Which topology a live network is in already."""
+
+from collections.abc import Mapping
+
+from reconciler.appliance.declared import Appliance
+from reconciler.network.bind import bind
+from reconciler.network.desired import choice_of, desired
+from reconciler.network.state import Network
+
+
+def recognise(appliance: Appliance, actual: Network) -> Mapping[str, str | None]:
+    """For each segment the topology in which all of its ports are where they belong; None: in none, or not found.
+
+    Of several that put the ports into the same places, the first in the file's order.
+    """
+    segment_of = {role: segment.name for segment in appliance.segments.values() for role in segment.ports}
+    found: dict[str, str | None] = dict.fromkeys(appliance.segments)
+    for topology in appliance.topologies:
+        places: dict[str, list[bool]] = {name: [] for name in appliance.segments}
+        for link in bind(appliance, desired(appliance, choice_of(appliance, topology)), actual).desired.links:
+            if link.role and link.role.kind == "port":
+                live = actual.by_name[link.name]
+                places[segment_of[link.role.name]].append(live.switch == link.switch)
+        for name, segment in appliance.segments.items():
+            # A topology that holds no port is no evidence: so is a network that nobody has set up.
+            held = any(switch.ports for switch in appliance.topologies[topology].switches if switch.segment == name)
+            if found[name] is None and held and len(places[name]) == len(segment.ports) and all(places[name]):
+                found[name] = topology
+    return found
