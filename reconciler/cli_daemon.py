@@ -14,22 +14,18 @@ from reconciler.errors import HostError
 from reconciler.host import places
 
 _WATCH_S = 0.5
+_LONGEST_S = 30 * 86_400
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
-class _Span(click.ParamType):
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
-        if found is None or int(found[1]) == 0:
-            self.fail(f"{value!a} is no duration: a whole number and its unit, as in 30m, 2h, 1d", param, ctx)
-        seconds = int(found[1]) * _UNITS_S[found[2]]
-        if seconds > 30 * _UNITS_S["d"]:
-            self.fail("a hold lasts at most 30 days", param, ctx)
-        return seconds
+def _seconds(context: click.Context, option: click.Parameter, value: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
+    if found is None or int(found[1]) == 0:
+        raise click.BadParameter(f"{value!a} is no duration: a whole number and its unit, as in 30m, 2h, 1d")
+    seconds = int(found[1]) * _UNITS_S[found[2]]
+    if seconds > _LONGEST_S:
+        raise click.BadParameter("a hold lasts at most 30 days")
+    return seconds
 
 
 @click.command()
@@ -117,7 +113,9 @@ def why(group_file: Path | None, file: Path | None, output: str, everything: boo
 
 @click.command()
 @click.argument("topology", metavar="[SEGMENT=]TOPOLOGY")
-@click.option("--for", "seconds", type=_Span(), required=True, metavar="DURATION", help="30m, 2h, 1d; at most 30d.")
+@click.option(
+    "--for", "seconds", callback=_seconds, required=True, metavar="DURATION", help="30m, 2h, 1d; at most 30d."
+)
 @click.option("--reason", required=True, help="Why; others will read it.")
 @FILE
 @click.pass_obj
