@@ -239,6 +239,21 @@ def schema() -> None:
 
 
 @cli.command()
+@click.option(
+    "--print",
+    "what",
+    type=click.Choice(["agent", "config", "systemd", "openrc"]),
+    required=True,
+    help="The agent itself (one file of Python), its configuration, or the service of an init system.",
+)
+def guest(what: str) -> None:
+    """Print what is to be copied into the VM: the agent whose heartbeat tells that the applications there work."""
+    from reconciler.guest.files import guest_file
+
+    click.echo(guest_file(what), nl=False)
+
+
+@cli.command()
 @click.option("--rate", type=click.IntRange(100, 20_000), default=2_000, show_default=True, help="Frames/s, each way.")
 def demo(rate: int) -> None:
     """Rehearse it all in a lab of network namespaces. Needs no hardware, VM or root; leaves nothing behind."""

@@ -18,7 +18,7 @@ _LONGEST_S = 30 * 86_400
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
-def _seconds(context: click.Context, option: click.Parameter, value: str) -> int:
+def _seconds(_context: click.Context, _option: click.Parameter, value: str) -> int:
     found = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
     if found is None or int(found[1]) == 0:
         raise click.BadParameter(f"{value!a} is no duration: a whole number and its unit, as in 30m, 2h, 1d")
