@@ -88,6 +88,7 @@ class Lab:
         *,
         segments: Sequence[Sequence[int]] | None = None,
         traffic: bool = True,
+        vm: bool = True,
     ) -> None:
         """Declare the lab; entering it builds it.
 
@@ -96,6 +97,7 @@ class Lab:
             segments: Which ports are one wire together, by index. Default: all.
             traffic: False leaves out the clients and the VM's bridges, for a thousand ports: all cables of the NICs
                 then end in one namespace, and nothing passes from one to another.
+            vm: False leaves the VM dead until `start_vm`: for a host whose adapters somebody else makes.
         """
         self.segments = tuple(tuple(segment) for segment in segments or [range(ports)])
         flat = list(itertools.chain.from_iterable(self.segments))
@@ -106,6 +108,7 @@ class Lab:
         self.clients: tuple[Namespace, ...] = ()
         self.vm: Namespace | None = None
         self._traffic = traffic
+        self._vm_from_start = vm
         self._streams = itertools.count(1)
         self._open = contextlib.ExitStack()
 
@@ -117,7 +120,8 @@ class Lab:
             self._build_management()
             self._build_ports()
             self._open.callback(self._release_vm)
-            self.start_vm()
+            if self._vm_from_start:
+                self.start_vm()
             self._open = self._open.pop_all()
         return self
 
