@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/reconcile demo
 
-test: $(READY) .system-packages
+test: $(READY) .system-packages .vm
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(READY)
@@ -39,6 +39,16 @@ $(READY): pyproject.toml constraints.txt
 .PHONY: .system-packages .venv-package
 .system-packages:
 	@.ci/system-packages ip:iproute2 setpriv:util-linux sysctl:procps
+
+# A real VM for tests/vm, and libvirt's Python binding, which is built here. Where this cannot be had (no root), those
+# tests say so and skip; in CI they fail.
+.PHONY: .vm
+.vm: $(READY)
+	-@.ci/system-packages qemu-system-x86_64:qemu-system-x86 libvirtd:libvirt-daemon \
+	  virt-qemu-run:libvirt-daemon-driver-qemu virsh:libvirt-clients \
+	  gcc:gcc pkg-config:pkg-config python3-config:python3-dev /usr/include/libvirt/libvirt.h:libvirt-dev
+	-@$(BIN)/python -c 'import libvirt' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[libvirt]'
 
 .venv-package:
 	@.ci/system-packages --always python3-venv

@@ -1,12 +1,25 @@
 """The appliance file of a lab: what a vendor would write for a machine with these NICs."""
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from reconciler.lab.lab import MANAGEMENT
 
 
-def appliance_file(ports: Sequence[str], adapters: Sequence[str], segments: Sequence[Sequence[int]]) -> str:
-    """The text of a file for a `Lab`: its `ports`, `adapters` and `segments`, in the same order."""
+def appliance_file(
+    ports: Sequence[str],
+    adapters: Sequence[str],
+    segments: Sequence[Sequence[int]],
+    *,
+    vm: Mapping[str, Any] | None = None,
+    sections: Mapping[str, Any] | None = None,
+) -> str:
+    """The text of a file for a `Lab`: its `ports`, `adapters` and `segments`, in the same order.
+
+    `vm`: what else to say of the VM. `sections`: what else to say of the appliance (`health`, `on_failure`).
+    """
     roles = ["outside", "inside"] if len(ports) == 2 else [f"port{index}" for index in range(len(ports))]
     lines = [
         "schema: reconciler/v1",
@@ -19,7 +32,27 @@ def appliance_file(ports: Sequence[str], adapters: Sequence[str], segments: Sequ
     for number, segment in enumerate(segments):
         name = "edge" if len(segments) == 1 else f"seg{number}"
         lines.append(f"  {name}: [{', '.join(roles[index] for index in segment)}]")
-    lines += ["vm:", "  adapters:"]
+    lines += ["vm:", *_block(vm or {}, "  "), "  adapters:"]
     lines += [f"    {role}: {{interface: {adapter}}}" for role, adapter in zip(roles, adapters, strict=True)]
     lines += ["topologies:", "  inspect: {pair: all}", "  bypass: {join: all}"]
+    lines += _block(sections or {}, "")
     return "\n".join(lines) + "\n"
+
+
+def _block(section: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """Mappings of mappings line by line; what is innermost in one line."""
+    for key, value in section.items():
+        if isinstance(value, Mapping) and any(isinstance(one, Mapping | list) for one in value.values()):
+            yield f"{indent}{key}:"
+            yield from _block(value, f"{indent}  ")
+        else:
+            yield f"{indent}{key}: {_flow(value)}"
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_flow(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flow, value))}]"
+    text = str(value)
+    return text if re.fullmatch(r"[A-Za-z0-9/][A-Za-z0-9/._-]*", text) else json.dumps(value)

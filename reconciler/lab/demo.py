@@ -1,36 +1,51 @@
 """`reconcile demo`: the whole thing, on namespaces that this process makes and that vanish with it.
 
-Every step runs the very command that a user would type, in the lab's host namespace, while numbered frames flow both
-ways. What a step claims is checked; a claim that does not hold makes the demo fail.
+The daemon of the lab's host keeps the appliance, with nobody at the keyboard, while numbered frames flow both ways. The
+demo only breaks things, and tells what the daemon says. What a step claims is checked; a claim that does not hold makes
+the demo fail.
 """
 
 import contextlib
+import json
 import math
-import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reconciler.lab.appliance import appliance_file
-from reconciler.lab.lab import Lab, netlink, wait_until
+from reconciler.lab.lab import netlink, wait_until
 from reconciler.lab.measure import Measured
 from reconciler.lab.namespaces import LabError, Namespace, become_lab_root
 from reconciler.lab.picture import Row, alphabet_for, timeline
+from reconciler.lab.rehearsal import Rehearsal, on, rehearsal
 from reconciler.lab.traffic import Flow, Traffic
 
 _SHOW_S = 0.7  # how long each topology is shown carrying traffic
 _DEADLINE_S = 10.0
 _SECOND_NS = 1_000_000_000
+# Short, so that nobody waits; a vendor's are longer.
+_CARE = {
+    "health": {
+        "grace": "2s",
+        "hold_down": "1s",
+        "hold_down_max": "1s",
+        "signals": {"wire": {"kind": "carrier"}},
+    },
+    "on_failure": {"order": "bypass-then-restart", "restart": {"backoff": "1s", "boot_timeout": "10s"}},
+}
+# Of the daemon's log, what a spectator wants to see.
+_TOLD = ("start", "decision", "switched", "mended", "stop")
 
 
 def run(rate: int) -> int:
@@ -43,8 +58,10 @@ def run(rate: int) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     become_lab_root()
-    with tempfile.TemporaryDirectory(prefix="reconcile-demo-") as folder, Lab() as lab, lab.flows(rate) as traffic:
-        return _Demo(lab, Path(folder), traffic).play()
+    with contextlib.ExitStack() as open_:
+        folder = open_.enter_context(tempfile.TemporaryDirectory(prefix="reconcile-demo-"))
+        made = open_.enter_context(rehearsal(Path(folder), care=_CARE))
+        return _Demo(made, open_.enter_context(made.lab.flows(rate))).play()
 
 
 def _leave(number: int, _: FrameType | None) -> None:
@@ -61,31 +78,28 @@ class _Phase:
 
 
 class _Demo:
-    def __init__(self, lab: Lab, folder: Path, traffic: Traffic) -> None:
-        self._lab = lab
+    def __init__(self, made: Rehearsal, traffic: Traffic) -> None:
+        self._made, self._lab = made, made.lab
         self._traffic = traffic
         self._console = Console(highlight=False, soft_wrap=True)
         self._failures = 0
         self._phases: list[_Phase] = []
         self._events: list[tuple[int, str]] = []
-        self._file = folder / "appliance.yaml"
-        self._file.write_text(appliance_file(lab.ports, lab.adapters, lab.segments), encoding="ascii")
-        self._environment = {
-            **os.environ,
-            "RECONCILER_STATE_DIR": str(folder / "state"),
-            "RECONCILER_RUN_DIR": str(folder / "run"),
-            "FORCE_COLOR" if self._console.is_terminal else "NO_COLOR": "1",
-        }
+        self._begin_ns = time.time_ns()
+        made.environment["FORCE_COLOR" if self._console.is_terminal else "NO_COLOR"] = "1"
 
     def play(self) -> int:
         """All steps, then what was measured."""
-        self._console.print("A host with two NICs, a client on each, and a VM (a namespace) that bridges two adapters.")
+        self._console.print("A host with two NICs, a client on each, and a VM (a namespace) that bridges two adapters;")
+        self._console.print("in the VM an application, and the agent that tells the host whether it works.")
         self._console.print("This is the host's appliance file:\n")
-        self._console.print(self._file.read_text(encoding="ascii"), style="dim", markup=False)
+        self._console.print(self._made.file.read_text(encoding="ascii"), style="dim", markup=False)
         self._inspect()
-        self._fail()
+        self._die()
+        self._hang()
         self._tamper()
-        self._return()
+        self._crash()
+        self._made.end_daemon()
         measured = self._traffic.stop()
         self._evaluate(measured)
         if self._failures:
@@ -97,49 +111,68 @@ class _Demo:
     # The steps
 
     def _inspect(self) -> None:
-        self._title("inspect: every frame crosses the VM")
-        self._reconcile(expect=0)
+        self._title("the daemon starts; the traffic waits for the VM to prove itself")
+        self._start_daemon()
+        self._made.wait_for(on("inspect"), "the VM to prove itself")
         self._traffic.start()
         with self._phase("inspect"):
             self._shows(crossing=True)
-        self._title("an audit, before anything happens: what would `bypass` change?")
-        self._reconcile("--dry-run", "--topology", "bypass", expect=3)
+        self._command("status", expect=0)
 
-    def _fail(self) -> None:
+    def _die(self) -> None:
         self._title("the VM dies: its adapters vanish, and the wire is cut")
-        with self._phase("killed, then bypass"):
+        with self._phase("VM killed"):
             self._event("VM killed")
-            self._lab.kill_vm()
-            self._reconcile("--topology", "bypass", expect=0)
+            self._made.kill_vm()
+            self._made.wait_for(on("bypass"), "bypass")
             self._event("bypass")
             self._await_traffic()
-        self._console.print(
-            "[dim]The outage is the time it took to start a command. The daemon will not need to.[/dim]"
-        )
-        with self._phase("bypass"):
+        with self._phase("bypass, restart, proof"):
             self._shows(crossing=False)
+            self._made.wait_for(on("inspect"), "the return to inspect")
+        self._event("inspect again")
+        with self._phase("inspect again"):
+            self._shows(crossing=True)
+
+    def _hang(self) -> None:
+        self._title("the application dies; the VM forwards on, and inspects nothing")
+        with self._phase("application dead"):
+            self._event("application dead")
+            self._made.kill_application()
+            self._made.wait_for(on("bypass"), "bypass")
+            self._event("bypass")
+            self._await_traffic()
+        self._command("why", expect=0, says="application")
+        self._made.wait_for(on("inspect"), "the return to inspect")
+        self._event("inspect again")
+        with self._phase("inspect once more"):
+            self._shows(crossing=True)
 
     def _tamper(self) -> None:
-        self._title("somebody tampers with a switch: the audit finds it, a reconcile mends it")
+        self._title("somebody tampers with a switch: the daemon mends it")
         port = self._lab.ports[1]
         self._console.print(f"$ ip link set {port} nomaster", style="bold", markup=False)
-        with self._phase("tampered, then mended"):
+        before = self._made.wait_for(on("inspect"), "inspect")["network"]["mended"]
+        with self._phase("tampered"):
             self._event("tampered")
             netlink(self._lab.host, lambda ipr: ipr.link("set", index=ipr.link_lookup(ifname=port)[0], master=0))
-            self._reconcile("--dry-run", "--topology", "bypass", expect=3, says=f"({port})")
-            self._reconcile("--topology", "bypass", expect=0)
+            self._made.wait_for(
+                lambda status: status["network"]["mended"] > before and on("inspect")(status), "mending"
+            )
             self._event("mended")
             self._await_traffic()
-        self._reconcile("--dry-run", "--topology", "bypass", expect=0, says="nothing to do")
+        self._command("--dry-run", expect=0, says="nothing to do")
 
-    def _return(self) -> None:
-        self._title("the VM is back: return to inspect")
-        self._lab.start_vm()
-        with self._phase("back to inspect"):
-            self._event("back to inspect")
-            self._reconcile(expect=0)
-            self._await_traffic()
-        with self._phase("inspect again"):
+    def _crash(self) -> None:
+        self._title("the daemon is killed and started again: the wire does not notice")
+        with self._phase("daemon killed, back"):
+            self._event("daemon killed")
+            assert self._made.daemon is not None  # noqa: S101 - started in the first step
+            self._made.daemon.kill()
+            self._made.daemon.wait()
+            self._shows(crossing=True)
+            self._start_daemon()
+            self._made.wait_for(on("inspect"), "the daemon to have taken over")
             self._shows(crossing=True)
 
     # What they are made of
@@ -158,12 +191,38 @@ class _Demo:
         # When a lost frame was sent is known from its neighbours: one more must arrive before anything happens again.
         self._await_traffic()
 
-    def _reconcile(self, *arguments: str, expect: int, says: str = "") -> None:
+    def _start_daemon(self) -> None:
+        self._console.print("$ reconcile -f appliance.yaml run", style="bold", markup=False)
+        daemon = self._made.start_daemon("--log", "json", stderr=subprocess.PIPE)
+        threading.Thread(target=self._tell, args=(daemon.stderr,), name="log", daemon=True).start()
+
+    def _tell(self, log: IO[bytes]) -> None:
+        """Print the daemon's decisions as they come."""
+        with log:
+            for line in log:
+                told = json.loads(line)
+                if told["event"] not in _TOLD:
+                    continue
+                after_s = (time.time_ns() - self._begin_ns) / _SECOND_NS
+                text = Text(f"{after_s:7.2f} s  ", style="dim")
+                what = (
+                    told["text"] if told["event"] in ("start", "stop") else told.get("what", told["text"].split(":")[0])
+                )
+                text.append(what, style="cyan")
+                for reason in told.get("why", ()):
+                    text.append(f"\n             {reason}", style="dim")
+                self._console.print(text)
+
+    def _command(self, *arguments: str, expect: int, says: str = "") -> None:
         """Run `reconcile` on the lab's host, show what it prints, and check how it ends and what it says."""
         self._console.print(f"$ reconcile -f appliance.yaml {' '.join(arguments)}".rstrip(), style="bold", markup=False)
-        command = [sys.executable, "-m", "reconciler.cli", "-f", str(self._file), *arguments]
+        command = [sys.executable, "-m", "reconciler.cli", "-f", str(self._made.file), *arguments]
         with self._lab.host.spawn(
-            command, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            env=self._made.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         ) as process:
             output = process.communicate(timeout=_DEADLINE_S)[0].decode()
         self._console.print(Text.from_ansi(output.rstrip("\n")))
@@ -216,7 +275,7 @@ class _Demo:
         self._console.print(table)
         self._console.print()
         self._console.print(self._timeline(measured), markup=False)
-        for what in ("inspect", "bypass", "inspect again"):
+        for what in ("inspect", "inspect again", "daemon killed, back"):
             self._undisturbed(what)
         wrong = sum(part.duplicated + part.reordered for part in measured)
         self._check(wrong == 0, f"{wrong} frames were duplicated or reordered, in all {sum(m.sent for m in measured)}")
@@ -224,7 +283,7 @@ class _Demo:
     def _undisturbed(self, what: str) -> None:
         phase = next(phase for phase in self._phases if phase.what == what)
         lost = sum(flow.measure(phase.begin_ns, phase.end_ns).lost for flow in self._traffic.flows)
-        self._check(lost == 0, f"{lost} frames were lost while in `{what}`")
+        self._check(lost == 0, f"{lost} frames were lost: {what}")
 
     def _timeline(self, measured: tuple[Measured, ...]) -> str:
         origin = min(part.start_ns for part in measured)

@@ -1,0 +1,21 @@
+"""Whatever is in this folder needs a real VM: QEMU, libvirtd, and taps, which take root."""
+
+import os
+
+import pytest
+from kernels import has_tun
+from libvirtd import missing_packages
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _vm_possible(request: pytest.FixtureRequest) -> None:
+    """Skips where a VM cannot run, but never in CI."""
+    request.getfixturevalue("lab_root")
+    reasons = [f"missing package {package}" for package in missing_packages()]
+    if not has_tun():
+        reasons.append("no right to make taps")
+    if not reasons:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"tests with a real VM must run in CI: {'; '.join(reasons)}")
+    pytest.skip(f"TESTS WITH A REAL VM DO NOT RUN: {'; '.join(reasons)}")

@@ -1,0 +1,381 @@
+"""The harness does what it says: a VM that boots, forwards, dies in every way there is, and leaves nothing behind."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from image import cpio, link, program
+from libvirtd import alive, mount_namespace, processes_in
+from machine import AGENT_CONFIG, BOOT_S, DOMAIN, FEEDING, INTERVAL, Machine
+
+from reconciler.lab.lab import wait_until
+from reconciler.lab.namespaces import LabError
+
+pytestmark = [pytest.mark.netns, pytest.mark.vm]
+
+# For everything that takes a fraction of it.
+PATIENCE_S = 20.0
+# Several of the agent's intervals: after so long a silence it is silent.
+SILENCE_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine that most tests share; each starts the VM anew."""
+    request.getfixturevalue("lab_root")
+    with Machine(tmp_path_factory.mktemp("host")) as machine:
+        machine.reconcile()
+        yield machine
+
+
+@pytest.fixture
+def vm(host: Machine) -> Iterator[Machine]:
+    """A VM in the state in which it was saved: booted, healthy, forwarding."""
+    host.resume()
+    yield host
+    if host.qemu_pid() is not None:
+        host.destroy()
+
+
+def wait_state(machine: Machine, state: str) -> None:
+    wait_until(lambda: machine.state() == state, PATIENCE_S, f"the VM to be {state}")
+
+
+class Beats:
+    """What the agent says, as its host hears it."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(machine.agent_socket))
+        self._buffer = b""
+        # The first may be the rest of a line.
+        self._read()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def _read(self, timeout_s: float = PATIENCE_S) -> bytes:
+        self._socket.settimeout(timeout_s)
+        while b"\n" not in self._buffer:
+            read = self._socket.recv(65536)
+            assert read, "the VM is gone"
+            self._buffer += read
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def wait(self, condition: Callable[[dict[str, Any]], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            beat = json.loads(self._read())
+            if condition(beat):
+                return
+            assert time.monotonic() < deadline, f"waited in vain for {what}; the last beat is {beat}"
+
+    def wait_app(self, state: str) -> None:
+        self.wait(lambda beat: all(check["state"] == state for check in beat["checks"].values()), f"the app {state}")
+
+    def wait_silence(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        with contextlib.suppress(TimeoutError):
+            while time.monotonic() < deadline:
+                self._read(SILENCE_S)
+            raise AssertionError("the agent does not fall silent")
+
+
+@contextlib.contextmanager
+def passing(machine: Machine) -> Iterator[Callable[[], bool]]:
+    """Traffic, and whether every flow has made progress since it was last asked."""
+    with machine.lab.flows(200) as traffic:
+        traffic.start()
+        before = list(traffic.arrived())
+
+        def progress() -> bool:
+            now = traffic.arrived()
+            grown = all(new > old for new, old in zip(now, before, strict=True))
+            if grown:
+                before[:] = now
+            return grown
+
+        wait_until(progress, PATIENCE_S, "traffic")
+        yield progress
+
+
+def stands_still(progress: Callable[[], bool]) -> bool:
+    """Whether for a while not every flow makes progress; what was under way may still arrive."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            wait_until(progress, SILENCE_S, "progress")
+        except LabError:
+            return True
+    return False
+
+
+# The image
+
+
+def test_archives_are_equal_for_equal_trees() -> None:
+    tree = {"usr/bin/a": program(b"#!"), "init": link("usr/bin/a")}
+    assert cpio(tree) == cpio(dict(reversed(tree.items())))
+
+
+# Booting
+
+
+def four_adapters_forward(machine: Machine, flows: int) -> None:
+    assert machine.wait_agent()["checks"].keys() == {"app", "app-answers"}
+    machine.wait_forwarding()
+    with machine.lab.flows(100) as traffic:
+        traffic.start()
+        wait_until(lambda: min(traffic.arrived()) > 20, PATIENCE_S, "20 frames of each flow")
+        results = traffic.stop()
+    assert [result.lost for result in results] == [0] * flows
+    assert machine.reconcile("--dry-run").returncode == 0
+
+
+def test_a_vm_with_two_segments_boots_and_forwards(tmp_path: Path) -> None:
+    with Machine(tmp_path, ports=4, segments=[[0, 1], [2, 3]]) as machine:
+        machine.reconcile()
+        machine.start()
+        four_adapters_forward(machine, flows=4)
+        bridges = machine.shell("ls -d /sys/class/net/br*/brif/*").split()
+        assert [bridge.split("/")[4] for bridge in bridges] == ["br0", "br0", "br1", "br1"]
+
+
+def test_a_vm_with_one_segment_of_four_resumes_and_forwards(tmp_path: Path) -> None:
+    with Machine(tmp_path, ports=4) as machine:
+        machine.reconcile()
+        machine.resume()
+        four_adapters_forward(machine, flows=12)
+
+
+def test_a_guest_that_does_not_boot_says_nothing(tmp_path: Path) -> None:
+    with Machine(tmp_path, boots=False) as machine:
+        machine.reconcile()
+        machine.start()
+        console = tmp_path / "console.log"
+        wait_until(lambda: "stuck, as told" in console.read_text(), BOOT_S, "the guest's last words")
+        assert machine.state() == "running (booted)"
+        with pytest.raises(LabError, match="did not answer"):
+            machine.tell("ping", timeout_s=SILENCE_S)
+        with pytest.raises(LabError, match="no word of the agent"):
+            machine.wait_agent(timeout_s=SILENCE_S)
+
+
+def test_a_saved_vm_resumes_with_its_agent_and_forwards(vm: Machine) -> None:
+    first = vm.wait_agent()
+    vm.wait_forwarding()
+    assert json.loads(vm.virsh("qemu-agent-command", DOMAIN, '{"execute": "guest-ping"}')) == {"return": {}}
+    vm.destroy()
+    vm.resume()
+    second = vm.wait_agent()
+    assert (first["boot"], first["run"]) == (second["boot"], second["run"])
+
+
+# The VM's ends
+
+
+def test_a_killed_qemu_leaves_the_taps_in_their_switches(vm: Machine) -> None:
+    pid = vm.qemu_pid()
+    assert pid is not None
+    vm.kill_qemu()
+    wait_until(lambda: not alive(pid), PATIENCE_S, "QEMU's end")
+    wait_state(vm, "shut off (crashed)")
+    assert vm.qemu_pid() is None
+    vm.resume()
+    vm.wait_forwarding()
+
+
+def test_a_stopped_qemu_forwards_nothing_and_looks_alive(vm: Machine) -> None:
+    with passing(vm) as progress:
+        vm.stop_qemu()
+        assert stands_still(progress)
+        assert vm.qemu_pid() is not None
+        vm.cont_qemu()
+        wait_until(progress, PATIENCE_S, "traffic")
+
+
+def test_a_panic_with_destroy_ends_the_vm(vm: Machine) -> None:
+    vm.tell("panic")
+    wait_state(vm, "shut off (crashed)")
+    assert vm.qemu_pid() is None
+
+
+def test_a_panic_with_preserve_keeps_the_vm(tmp_path: Path) -> None:
+    with Machine(tmp_path, on_crash="preserve") as machine:
+        machine.reconcile()
+        machine.resume()
+        machine.tell("panic")
+        wait_state(machine, "crashed (panicked)")
+        assert machine.qemu_pid() is not None
+
+
+def test_a_guest_that_powers_off_is_shut_off(vm: Machine) -> None:
+    vm.tell("poweroff")
+    wait_state(vm, "shut off (shutdown)")
+
+
+def test_a_guest_that_reboots_comes_back(vm: Machine) -> None:
+    before, pid = vm.tell("ping")["boot"], vm.qemu_pid()
+    vm.tell("reboot")
+    vm.wait_guest()
+    assert vm.tell("ping")["boot"] != before
+    assert vm.qemu_pid() == pid
+    vm.wait_agent()
+    vm.wait_forwarding()
+
+
+def test_a_watchdog_that_is_not_fed_bites(tmp_path: Path) -> None:
+    with Machine(tmp_path, watchdog="pause", agent_config=AGENT_CONFIG.replace(INTERVAL, FEEDING)) as machine:
+        machine.reconcile()
+        machine.start()
+        machine.wait_agent()
+        wait_until(lambda: "armed" in machine.shell("cat /run/agent.log"), PATIENCE_S, "the watchdog")
+        machine.tell("signal", whom="agent", name="STOP")
+        wait_state(machine, "paused (watchdog)")
+
+
+# The guest's faults
+
+
+@pytest.mark.parametrize("name", ["KILL", "STOP", "USR2"])
+def test_the_application_dies_or_hangs_and_the_agent_tells(vm: Machine, name: str) -> None:
+    with Beats(vm) as beats:
+        beats.wait_app("healthy")
+        vm.tell("signal", whom="app", name=name)
+        beats.wait(lambda beat: beat["checks"]["app-answers"]["state"] == "failed", "a failure")
+        if name == "STOP":
+            vm.tell("signal", whom="app", name="CONT")
+        else:
+            with contextlib.suppress(LabError):
+                vm.tell("signal", whom="app", name="KILL")
+            vm.tell("start", whom="app")
+        beats.wait_app("healthy")
+
+
+@pytest.mark.parametrize("fault", ["kill", "stop", "spin"])
+def test_the_agent_dies_or_hangs_and_the_vm_forwards(vm: Machine, fault: str) -> None:
+    with Beats(vm) as beats, passing(vm) as progress:
+        if fault == "spin":
+            vm.tell("replace_agent", script="while True: pass")
+        else:
+            vm.tell("signal", whom="agent", name=fault.upper())
+        beats.wait_silence()
+        wait_until(progress, PATIENCE_S, "traffic")
+        if fault == "stop":
+            vm.tell("signal", whom="agent", name="CONT")
+        else:
+            vm.tell("replace_agent", script="")
+        beats.wait_app("healthy")
+
+
+def test_another_program_speaks_in_the_agents_place(vm: Machine) -> None:
+    script = "import time\nwith open('/dev/virtio-ports/org.reconciler.agent.0', 'wb', 0) as port:\n"
+    vm.tell(
+        "replace_agent", script=script + "    while True:\n        port.write(b'lies\\n')\n        time.sleep(0.01)\n"
+    )
+    with socket.socket(socket.AF_UNIX) as host:
+        host.settimeout(PATIENCE_S)
+        host.connect(str(vm.agent_socket))
+        heard = b""
+        while b"lies\nlies\n" not in heard:
+            heard += host.recv(4096)
+    vm.tell("replace_agent", script="")
+    assert vm.wait_agent()["seq"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "mending"),
+    [
+        (("bridge", {"up": False}), ("bridge", {"up": True})),
+        (("forward", {"on": False, "towards": [1]}), ("forward", {"on": True, "towards": [1]})),
+    ],
+    ids=["bridge-down", "one-direction"],
+)
+def test_the_guest_stops_forwarding_and_the_agent_lives(
+    vm: Machine, fault: tuple[str, dict[str, Any]], mending: tuple[str, dict[str, Any]]
+) -> None:
+    with Beats(vm) as beats, passing(vm) as progress:
+        vm.tell(fault[0], **fault[1])
+        assert stands_still(progress)
+        beats.wait_app("healthy")
+        vm.tell(mending[0], **mending[1])
+        wait_until(progress, PATIENCE_S, "traffic")
+
+
+def test_what_the_guest_cannot_do_is_said(vm: Machine) -> None:
+    assert vm.shell("echo here") == "here\n"
+    with pytest.raises(LabError, match="could not start: KeyError"):
+        vm.tell("start", whom="nobody")
+    with pytest.raises(LabError, match="status 3"):
+        vm.shell("exit 3")
+
+
+# libvirtd and the end of it all
+
+
+def test_the_vm_survives_libvirtd(vm: Machine) -> None:
+    pid, daemon = vm.qemu_pid(), vm.libvirtd.pid
+    with passing(vm) as progress:
+        vm.libvirtd.kill()
+        wait_until(progress, PATIENCE_S, "traffic")
+        with pytest.raises(LabError):
+            vm.state()
+        vm.libvirtd.start()
+        wait_state(vm, "running (restored)")
+        wait_until(progress, PATIENCE_S, "traffic")
+    assert vm.qemu_pid() == pid
+    assert vm.libvirtd.pid != daemon
+
+
+_HARNESS = """
+import signal, sys
+from pathlib import Path
+from machine import Machine
+with Machine(Path(sys.argv[1])) as machine:
+    machine.reconcile()
+    machine.resume()
+    print(machine.libvirtd.pid, machine.qemu_pid(), *machine.libvirtd.processes(), flush=True)
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("victim", ["harness", "outer-guardian", "inner-guardian"])
+def test_nothing_outlives_the_harness(tmp_path: Path, victim: str) -> None:
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, "-c", _HARNESS, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as harness:
+        try:
+            assert harness.stdout is not None
+            daemon, qemu, *everybody = map(int, harness.stdout.readline().split())
+            namespace = mount_namespace(daemon)
+            assert len(everybody) == 3
+            inner = _parent(daemon)
+            assert _parent(qemu) == inner
+            outer = _parent(inner)
+            assert _parent(outer) == harness.pid
+            os.kill({"harness": harness.pid, "outer-guardian": outer, "inner-guardian": inner}[victim], signal.SIGKILL)
+            wait_until(lambda: not processes_in(namespace), PATIENCE_S, "the end of libvirtd and QEMU")
+            wait_until(lambda: not alive(outer), PATIENCE_S, "the end of the outer guardian")
+        finally:
+            harness.kill()
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
