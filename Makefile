@@ -24,6 +24,7 @@ check: $(READY)
 
 bench: $(READY) .system-packages
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.daemon
 
 install: $(READY)
 

@@ -1,15 +1,14 @@
 """Print the tables. Takes about two minutes; needs root or unprivileged user namespaces, and iproute2."""
 
-import platform
 import socket
 import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from bench.peers import ifupdown2, missing
+from bench.table import Row, show
 from bench.world import World, median, ours, peak_kib, spawned, timed, world
 from reconciler.host.netlink import requests
 from reconciler.lab.namespaces import become_lab_root
@@ -25,24 +24,10 @@ with IPRoute() as ipr:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One figure beside its bound and its peers'."""
-
-    what: str
-    measured: str
-    bound: str
-    peers: str = ""
-
-
 def main() -> None:
     """All tables."""
     become_lab_root()
-    print(f"{platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}\n")
-    print("| what | measured | must reach | peers, same run |\n|---|---|---|---|")
-    for rows in (_cold, _resident, _apply, _switch_loss, _validate):
-        for row in rows():
-            print(f"| {row.what} | {row.measured} | {row.bound} | {row.peers} |", flush=True)
+    show(row for rows in (_cold, _resident, _apply, _switch_loss, _validate) for row in rows())
     print(f"\nNot in this run: {'; '.join(missing())}.")
     print("\n| ports | observe + diff + plan, ms | per port, µs | apply to bypass, ms | one sendmsg, ms | ratio |")
     print("|---|---|---|---|---|---|")

@@ -193,4 +193,4 @@ def begin(rules: Rules, found: Mapping[str, str | None], now: int) -> State:
     inspected = {name: found.get(name) == INSPECT or not judged[name] for name in rules.segments}
     segments = {name: Segment(Course.INSPECT if inspected[name] else Course.FALLBACK, now) for name in rules.segments}
     # Its end is told, and so it has one, even if none was asked for.
-    return State(rules, now, now + max(rules.health.grace_ms, 1), segments)
+    return State(rules, now, now + max(rules.health.grace_ms, 1), segments, Vm(since_ms=now))
