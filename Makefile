@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/reconcile demo
 
-test: $(READY) .system-packages .vm
+test: $(READY) .system-packages .vm .ips
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(READY)
@@ -40,6 +40,11 @@ $(READY): pyproject.toml constraints.txt
 .PHONY: .system-packages .venv-package
 .system-packages:
 	@.ci/system-packages ip:iproute2 setpriv:util-linux sysctl:procps
+
+# A real IPS for examples/suricata: Debian 12 has it in backports only. As with the VM: without root its tests skip.
+.PHONY: .ips
+.ips:
+	-@.ci/backports suricata:suricata
 
 # A real VM for tests/vm, and libvirt's Python binding, which is built here. Where this cannot be had (no root), those
 # tests say so and skip; in CI they fail.

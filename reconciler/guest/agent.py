@@ -45,7 +45,6 @@ TYPE_CHECKING = False  # typing itself costs memory, too
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import CodeType
-    from typing import NoReturn
 
     Reading = tuple[str, str]  # state, reason
     Probe = Callable[[float], Reading]  # takes its deadline on the monotonic clock; may raise OSError or CannotRun
@@ -835,8 +834,8 @@ class Agent:
         self._start_at = 0.0
         self._start_refused = ""
 
-    def run(self) -> NoReturn:
-        """Beat for ever."""
+    def run(self, told_to_stop: int) -> None:
+        """Beat until that descriptor becomes readable."""
         beat_at = pet_at = time.monotonic()
         while True:
             now = time.monotonic()
@@ -849,7 +848,8 @@ class Agent:
                 if able and self._watchdog is not None:
                     self._watchdog.send(b"\0")
                 pet_at = next_due(pet_at, PET_S, now)
-            time.sleep(max(0.0, min(beat_at, pet_at) - time.monotonic()))
+            if select.select([told_to_stop], [], [], max(0.0, min(beat_at, pet_at) - time.monotonic()))[0]:
+                return
 
     def stop(self) -> None:
         """Kill what runs, and let go of everything."""
@@ -1045,11 +1045,14 @@ def load(path: str) -> Config:
     return config
 
 
-def stop(_signal: int, _frame: object) -> NoReturn:
-    """End cleanly, and only once."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(0)
+def catch_signals() -> int:
+    """Return a descriptor that becomes readable when the agent is to end, so that it never ends amid something."""
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    signal.set_wakeup_fd(writable)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return readable
 
 
 def main() -> int:
@@ -1069,12 +1072,12 @@ def main() -> int:
         sys.stdout.write(f"{arguments.config}: valid, {len(config.checks)} checks\n")
         return 0
     agent = Agent(config, log)
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    told_to_stop = catch_signals()
     try:
-        agent.run()
+        agent.run(told_to_stop)
     finally:
         agent.stop()
+    return 0
 
 
 def start_over_from_bytecode(code: CodeType) -> None:
@@ -1085,7 +1088,8 @@ def start_over_from_bytecode(code: CodeType) -> None:
     pyc = importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code)
     fd = os.memfd_create("reconciler-agent", 0)
     if os.write(fd, pyc) == len(pyc):
-        os.execv(sys.executable, [sys.executable, "-I", "-S", f"{IN_MEMORY}{fd}", *sys.argv[1:]])  # noqa: S606
+        options = ["-I"] * sys.flags.isolated + ["-S"] * sys.flags.no_site
+        os.execv(sys.executable, [sys.executable, *options, f"{IN_MEMORY}{fd}", *sys.argv[1:]])  # noqa: S606
 
 
 if __name__ == "__main__":
@@ -1094,6 +1098,6 @@ if __name__ == "__main__":
     else:
         try:
             start_over_from_bytecode(sys._getframe().f_code)  # noqa: SLF001  # the only way to the code that runs
-        except OSError:
-            pass  # a system without memfd or /proc: it takes more memory
+        except (AttributeError, ImportError, OSError):
+            pass  # a Python or system without what this takes: then it takes more memory
     sys.exit(main())
