@@ -39,7 +39,7 @@ $(READY): pyproject.toml constraints.txt
 # What the tests use beside Python: ip and bridge to tamper with and to compare against, setpriv and nsenter.
 .PHONY: .system-packages .venv-package
 .system-packages:
-	@.ci/system-packages ip:iproute2 setpriv:util-linux sysctl:procps
+	@.ci/system-packages ip:iproute2 setpriv:util-linux sysctl:procps systemd-analyze:systemd
 
 # A real IPS for examples/suricata: Debian 12 has it in backports only. As with the VM: without root its tests skip.
 .PHONY: .ips

@@ -3,7 +3,18 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
 
 from reconciler.appliance.fields import (
     DOMAIN,
@@ -57,11 +68,27 @@ Streak = Annotated[
     ),
 ]
 Path = Annotated[str, *text(PATH, "a path", "absolute, of at most 107 visible characters, as in /run/ips/agent.sock")]
-Program = Annotated[str, *text(PROGRAM, "a program", "an absolute path: nothing is searched for")]
-Argument = Annotated[str, *text(ARGUMENT, "an argument", "at most 4096 characters")]
+
+
+def _absolute(argv: list[str]) -> list[str]:
+    if argv and not re.fullmatch(PROGRAM, argv[0]):
+        wrong = mistaken(f"not a program: {shown(argv[0])}", "an absolute path: nothing is searched for")
+        raise ValidationError.from_exception_data("argv", [InitErrorDetails(type=wrong, loc=(0,), input=argv[0])])
+    return argv
+
+
+_WORDS = {"anyOf": [{"type": "string", "pattern": for_schema(pattern)} for pattern in (PROGRAM, ARGUMENT)]}
+Argument = Annotated[
+    str, text(ARGUMENT, "an argument", "at most 4096 characters, none of them NUL")[0], WithJsonSchema(_WORDS)
+]
 Argv = Annotated[
-    list[Program | Argument],
-    Field(min_length=1, max_length=64, json_schema_extra={"prefixItems": [{"pattern": for_schema(PROGRAM)}]}),
+    list[Argument],
+    AfterValidator(_absolute),
+    Field(
+        min_length=1,
+        max_length=64,
+        json_schema_extra={"prefixItems": [{"type": "string", "pattern": for_schema(PROGRAM)}]},
+    ),
 ]
 
 
@@ -95,7 +122,14 @@ class _Signal(Model):
 class Heartbeat(_Signal):
     """Beats of the agent in the VM (`reconcile guest`), with the state of each application that it checks."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["socket"]}, {"required": ["cid", "port"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["socket"], "not": {"anyOf": [{"required": ["cid"]}, {"required": ["port"]}]}},
+                {"required": ["cid", "port"], "not": {"required": ["socket"]}},
+            ]
+        }
+    )
 
     kind: Literal["heartbeat"]
     socket: Path | None = Field(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from reconciler.appliance.document import Document, Mistake, Path
 from reconciler.appliance.fields import DURATION
@@ -25,7 +25,7 @@ def mistakes(document: Document, segments: Collection[str]) -> Iterator[Mistake]
         if get(signal, "kind") in _TELL_CHANGES:
             for key in ("fall", "rise"):
                 count = get(signal, key)
-                if isinstance(count, int) and count > 1:
+                if _number(count) and count > 1:
                     what = f"`{key}` counts readings, and this kind of signal tells only changes"
                     yield Mistake(document.value((*path, key)), (*path, key), what, "give a duration, such as 50ms")
         if get(signal, "kind") in _NEEDS_LIBVIRT and "libvirt" not in vm:
@@ -36,7 +36,7 @@ def mistakes(document: Document, segments: Collection[str]) -> Iterator[Mistake]
 
 
 def _groups(document: Document, signals: dict[str, Any]) -> Iterator[Mistake]:
-    seen: dict[str, str] = {}
+    seen: dict[str, str] = {}  # in which group each signal is
     for name, group in mapping(document.data, "health", "groups").items():
         path: Path = ("health", "groups", name)
         quorum = get(group, "n_of")
@@ -45,13 +45,13 @@ def _groups(document: Document, signals: dict[str, Any]) -> Iterator[Mistake]:
         for at, signal in members:
             if signal not in signals:
                 yield _unknown(document, at, "signal", signal, signals)
-            elif seen.setdefault(signal, name) != name:
+            elif signal in seen:
                 what = f"the signal {shown(signal)} is in the group `{seen[signal]}` already"
-                yield Mistake(
-                    document.value(at), at, what, "a signal speaks through one group: remove it from the other"
-                )
+                right = "a signal speaks through one group" if seen[signal] != name else "it counts once"
+                yield Mistake(document.value(at), at, what, f"{right}: remove one")
+            seen.setdefault(signal, name)
         count = get(quorum, "count")
-        if isinstance(count, int) and count > len(members) > 0:
+        if _number(count) and count > len(members) > 0:
             at = (*path, "n_of", "count")
             what = f"{count} of {len(members)} signals can never be healthy"
             yield Mistake(document.value(at), at, what, f"at most {len(members)}")
@@ -63,9 +63,15 @@ def _orders(document: Document) -> Iterator[Mistake]:
     restart: Path = ("on_failure", "restart")
     yield from _not_above(document, ((*restart, "backoff"), "5s"), ((*restart, "backoff_max"), "5m"))
     for name, signal in mapping(document.data, "health", "signals").items():
+        yield from _above_zero(
+            document, *(("health", "signals", name, key) for key in ("interval", "every", "timeout"))
+        )
+        if get(signal, "kind") == "heartbeat":
+            yield from _longer_than_a_beat(document, ("health", "signals", name))
         if get(signal, "kind") in ("command", "http", "guest-ping"):
             path: Path = ("health", "signals", name)
             yield from _not_above(document, ((*path, "timeout"), "2s"), ((*path, "every"), "5s"))
+    yield from _above_zero(document, (*restart, "boot_timeout"), ("vm", "programs", "timeout"))
     vm = mapping(document.data, "vm")
     ladder = get(mapping(document.data, "on_failure", "restart"), "ladder")
     if ladder and not {"libvirt", "programs"} & vm.keys():
@@ -80,18 +86,43 @@ def _orders(document: Document) -> Iterator[Mistake]:
         yield Mistake(document.value(path), path, "nothing that could restart the VM first is declared", right)
 
 
+def _above_zero(document: Document, *paths: Path) -> Iterator[Mistake]:
+    """What is done so often, or has so much time, cannot be done in none."""
+    for path in paths:
+        if _duration(_written(document, path)) == 0:
+            what = f"`{path[-1]}` is no time at all"
+            yield Mistake(document.value(path), path, what, "give a duration above zero")
+
+
+def _longer_than_a_beat(document: Document, path: Path) -> Iterator[Mistake]:
+    fall = _duration(_written(document, (*path, "fall")))
+    interval = _written(document, (*path, "interval")) or "100ms"
+    beat = _duration(interval)
+    if fall is not None and beat is not None and fall <= beat:
+        what = f"a beat comes each {interval}: between two of them it would fail"
+        yield Mistake(document.value((*path, "fall")), (*path, "fall"), what, "longer than `interval`")
+
+
 def _not_above(document: Document, low: tuple[Path, str], high: tuple[Path, str]) -> Iterator[Mistake]:
     """Each a path and its default."""
     (least_path, least_default), (most_path, most_default) = low, high
     least = _written(document, least_path) or least_default
     most = _written(document, most_path) or most_default
-    if not all(isinstance(text, str) and re.fullmatch(DURATION, text) for text in (least, most)):
-        # No durations: found where they stand.
-        return
-    if milliseconds(least) > milliseconds(most):
+    low_ms, high_ms = _duration(least), _duration(most)
+    if low_ms is not None and high_ms is not None and low_ms > high_ms:
         path = least_path if _written(document, least_path) else most_path
         what = f"`{least_path[-1]}` is {least}, and `{most_path[-1]}` is {most}"
         yield Mistake(document.value(path), path, what, f"`{least_path[-1]}` may be at most `{most_path[-1]}`")
+
+
+def _duration(value: Any) -> int | None:
+    """In milliseconds; None for what is none: that is found where it stands."""
+    return milliseconds(value) if isinstance(value, str) and re.fullmatch(DURATION, value) else None
+
+
+def _number(value: Any) -> TypeGuard[float]:
+    # To JSON Schema, 3.0 is an integer.
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _written(document: Document, path: Path) -> Any:

@@ -1,6 +1,7 @@
 """The JSON Schema of the appliance file, made from the model, for editors and any validator of draft 2020-12."""
 
 import json
+from functools import cache
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -33,8 +34,9 @@ class _Generator(GenerateJsonSchema):
         return made
 
 
+@cache
 def schema() -> Schema:
-    """The schema as a JSON value."""
+    """The schema as a JSON value; not to be changed."""
     made = ApplianceFile.model_json_schema(schema_generator=_Generator)
     return {"$schema": GenerateJsonSchema.schema_dialect, "$id": "urn:reconciler:appliance:v1", **made}
 

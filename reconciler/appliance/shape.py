@@ -46,7 +46,7 @@ def mistakes(document: Document, errors: Iterable[ErrorDetails]) -> Iterator[Mis
     """Each error of pydantic's in our words, at its place in the file."""
     # Missing keys come last, after the misspellings that explain them.
     ordered = sorted(
-        (error for error in errors if error["type"] not in _FOUND_ELSEWHERE and error["input"] is not None),
+        (error for error in errors if not _found_elsewhere(error)),
         key=lambda error: error["type"] == "missing",
     )
     known = schema.schema() if ordered else {}
@@ -62,6 +62,13 @@ def mistakes(document: Document, errors: Iterable[ErrorDetails]) -> Iterator[Mis
         elif error["type"] != "missing" or path not in meant:
             # A missing key whose misspelling was just named is not reported a second time.
             yield _explain(document, path, error, guesser)
+
+
+def _found_elsewhere(error: ErrorDetails) -> bool:
+    found = error["input"]
+    if error["type"] == "union_tag_not_found" and isinstance(found, dict):
+        found = found.get("kind", "")
+    return error["type"] in _FOUND_ELSEWHERE or found is None
 
 
 def nothings(document: Document) -> Iterator[Mistake]:
@@ -106,10 +113,8 @@ def _explain(document: Document, path: Path, error: ErrorDetails, guesser: Guess
     if code in _EXPECTED:
         right = "YAML 1.2 knows only `true` and `false`" if code == "bool_type" and isinstance(found, str) else ""
         return Mistake(place, path, f"expected {_EXPECTED[code]}, found {kind(found)}", right)
-    if code == "union_tag_not_found" and not isinstance(found, dict):
-        return Mistake(place, path, f"expected a mapping, found {kind(found)}", "")
     if code == "union_tag_not_found":
-        return Mistake(place, path, "the key `kind` is missing", f"one of {', '.join(SIGNAL_KINDS)}")
+        return _no_kind(document, path, found, guesser)
     if code == "union_tag_invalid":
         guess = guesser.closest(str(context["tag"]), SIGNAL_KINDS)
         right = f"did you mean `{guess}`?" if guess else f"one of {', '.join(SIGNAL_KINDS)}"
@@ -124,6 +129,19 @@ def _explain(document: Document, path: Path, error: ErrorDetails, guesser: Guess
         return Mistake(place, path, what.format_map(values), right.format_map(values))
     # Nothing known gets here; pydantic's own words are plain enough for what a later version of it may find.
     return Mistake(place, path, error["msg"][0].lower() + error["msg"][1:], "")
+
+
+def _no_kind(document: Document, path: Path, found: Any, guesser: Guesser) -> Mistake:
+    kinds = f"one of {', '.join(SIGNAL_KINDS)}"
+    if not isinstance(found, dict):
+        return Mistake(document.value(path), path, f"expected a mapping, found {kind(found)}", "")
+    if "kind" in found:
+        at = (*path, "kind")
+        return Mistake(document.value(at), at, f"expected a kind of signal as text, found {kind(found['kind'])}", kinds)
+    meant = guesser.closest("kind", (key for key in found if isinstance(key, str)))
+    if meant:
+        return Mistake(document.key((*path, meant)), path, f"unknown key {shown(meant)}", "did you mean `kind`?")
+    return Mistake(document.value(path), path, "the key `kind` is missing", f"add it: {kinds}")
 
 
 def _literal(place: Position, path: Path, expected: str, found: Any, guesser: Guesser) -> Mistake:

@@ -1,7 +1,9 @@
 """Asking a running daemon: the other end of its control socket, quick to import."""
 
+import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from reconciler.errors import HostError, TransientError
 
 SUFFIX = ".sock"
 _TIMEOUT_S = 15.0
+_BUSY_S = 0.02
 _MAX_ANSWER = 64 << 20
 
 
@@ -39,33 +42,58 @@ def ask(path: Path, **request: Any) -> dict[str, Any]:
         TransientError: it does not answer in time.
 
     """
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
+    deadline = time.monotonic() + _TIMEOUT_S
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
+        try:
             channel.settimeout(_TIMEOUT_S)
-            channel.connect(str(path))
-            channel.sendall(json.dumps(request).encode() + b"\n")
-            answer = json.loads(_all(channel))
+            _connect(channel, path, deadline)
+            # One that refuses before it has heard all says so nevertheless.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                channel.sendall(json.dumps(request).encode() + b"\n")
+            answer = json.loads(_line(channel, deadline))
+        except TimeoutError:
+            right = "is it hung? See its log"
+            raise TransientError(f"the daemon does not answer within {_TIMEOUT_S:g} s; {right}") from None
+        except (OSError, ValueError, RecursionError):
+            raise TransientError("the daemon ended while it answered; try again") from None
+    if not isinstance(answer, dict):
+        raise HostError(f"what answers at {path} is no daemon of ours")
+    if not answer.pop("ok", False):
+        raise HostError(str(answer.get("error", "the daemon refused, without a reason")))
+    return answer
+
+
+def _connect(channel: socket.socket, path: Path, deadline: float) -> None:
+    try:
+        while True:
+            # Where too many wait already, the kernel does not let one wait with them, but says so at once.
+            with contextlib.suppress(BlockingIOError):
+                channel.connect(str(path))
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            time.sleep(_BUSY_S)
     except TimeoutError:
-        raise TransientError(f"the daemon does not answer within {_TIMEOUT_S:g} s; is it hung? See its log") from None
+        raise
     except PermissionError:
         raise HostError(
             f"may not ask the daemon at {path}: be root, or of the group that `reconcile run --group` names"
         ) from None
     except OSError as error:
-        raise NoDaemonError(f"no daemon answers at {path}: {error.strerror}; start it: reconcile run") from None
-    except ValueError:
-        raise TransientError("the daemon ended while it answered; try again") from None
-    if not answer.pop("ok", False):
-        raise HostError(str(answer.get("error", "the daemon refused, without a reason")))
-    return dict(answer)
+        reason = error.strerror or error
+        raise NoDaemonError(f"no daemon answers at {path}: {reason}; start it: reconcile run") from None
 
 
-def _all(channel: socket.socket) -> bytes:
+def _line(channel: socket.socket, deadline: float) -> bytes:
+    """The answer: one line, of a bounded size, in a bounded time."""
     parts: list[bytes] = []
     size = 0
-    while part := channel.recv(1 << 16):
+    while True:
+        channel.settimeout(max(deadline - time.monotonic(), 0.001))
+        part = channel.recv(1 << 16)
         parts.append(part)
         size += len(part)
+        if not part or part.endswith(b"\n"):
+            return b"".join(parts)
         if size > _MAX_ANSWER:
             raise ValueError("endless")
-    return b"".join(parts)

@@ -35,11 +35,16 @@ class RefusedError(ReconcilerError):
 
 
 class Control:
-    """The socket at `path`, answered by `answer`."""
+    """The socket at `path`, for root and `group`, answered by `answer`.
+
+    Raises:
+        HostError: there is no such group.
+
+    """
 
     def __init__(self, path: Path, group: str | None, answer: Answer) -> None:
         self.path = path
-        self._group = group
+        self._gid = _gid(group) if group else None
         self._answer = answer
         self._clients = 0
         self._server: asyncio.Server | None = None
@@ -48,7 +53,7 @@ class Control:
         """Listen.
 
         Raises:
-            HostError: the socket cannot be made there, or there is no such group.
+            HostError: the socket cannot be made there.
 
         """
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -61,13 +66,12 @@ class Control:
                 listener.bind(str(self.path))
             finally:
                 os.umask(mask)
-            if self._group:
-                os.chown(self.path, -1, grp.getgrnam(self._group).gr_gid)
+            if self._gid is not None:
+                os.chown(self.path, -1, self._gid)
                 self.path.chmod(0o660)
-        except (OSError, KeyError) as error:
+        except OSError as error:
             listener.close()
-            reason = f"there is no group {self._group!a}" if isinstance(error, KeyError) else str(error)
-            raise HostError(f"cannot make the control socket {self.path}: {reason}") from None
+            raise HostError(f"cannot make the control socket {self.path}: {error}") from None
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_REQUEST)
 
     async def close(self) -> None:
@@ -87,8 +91,8 @@ class Control:
             async with asyncio.timeout(_PATIENCE_S):
                 await writer.drain()
         except (OSError, TimeoutError):
-            # Whoever asked is gone, or does not listen.
-            pass
+            # Whoever asked is gone, or does not listen: what is left of the answer is not kept for them.
+            writer.transport.abort()
         finally:
             self._clients -= 1
             writer.close()
@@ -110,10 +114,19 @@ class Control:
             return {"ok": True, **await self._answer(request, _user(writer))}
         except ReconcilerError as error:
             return _refusal(str(error))
+        except Exception as error:  # noqa: BLE001 - who asked is told, and the daemon goes on
+            return _refusal(f"internal error: {type(error).__name__}: {error}")
 
 
 def _refusal(reason: str) -> dict[str, Any]:
     return {"ok": False, "error": reason}
+
+
+def _gid(group: str) -> int:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise HostError(f"there is no group {group!a} that could ask and steer") from None
 
 
 def _user(writer: asyncio.StreamWriter) -> str:

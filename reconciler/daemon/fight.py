@@ -5,9 +5,10 @@ told; until somebody does, the wire is better off with one move a minute than wi
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from reconciler.network.diff import Change, Set
+from reconciler.network.diff import Change, Make, Remove, Set
+from reconciler.network.plan import MakeLink, Operation, RemoveLink, SetLink
 from reconciler.network.state import Setting
 
 # So many times the same thing within so long is no accident.
@@ -24,10 +25,16 @@ Thing = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Fight:
-    """How it goes about one thing. `mended_ms`: when it was mended lately; `pause_ms`: 0 until it is a fight."""
+    """How it goes about one thing. `mended_ms`: when it was mended lately; `pause_ms`: 0 until it is a fight.
+
+    `index`: which interface it was. Another one under the same name (a VM came back) has done nothing yet. `refused`:
+    it is the kernel that does not want it so, and no other manager.
+    """
 
     mended_ms: tuple[int, ...] = ()
     pause_ms: int = 0
+    index: int = 0
+    refused: bool = False
 
     @property
     def next_ms(self) -> int:
@@ -41,30 +48,39 @@ class Fights:
 
     _of: dict[Thing, Fight] = field(default_factory=dict)
 
-    def allowed(self, change: Change, now: int) -> bool:
-        """Whether a change may be mended already."""
-        fight = self._of.get(thing_of(change))
-        return fight is None or now >= fight.next_ms
+    def allowed(self, change: Change, now: int, index: int) -> bool:
+        """Whether a change may be mended already. `index`: of the interface; 0: it is not there."""
+        return now >= self._known(about(change), index).next_ms
 
-    def mended(self, change: Change, now: int) -> bool:
-        """Note that a change was mended; whether this makes it a fight."""
-        thing = thing_of(change)
-        old = self._of.get(thing, Fight())
+    def mended(self, change: Change, now: int, index: int, *, refused: bool = False) -> bool:
+        """Note that a change was mended, or `refused`; whether this makes it a fight."""
+        thing = about(change)
+        old = self._known(thing, index)
         if old.pause_ms:
-            calm = now - old.next_ms > WITHIN_MS + old.pause_ms
-            pause = 0 if calm else min(old.pause_ms * 2, LONGEST_PAUSE_MS)
-            self._of[thing] = Fight((now,), pause)
+            self._of[thing] = Fight((now,), min(old.pause_ms * 2, LONGEST_PAUSE_MS), index, refused)
             return False
         recent = (*(moment for moment in old.mended_ms if now - moment < WITHIN_MS), now)[-ROUNDS:]
         begins = len(recent) >= ROUNDS
-        self._of[thing] = replace(old, mended_ms=recent, pause_ms=FIRST_PAUSE_MS if begins else 0)
+        self._of[thing] = Fight(recent, FIRST_PAUSE_MS if begins else 0, index, refused)
         if len(self._of) > _MAX_THINGS:
             del self._of[next(iter(self._of))]
         return begins
 
+    def _known(self, thing: Thing, index: int) -> Fight:
+        fight = self._of.get(thing)
+        return fight if fight and fight.index == index else Fight()
+
     def due(self, changes: Collection[Change]) -> int | None:
         """When the first of these changes that had to wait may be mended."""
-        return min((self._of[thing_of(one)].next_ms for one in changes if thing_of(one) in self._of), default=None)
+        waiting = (self._of.get(about(one), Fight()) for one in changes)
+        return min((fight.next_ms for fight in waiting if fight.pause_ms), default=None)
+
+    def calmed(self, now: int) -> tuple[Thing, ...]:
+        """What nobody has fought about for long enough, from now on as if never fought about."""
+        over = {thing: one for thing, one in self._of.items() if one.pause_ms and now - one.next_ms > WITHIN_MS}
+        for thing in over:
+            del self._of[thing]
+        return tuple(thing for thing, fight in over.items() if not fight.refused)
 
     def forget(self) -> None:
         """A new choice is no fight: what was mended before belongs to another network."""
@@ -73,12 +89,18 @@ class Fights:
     @property
     def under_way(self) -> tuple[Thing, ...]:
         """What is being fought about."""
-        return tuple(thing for thing, fight in self._of.items() if fight.pause_ms)
+        return tuple(thing for thing, fight in self._of.items() if fight.pause_ms and not fight.refused)
 
 
-def thing_of(change: Change) -> Thing:
-    """What a change is about."""
-    return change.link.name, change.setting.value if isinstance(change, Set) else type(change).__name__.lower()
+def about(change: Change | Operation) -> Thing:
+    """What a change, or an operation of its plan, is about."""
+    match change:
+        case Set(link, setting) | SetLink(link, setting):
+            return link.name, setting.value
+        case Make(link) | MakeLink(link):
+            return link.name, "making"
+        case Remove(link) | RemoveLink(link):
+            return link.name, "removal"
 
 
 def suspects(change: Change, running: Collection[str], holder: str | None) -> tuple[str, ...]:

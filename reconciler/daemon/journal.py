@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from reconciler.console import escaped
 
 # sd-daemon(3): the priority that journald takes from the beginning of a line.
-_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
 class Journal:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from reconciler.appliance.declared import Appliance
 from reconciler.cycle import Host, Report, audit
-from reconciler.daemon.fight import Fights, suspects, thing_of
+from reconciler.daemon.fight import Fights, Thing, about, suspects
 from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError, TransientError
 from reconciler.health import policy, record
@@ -61,6 +61,10 @@ class Memory(Protocol):
         """Keep what is worth keeping. Never raises: a full disk must not stop a failover."""
         ...
 
+    def useless(self, error: Exception) -> None:
+        """What it gave to begin with is no memory of ours. Never raises."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -91,7 +95,8 @@ class Keeper:
     decisions: list[Told] = field(init=False, default_factory=list)
     mended: int = field(init=False, default=0)
     _heard: dict[tuple[str, str | None], Reading] = field(init=False, default_factory=dict)
-    _problems: frozenset[Problem] = field(init=False, default=frozenset())
+    _problems: dict[Any, Problem] = field(init=False, default_factory=dict)
+    _unread: str = field(init=False, default="")
     _pending: list[Restart] = field(init=False, default_factory=list)
     _look_ms: int = field(init=False, default=0)
     _switched: bool = field(init=False, default=False)
@@ -112,7 +117,7 @@ class Keeper:
             try:
                 self.state = record.recall(rules, found, remembered, now, shift)
             except ValueError as error:
-                self.journal.tell("memory", f"what was remembered is of no use: {error}", level=logging.WARNING)
+                self.memory.useless(error)
                 self.state = begin(rules, found, now)
         self._switched = True
         self.journal.tell(
@@ -130,10 +135,10 @@ class Keeper:
 
     def turn(self, events: Iterable[Event], *, changed: bool = False) -> None:
         """Take events in, decide, and make the network match. `changed`: links may have changed."""
-        self._step(Tick())
-        for event in events:
+        # Whatever was told is heard before silence, or the end of a hold-down, is judged: they may have waited for us.
+        for event in tuple(events) or (Tick(),):
             self._step(event)
-        if changed or self._switched or self.clock() >= self._look_ms:
+        if changed or self.clock() >= self._look_ms:
             self._converge()
         self._remember()
         pending, self._pending = self._pending, []
@@ -164,7 +169,7 @@ class Keeper:
         for effect in effects:
             match effect:
                 case Choose():
-                    self._switched = True
+                    self._switched, self._look_ms = True, self.state.now_ms
                 case Restart():
                     self._pending.append(effect)
                 case Decision():
@@ -193,12 +198,14 @@ class Keeper:
             self._look_ms = self.clock() + AUDIT_MS
             if found.changes:
                 self._mend(found)
-        except TransientError as error:
-            self._look_ms = self.clock() + RETRY_MS
-            self.journal.tell("unread", str(error), level=logging.WARNING)
-        except HostError as error:
-            self._look_ms = self.clock() + REFUSED_MS
-            self.journal.tell("unread", str(error), level=logging.ERROR)
+            else:
+                self._switched = False
+        except (TransientError, HostError) as error:
+            self._look_ms = self.clock() + (RETRY_MS if error.retry_helps else REFUSED_MS)
+            if str(error) != self._unread:
+                level = logging.WARNING if error.retry_helps else logging.ERROR
+                self.journal.tell("unread", str(error), level=level)
+            self._unread = str(error)
 
     def _look(self) -> Difference:
         """What differs from what is wanted, once the adapters' carrier has had its say."""
@@ -209,7 +216,12 @@ class Keeper:
             if self.state.choice == choice:
                 break
         assert self.found is not None  # noqa: S101 - the loop ran
+        if self._unread:
+            self._unread = ""
+            self.journal.tell("read", "the network can be read again")
         self._tell_problems(self.found)
+        for name, what in self.fights.calmed(self.clock()):
+            self.journal.tell("calm", f"{name}: nobody changes back its {what} any more", interface=name, about=what)
         return self.found
 
     def _hear_carrier(self, found: Difference) -> None:
@@ -224,7 +236,7 @@ class Keeper:
         now = self.clock()
         if switched:
             self.fights.forget()
-        changes = tuple(change for change in found.changes if self.fights.allowed(change, now))
+        changes = tuple(one for one in found.changes if self.fights.allowed(one, now, _index(one, found)))
         waiting = [change for change in found.changes if change not in changes]
         if changes:
             todo = plan(replace(found, changes=changes))
@@ -232,28 +244,32 @@ class Keeper:
             after = self._look()
             self._tell(found, changes, Report(found, todo, outcomes, after), switched=switched)
             if not switched:
-                self._note(changes, found)
+                self._note(changes, found, {about(one.operation) for one in outcomes if one.status is not Status.DONE})
             if after.changes:
                 waiting = list(after.changes)
                 self._look_ms = min(self._look_ms, now + REFUSED_MS)
         if (wait := self.fights.due(waiting)) is not None:
             self._look_ms = min(self._look_ms, max(wait, now + 1))
 
-    def _note(self, changes: Iterable[Change], found: Difference) -> None:
+    def _note(self, changes: Iterable[Change], found: Difference, refused: Collection[Thing]) -> None:
         for change in changes:
-            if not self.fights.mended(change, self.clock()):
+            name, what = thing = about(change)
+            if not self.fights.mended(change, self.clock(), _index(change, found), refused=thing in refused):
                 continue
-            live = found.actual.by_name.get(change.link.name)
+            if thing in refused:
+                text = f"{name}: its {what} is refused again and again; trying ever more seldom"
+                self.journal.tell("refused", text, level=logging.ERROR, interface=name, about=what)
+                continue
+            live = found.actual.by_name.get(name)
             names = suspects(change, self.running(), live.switch if live else None)
             who = f"probably {', '.join(names)}" if names else "somebody"
-            name, about = thing_of(change)
             self.journal.tell(
                 "fight",
-                f"{name}: {who} keeps changing back its {about}; mending it ever more seldom. "
+                f"{name}: {who} keeps changing back its {what}; mending it ever more seldom. "
                 "Tell that program to leave the appliance's interfaces alone",
                 level=logging.WARNING,
                 interface=name,
-                about=about,
+                about=what,
                 suspects=list(names),
             )
 
@@ -275,11 +291,13 @@ class Keeper:
             self.journal.tell("failed", _failure(one), level=logging.ERROR)
 
     def _tell_problems(self, found: Difference) -> None:
-        problems = frozenset(found.problems)
-        for problem in found.problems:
-            if problem not in self._problems:
-                self.journal.tell("problem", str(problem).split("\n")[0], level=logging.ERROR, code=problem.code)
-        for problem in self._problems - problems:
+        # What would be right instead may name all NICs of the machine, and is no part of what is wrong.
+        problems = {(one.code, one.role, one.what, one.interface): one for one in found.problems}
+        for key in problems.keys() - self._problems.keys():
+            problem = problems[key]
+            self.journal.tell("problem", str(problem).split("\n")[0], level=logging.ERROR, code=problem.code)
+        for key in self._problems.keys() - problems.keys():
+            problem = self._problems[key]
             self.journal.tell("solved", f"no longer: {str(problem).split(chr(10))[0]}", code=problem.code)
         self._problems = problems
 
@@ -292,6 +310,12 @@ class Keeper:
 
 def _failure(outcome: Outcome) -> str:
     return f"{outcome.operation.link.label}: {render.operation_words(outcome.operation)}: {outcome.why}"
+
+
+def _index(change: Change, found: Difference) -> int:
+    """Which interface a change is about; 0: one that is not there."""
+    live = found.actual.by_name.get(change.link.name)
+    return live.nic.index if live and live.nic else 0
 
 
 def _any_choice(appliance: Appliance) -> Mapping[str, str]:

@@ -23,8 +23,8 @@ from reconciler.daemon.journal import Journal
 from reconciler.daemon.keeper import Keeper
 from reconciler.daemon.remember import Remembering
 from reconciler.daemon.requests import Requests, digest
-from reconciler.errors import HostError, ReconcilerError
-from reconciler.health.state import Event, Phase, Restart, RestartEnded
+from reconciler.errors import ReconcilerError
+from reconciler.health.state import Event, Restart, RestartEnded
 from reconciler.host import clock, places
 from reconciler.host.hypervisor.deeds import Deeds
 from reconciler.host.hypervisor.driver import hypervisor_of
@@ -61,13 +61,15 @@ class Daemon:
             appliance, self._kernel, clock.now_ms, journal, self._memory, self._restart, running_programs
         )
         self._requests = Requests(self._keeper, self._tell_now, self._reload, self._about)
-        self._control = Control(socket_of(places.run_dir(), appliance.sku), group, self._requests.answer)
+        self._control = Control(socket_of(places.run_dir(), appliance.sku), group, self._answer)
         self._queue: deque[Event] = deque()
         self._dropped = 0
         self._changed = False
         self._not_before_ms = 0
         self._fed_ms = 0
         self._began_ms = clock.now_ms()
+        self._over = False
+        self._reading = asyncio.Lock()
         self._scheduled: asyncio.Handle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._gatherers: set[asyncio.Task[None]] = set()
@@ -94,7 +96,7 @@ class Daemon:
         self._requests.digest = digest(self._text)
         self._keeper.start(*self._memory.find())
         # A restart that our predecessor was at may have destroyed the VM: that was no operator.
-        self._deeds.destroyed = self._keeper.state.vm.phase in (Phase.BOOTING, Phase.WAITING)
+        self._deeds.destroyed = self._keeper.state.vm.attempts > 0
         loop.add_reader(self._watch, self._links_changed)
         await self._control.open()
         self._gather()
@@ -111,6 +113,10 @@ class Daemon:
 
     async def _close(self) -> None:
         self._service.tell(STOPPING="1")
+        # What is left behind is nobody's to change any more: not even ours, hearing of our own last change.
+        self._over = True
+        asyncio.get_running_loop().remove_reader(self._watch)
+        self._cancel()
         for task in (*self._tasks, *self._gatherers):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._gatherers, return_exceptions=True)
@@ -147,12 +153,16 @@ class Daemon:
             self._arm()
 
     def _soon(self) -> None:
+        if self._over:
+            return
         if self._scheduled is None or isinstance(self._scheduled, asyncio.TimerHandle):
             self._cancel()
             self._scheduled = asyncio.get_running_loop().call_soon(self._turn)
 
     def _at(self, wait_ms: int) -> None:
         self._cancel()
+        if self._over:
+            return
         self._scheduled = asyncio.get_running_loop().call_later(wait_ms / 1_000, self._turn)
 
     def _cancel(self) -> None:
@@ -161,6 +171,8 @@ class Daemon:
             self._scheduled = None
 
     def _turn(self) -> None:
+        if self._over:
+            return
         try:
             self._take_turn()
         except Exception as error:  # noqa: BLE001 - a callback's would be lost in the loop
@@ -190,7 +202,8 @@ class Daemon:
             due = min(due, self._not_before_ms)
         if self._service.watchdog_ms:
             due = min(due, self._fed_ms + self._service.watchdog_ms // 2)
-        self._at(max(0, due - clock.now_ms()))
+        # A turn that was about to come for what is in the queue is not put off by a storm of links outside.
+        self._at(0 if self._queue else max(0, due - clock.now_ms()))
 
     # What it starts
 
@@ -207,12 +220,16 @@ class Daemon:
         self._start(self._restarting(effect), self._tasks)
 
     async def _restarting(self, effect: Restart) -> None:
+        if self._hypervisor is None:
+            self._tell(RestartEnded(done=False, reason="the file declares nothing that runs the VM"))
+            return
         try:
-            if self._hypervisor is None:
-                raise HostError("the file declares nothing that runs the VM")
             await self._hypervisor.restart(effect.method)
         except ReconcilerError as error:
             self._tell(RestartEnded(done=False, reason=str(error)))
+        except Exception as error:  # noqa: BLE001 - whatever it is: who waits for an answer gets one
+            self._journal.tell("bug", f"internal error: {type(error).__name__}: {error}", level=logging.ERROR)
+            self._tell(RestartEnded(done=False, reason=f"internal error: {type(error).__name__}"))
         else:
             self._tell(RestartEnded(done=True))
 
@@ -229,12 +246,18 @@ class Daemon:
             self._journal.tell("reload", text, level=logging.ERROR)
 
     async def _reload(self) -> None:
-        """Read, check, and only then go over to the file as it is now.
+        """Read, check, and only then go over to the file as it is now. One after the other, whoever asks.
 
         Raises:
             ReconcilerError: it is broken, or another appliance's; the old one stays in force.
 
         """
+        async with self._reading:
+            await self._read_anew()
+
+    async def _read_anew(self) -> None:
+        if str(self._file) == "-":
+            raise RefusedError("the file came from standard input, which cannot be read again: restart")
         text = await asyncio.to_thread(places.read_file, self._file)
         appliance = await asyncio.to_thread(prove, text, str(self._file), places.state_dir())
         if appliance.sku != self._keeper.appliance.sku:
@@ -245,6 +268,8 @@ class Daemon:
         for task in self._gatherers:
             task.cancel()
         await asyncio.gather(*self._gatherers, return_exceptions=True)
+        if self._over:
+            raise RefusedError("the daemon is stopping")
         self._hypervisor = hypervisor
         self._text, self._requests.digest = text, digest(text)
         self._keeper.declare(appliance)
@@ -255,6 +280,11 @@ class Daemon:
     def _end(self) -> None:
         if not self._ended.done():
             self._ended.set_result(None)
+
+    async def _answer(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+        if self._over:
+            raise RefusedError("the daemon is stopping")
+        return await self._requests.answer(request, user)
 
     def _about(self) -> dict[str, Any]:
         return {

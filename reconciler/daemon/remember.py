@@ -28,11 +28,12 @@ class Remembering:
             same = found["boot"] == clock.boot_id()
             moved = (clock.now_ms() - clock.wall_ms()) - (int(found["now_ms"]) - int(found["wall_ms"]))
             return found["memory"], None if same else moved
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            self._useless(error)
+        except (ValueError, KeyError, TypeError, OverflowError, OSError) as error:
+            self.useless(error)
             return None, None
 
-    def _useless(self, error: Exception) -> None:
+    def useless(self, error: Exception) -> None:
+        """Tell that what was found cannot be used, and set it aside for people to look at."""
         try:
             where = f"set aside as {self._file.set_aside()}"
         except OSError as refused:

@@ -1,7 +1,6 @@
 """What can be asked of the daemon: each request checked, carried out, and answered."""
 
 import hashlib
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -91,17 +90,18 @@ class Requests:
     async def _hold(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         keeper = self._keeper
         topology, reason, seconds = request.get("topology"), request.get("reason"), request.get("seconds")
-        if topology not in keeper.appliance.topologies:
+        if not isinstance(topology, str) or topology not in keeper.appliance.topologies:
             known = ", ".join(keeper.appliance.topologies)
             raise RefusedError(f"no topology is called {topology!a:.60}; {keeper.appliance.sku} declares: {known}")
         if not isinstance(reason, str) or not reason.strip() or len(reason) > MAX_REASON or not reason.isprintable():
             raise RefusedError(f"a hold has a reason: a line of 1 to {MAX_REASON} characters")
-        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not math.isfinite(seconds):
+        if not isinstance(seconds, int | float) or isinstance(seconds, bool):
             raise RefusedError("a hold has an end: `seconds` is a number")
+        # So written that what is not a number, or no number of any size that fits, is neither.
         if not 0 < seconds <= MAX_HOLD_S:
             raise RefusedError("a hold lasts more than nothing and at most 30 days")
         until_ms = keeper.clock() + int(seconds * 1_000)
-        self._tell(HoldPlaced(Hold(str(topology), user, reason, until_ms), self._segment(request)))
+        self._tell(HoldPlaced(Hold(topology, user, reason, until_ms), self._segment(request)))
         return {"choice": keeper.state.choice, "converged": self._converged()}
 
     async def _release(self, request: dict[str, Any], user: str) -> dict[str, Any]:

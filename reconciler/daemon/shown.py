@@ -13,16 +13,16 @@ _COLOURS = {"healthy": "green", "degraded": "yellow", "failed": "red", "absent":
 def shown(status: Any) -> Iterator[Said]:
     """`reconcile status`."""
     network = status["network"]
-    state = "as wanted" if network["converged"] else click.style("not as wanted", fg="red")
-    yield Said(f"{escaped(status['sku'])}: the network is {state}")
+    how = "as wanted" if network["converged"] else click.style("not as wanted", fg="red")
+    yield Said(f"{escaped(status['sku'])}: the network is {how}")
     for segment in status["segments"]:
         yield from _segment(segment)
     yield from _vm(status["vm"])
-    width = max((len(_name(signal)) for signal in status["signals"]), default=0)
+    name = max((len(_name(signal)) for signal in status["signals"]), default=0)
+    state = max((len(signal["state"]) for signal in status["signals"]), default=0)
     for signal in status["signals"]:
-        yield Said(
-            f"  {_name(signal):{width}}  {_colour(signal['state']):8}  {escaped(signal['reason'])}{_advisory(signal)}"
-        )
+        told = f"{_colour(signal['state'], state)}  {escaped(signal['reason'])}{_age(signal)}"
+        yield Said(f"  {_name(signal):{name}}  {told}")
     for problem in network["problems"]:
         yield Said(f"  problem: {escaped(problem['text'])}")
     for fight in network["fights"]:
@@ -67,7 +67,7 @@ def _segment(segment: Any) -> Iterator[Said]:
     if segment["hold_down_left_ms"] is not None:
         told += f", back to inspect in {span(segment['hold_down_left_ms'])}"
     if segment["flaps"]:
-        told += f", {segment['flaps']} flaps"
+        told += f", failed {segment['flaps']} times soon after a return"
     yield Said(told)
     if hold:
         yield Said(
@@ -86,10 +86,10 @@ def _name(signal: Any) -> str:
     return escaped(signal["name"] + (f" ({signal['segment']})" if signal["segment"] else ""))
 
 
-def _advisory(signal: Any) -> str:
+def _age(signal: Any) -> str:
     heard = signal["heard_ms"]
     return "" if heard is None or heard < 2_000 else f"  ({span(heard)} ago)"
 
 
-def _colour(word: str) -> str:
-    return click.style(word, fg=_COLOURS.get(word))
+def _colour(word: str, width: int = 0) -> str:
+    return click.style(f"{word:{width}}", fg=_COLOURS.get(word))

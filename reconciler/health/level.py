@@ -17,7 +17,6 @@ from reconciler.health.state import (
     Rules,
     State,
     Tick,
-    Vm,
     begin,
 )
 from reconciler.health.verdict import UNHEARD
@@ -88,7 +87,7 @@ def _declared(state: State, rules: Rules, said: list[Decision]) -> State:
         new,
         # Silence of a signal that is new is as it is after a start; the others' was judged already.
         segments={name: state.segments.get(name, segment) for name, segment in new.segments.items()},
-        vm=state.vm if rules.on_failure.ladder else Vm(),
+        vm=state.vm if rules.on_failure.ladder else new.vm,
         tracks={key: track for key, track in state.tracks.items() if key in keys},
         holds={name: hold for name, hold in state.holds.items() if name in rules.segments and name not in lost},
     )
@@ -130,7 +129,7 @@ def _judged(state: State, graced: bool, said: list[Decision]) -> State:
         known = segment.verdict.state is not Colour.ABSENT
         if found.state is Colour.ABSENT and found.deciding and (known or graced):
             why = verdict.reasons(state.rules.health, state.tracks, name, found, state.now_ms)
-            said.append(Decision(f"nothing certain is known: stays on {state.choice[name]}", why, name))
+            said.append(Decision(f"unknown whether the VM is well: stays on {state.choice[name]}", why, name))
         if found != segment.verdict:
             changed[name] = replace(segment, verdict=found)
     return replace(state, segments={**state.segments, **changed}) if changed else state

@@ -31,7 +31,7 @@ Why it cannot go wrong:
   which lasts for the hold-down: doubled with every flap, up to a bound.
 - *Never more restarts than declared.* RESTARTING is entered only by OVERDUE, which is what a passed deadline is called
   while attempts are left; entering it uses one up. They come back when every segment is inspected again, and the VM has
-  been well for a hold-down: also where traffic had not left it, a VM that flaps climbs the ladder to its end.
+  not failed for a hold-down: also where traffic had not left it, a VM that flaps climbs the ladder to its end.
 - *Never against an operator.* A deliberate failure leads to STOOD_DOWN; while a hold stands, deadlines of the VM do not
   count.
 - *Unknown changes nothing* but ending PROVING: a segment whose signals are all absent stays where it is.
@@ -283,7 +283,8 @@ def _words(state: State, phase: Phase, attempts: int, event: Event) -> str:
         case Phase.SETTLING:
             return "the VM has failed"
         case Phase.WAITING:
-            return f"restart {attempts} of {rungs} did not help{refused}; waiting before the next"
+            helped = f"restart {attempts} of {rungs} did not help" if attempts else "the VM does not come up by itself"
+            return f"{helped}{refused}; waiting before the next"
         case Phase.RESTARTING:
             return f"restarting the VM: {_method(state.rules, attempts)}, attempt {attempts} of {rungs}"
         case Phase.BOOTING:
@@ -297,7 +298,7 @@ def _words(state: State, phase: Phase, attempts: int, event: Event) -> str:
 
 
 def _recover(state: State) -> State:
-    """Attempts come back when all is well: every segment inspected, and the VM healthy for a hold-down."""
+    """Attempts come back when all is well: every segment inspected, the VM healthy, and no failure for a hold-down."""
     if state.vm.attempts == 0 or state.vm.phase is not Phase.STEADY:
         return state
     if any(segment.course is not Course.INSPECT for segment in state.segments.values()):

@@ -14,6 +14,9 @@ from reconciler.health.state import Course, Hold, Phase, Rules, Segment, State, 
 from reconciler.health.verdict import Track
 
 FORMAT = "reconciler.memory/1"
+# How long signals may take to tell something to a process that takes over from another one.
+TAKE_OVER_MS = 5_000
+_TIMED = (Phase.SETTLING, Phase.WAITING, Phase.RESTARTING, Phase.BOOTING)
 _MAX_TEXT = 1_000
 _MAX_ATTEMPTS = 1_000_000
 
@@ -63,7 +66,7 @@ def recall(rules: Rules, found: Mapping[str, str | None], data: Any, now: int, s
         }
         if shift is not None:
             return replace(state, holds=holds, segments=segments)
-        vm = _vm(data["vm"], rules, now) if rules.on_failure.ladder else Vm()
+        vm = _vm(data["vm"], rules, now) if rules.on_failure.ladder else Vm(since_ms=now)
         deliberate = _typed(data["deliberate"], bool)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not as it was written: {type(error).__name__}: {error}") from None
@@ -73,7 +76,11 @@ def recall(rules: Rules, found: Mapping[str, str | None], data: Any, now: int, s
         for key in rules.keys
         if deliberate and isinstance(rules.health.signals[key[0]].source, Domain)
     }
-    return replace(state, holds=holds, segments=segments, vm=vm, tracks=tracks)
+    grace_end = state.grace_end_ms
+    if vm.phase is Phase.STEADY and any(one.course is Course.INSPECT for one in segments.values()):
+        # The VM had booted: only the signals have to come, and a VM that hangs now must not be waited for.
+        grace_end = min(grace_end, now + TAKE_OVER_MS)
+    return replace(state, holds=holds, segments=segments, vm=vm, tracks=tracks, grace_end_ms=grace_end)
 
 
 def _segment(data: Any, fresh: Segment, found: str | None, *, held: bool, moved: int) -> Segment:
@@ -100,6 +107,8 @@ def _flaps_only(data: Any, fresh: Segment, moved: int) -> Segment:
 def _vm(data: Any, rules: Rules, now: int) -> Vm:
     phase, due = Phase(data["phase"]), data["due_ms"]
     due = None if due is None else _typed(due, int)
+    if (due is not None) is not (phase in _TIMED):
+        raise TypeError(f"{phase} with the deadline {due}")
     if phase is Phase.RESTARTING:
         # Whoever was at it is gone, and with it the answer: the VM may be booting.
         phase, due = Phase.BOOTING, now + rules.on_failure.boot_timeout_ms

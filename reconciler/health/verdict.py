@@ -90,8 +90,10 @@ def due(signal: Signal, track: Track, grace_end: int) -> int | None:
     moments = [_expires_at(signal, track)]
     if track.believed is not State.FAILED:
         moments.append(_fails_at(signal, track, grace_end))
-    if track.latest is not None and _tone(track.latest) is True and track.believed is not track.latest.state:
-        moments.append(_rises_at(signal, track))
+    rises = _rises_at(signal, track)
+    # What was complete when it was heard is believed already, or silence has overtaken it.
+    if rises is not None and rises > track.heard_ms and track.latest and track.believed is not track.latest.state:
+        moments.append(rises)
     return min((moment for moment in moments if moment is not None), default=None)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from reconciler.appliance.declared import Appliance
 from reconciler.network.bind import bind
 from reconciler.network.desired import choice_of, desired
+from reconciler.network.ownership import is_ours
 from reconciler.network.state import Network
 
 
@@ -22,8 +23,20 @@ def recognise(appliance: Appliance, actual: Network) -> Mapping[str, str | None]
                 live = actual.by_name[link.name]
                 places[segment_of[link.role.name]].append(live.switch == link.switch)
         for name, segment in appliance.segments.items():
-            # A topology that holds no port is no evidence: so is a network that nobody has set up.
-            held = any(switch.ports for switch in appliance.topologies[topology].switches if switch.segment == name)
-            if found[name] is None and held and len(places[name]) == len(segment.ports) and all(places[name]):
-                found[name] = topology
+            if found[name] is None and len(places[name]) == len(segment.ports) and all(places[name]):
+                found[name] = topology if _tells(appliance, topology, name, actual) else None
     return found
+
+
+def _tells(appliance: Appliance, topology: str, segment: str, actual: Network) -> bool:
+    """Whether the places of the ports are evidence of a topology.
+
+    One that holds no port looks like a network that nobody has set up. Only where it is the fallback, and our switches
+    are there already, it is where a failure has led to.
+    """
+    declared = appliance.topologies[topology]
+    if any(switch.ports for switch in declared.switches if switch.segment == segment):
+        return True
+    stand = [switch.name for switch in (*declared.switches, *declared.standby) if switch.segment == segment]
+    there = (actual.by_name.get(name) for name in stand)
+    return topology == appliance.on_failure.fallback and all(link and is_ours(appliance, link) for link in there)

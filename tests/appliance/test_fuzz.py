@@ -90,7 +90,27 @@ def indent(data, rng):
     return b"".join(lines)
 
 
+WORDS = sorted({word for data in CORPUS for word in re.findall(rb"[A-Za-z0-9_./:-]{2,40}", data)})
+
+
+def other_word(data, rng):
+    """A word of the format in the place of another: mostly still YAML, and seldom still right."""
+    words = list(re.finditer(rb"[A-Za-z0-9_./-]{2,}", data))
+    word = rng.choice(words) if words else None
+    return data[: word.start()] + rng.choice(WORDS) + data[word.end() :] if word else data
+
+
+def other_section(data, rng):
+    """The health, failure or VM section of another file."""
+    name = rng.choice([b"health", b"on_failure", b"vm"])
+    pattern = re.compile(rb"^" + name + rb":.*\n(?:[ -].*\n)*", re.MULTILINE)
+    found, others = pattern.search(data), [one for file in CORPUS if (one := pattern.search(file))]
+    other = rng.choice(others)[0]
+    return data[: found.start()] + other + data[found.end() :] if found else data + b"\n" + other
+
+
 MANGLERS = [flip, delete, duplicate, duplicate_line, splice, swap_tokens, insert, replace_value, indent]
+MANGLERS += [other_word, other_word, other_section]
 
 
 def mangled(seed):

@@ -79,6 +79,54 @@ def test_a_torn_or_alien_entry_is_as_good_as_none(tmp_path: Path, proofs: list[s
     assert len(proofs) == 2
 
 
+CARE = {
+    "vm": {"libvirt": {"domain": "ips"}, "adapters": {"outside": {"tap": "tap0"}, "inside": {"tap": "tap1"}}},
+    "health": {
+        "signals": {"beat": {"kind": "heartbeat", "socket": "/run/a"}, "up": {"kind": "carrier"}},
+        "groups": {"g": {"any_of": ["up"]}},
+    },
+}
+
+
+@pytest.mark.parametrize("alien", [..., None, 3, "Http", [], {}, {"kind": "Http"}, {"beat": 3}])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("hypervisor",),
+        ("hypervisor", "kind"),
+        ("health",),
+        ("health", "signals"),
+        ("health", "signals", "beat"),
+        ("health", "signals", "beat", "kind"),
+        ("health", "signals", "beat", "source"),
+        ("health", "signals", "beat", "fall"),
+        ("health", "groups", "g"),
+        ("on_failure",),
+        ("on_failure", "ladder"),
+    ],
+    ids=".".join,
+)
+def test_an_alien_entry_of_health_and_failure_is_as_good_as_none(
+    tmp_path: Path, proofs: list[str], path: tuple[str, ...], alien: Any
+) -> None:
+    """Taken away (...) or replaced: never an error, and never taken for a signal or a hypervisor of another kind."""
+    text = json.dumps(two_ports_document(**CARE)).encode()
+    first = store.load(text, "a.yaml", tmp_path)
+    (entry,) = entries(tmp_path)
+    whole = node = json.loads(entry.read_bytes())
+    for step in path[:-1]:
+        node = node[step]
+    if alien is ...:
+        del node[path[-1]]
+    else:
+        node[path[-1]] = alien
+    entry.write_text(json.dumps(whole))
+    again = store.load(text, "a.yaml", tmp_path)
+    # What has the right shape is believed: nobody else could have written it.
+    of_right_shape = path[-1] in ("beat", "g") if alien is ... else alien in (None, [], {})
+    assert again == first or (of_right_shape and len(proofs) == 1), again
+
+
 def test_every_torn_prefix_of_an_entry_is_as_good_as_none(tmp_path: Path) -> None:
     first = store.load(TEXT, "a.yaml", tmp_path)
     (entry,) = entries(tmp_path)

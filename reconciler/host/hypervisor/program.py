@@ -53,12 +53,14 @@ class Run:
     def __init__(self, argv: tuple[str, ...], timeout_s: float, *, leave_children: bool) -> None:
         """`leave_children`: what it started may live on if it ends well: a VM, say."""
         self._argv, self._timeout_s, self._leave_children = argv, timeout_s, leave_children
-        self._stop: int | None = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stopped = False
+        self._stop: int | None = None  # while it runs: what wakes the worker
         self._lock = threading.Lock()
 
     def stop(self) -> None:
-        """Kill it, from any thread; if it has ended, nothing."""
+        """Kill it, from any thread, as soon as it runs; if it has ended, nothing."""
         with self._lock:
+            self._stopped = True
             if self._stop is not None:
                 os.eventfd_write(self._stop, 1)
 
@@ -69,12 +71,13 @@ class Run:
             HostError: it cannot be started.
 
         """
-        assert self._stop is not None, "a run is run once"  # noqa: S101
+        with self._lock:
+            stop = self._stop = os.eventfd(int(self._stopped), os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
-            return self._run(self._stop)
+            return self._run(stop)
         finally:
             with self._lock:
-                os.close(self._stop)
+                os.close(stop)
                 self._stop = None
 
     def _run(self, stop: int) -> Ended:

@@ -26,6 +26,8 @@ _BOOT = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _RUN = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}", re.ASCII)
 _REASON = re.compile(r"[ -~]{0,120}", re.ASCII)
+# In a beat this is only found at its number: within a text a quote would be escaped, and a check is no number.
+_SEQ = re.compile(rb'"seq": ?([1-9][0-9]{0,15})')
 _STATES = {state.value: state for state in (State.HEALTHY, State.DEGRADED, State.FAILED)}
 
 
@@ -51,6 +53,36 @@ class Beat:
     seq: int
     interval_ms: int
     checks: tuple[Check, ...]
+
+
+class Reader:
+    """Reads beats, and those fast that differ from the one before in nothing but their number.
+
+    Which is nearly all of them. What stands before and after the number was found to be a beat then; the same bytes
+    around another number are one, too.
+    """
+
+    def __init__(self) -> None:
+        self._beat: Beat | None = None
+        self._before = self._after = b""
+
+    def read(self, line: bytes) -> Beat:
+        """The beat in one line, as `parse` reads it.
+
+        Raises:
+            NoBeatError: it holds none.
+
+        """
+        found = _SEQ.search(line)
+        if found and self._beat and line[: found.start(1)] == self._before and line[found.end(1) :] == self._after:
+            seq = int(found[1])
+            if seq <= MAX_SEQ and len(line) < MAX_LINE:
+                known = self._beat
+                return Beat(known.boot, known.run, seq, known.interval_ms, known.checks)
+        beat = parse(line)
+        if found and int(found[1]) == beat.seq:
+            self._beat, self._before, self._after = beat, line[: found.start(1)], line[found.end(1) :]
+        return beat
 
 
 def parse(line: bytes) -> Beat:

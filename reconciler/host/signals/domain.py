@@ -21,10 +21,15 @@ from reconciler.host.hypervisor.worker import Workers
 from reconciler.host.signals.life import Biography, Seen
 
 _AGAIN_S = 1.0
-_OPEN_S, _ANSWER_S = 10.0, 5.0
+_OPEN_S = 10.0
+# libvirt keeps everybody waiting while it kills a QEMU that will not die: then nothing is known, but the connection and
+# its events are as good as before. A libvirtd that is dead itself is found by the keepalive.
+_ANSWER_S, _GIVE_UP_S = 5.0, 120.0
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.05, 1.0
-# A state that was read while an event came may be older than the event; so often it is read again before it is told.
-_REREADS = 3
+# A state may be older than an event that came while it was read, or than whatever libvirt kept it waiting for: so often
+# it is read again before it is told.
+_REREADS, _STALE_S = 3, 0.5
+_SILENT = "libvirt does not answer"
 # virConnectCloseReason
 _CLOSE_REASONS = {
     0: "the connection failed",
@@ -52,7 +57,7 @@ class DomainGatherer:
             try:
                 await self._attend()
             except (ReconcilerError, TimeoutError) as error:
-                self._gone(str(error) or f"libvirt does not answer at {self._source.uri}")
+                self._gone(str(error) or _SILENT)
             await asyncio.sleep(self._retry_s)
             self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
 
@@ -75,8 +80,13 @@ class DomainGatherer:
             self._dirty.clear()
             if session.lost:
                 raise TransientError(f"libvirt is not reachable at {self._source.uri}: {session.lost}")
-            seen = await self._workers.call(session.read, timeout_s=_ANSWER_S)
-            if not self._dirty.is_set():
+            began_s = time.monotonic()
+            late = asyncio.get_running_loop().call_later(_ANSWER_S, self._gone, _SILENT)
+            try:
+                seen = await self._workers.call(session.read, timeout_s=_GIVE_UP_S)
+            finally:
+                late.cancel()
+            if not self._dirty.is_set() and time.monotonic() - began_s < _STALE_S:
                 break
         self._retry_s = _FIRST_RETRY_S
         self._tell(self._judge.state(seen, time.monotonic()))

@@ -5,6 +5,7 @@ not a task: at ten beats a second each microsecond is paid ten times.
 """
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -74,7 +75,9 @@ class HeartbeatGatherer:
         except TimeoutError:
             return _End(f"no connection to {self._where} within {_CONNECT_S:g} s")
         except OSError as error:
-            return _End(f"no connection to {self._where}: {error.strerror or error}")
+            # Not strerror: asyncio writes its own.
+            why = os.strerror(error.errno) if error.errno else str(error)
+            return _End(f"no connection to {self._where}: {why}")
 
     def _readable(self, channel: socket.socket, end: "asyncio.Future[_End]") -> None:
         if end.done():

@@ -6,6 +6,7 @@ holds for everything, so that a server that drips its answer byte by byte has fa
 
 import asyncio
 import errno
+import os
 import re
 import socket
 import ssl
@@ -90,7 +91,9 @@ class HttpGatherer:
         except ssl.SSLError as error:
             return State.FAILED, f"TLS: {getattr(error, 'verify_message', '') or error.reason or 'failed'}"
         except OSError as error:
-            return State.ABSENT if error.errno in _OURS else State.FAILED, error.strerror or "no connection"
+            # Not strerror: asyncio writes its own.
+            reason = os.strerror(error.errno) if error.errno else "no connection"
+            return State.ABSENT if error.errno in _OURS else State.FAILED, reason
         except (EOFError, ValueError):  # ValueError: a line too long
             return State.FAILED, "what answers is no web server"
         if status == self._source.status:

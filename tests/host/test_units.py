@@ -1,0 +1,139 @@
+"""The files for systemd: that they say what the daemon needs, and that systemd understands them."""
+
+import configparser
+import itertools
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commandline import run
+
+from reconciler import cli_unit
+from reconciler.cli import cli
+from reconciler.host import ioctl, systemd
+from reconciler.host.netlink import execution
+from reconciler.host.places import DEFAULT_FILE
+
+ROOT = Path(__file__).parent.parent.parent
+ANALYZE = shutil.which("systemd-analyze")
+# As docs/auditor.md tells it.
+EXPOSURE = 3.0
+
+
+def settings(text: str) -> list[tuple[str, str]]:
+    """All lines ``Key=value``, in order: a key may come more than once."""
+    lines = [line for line in text.splitlines() if line and not line.startswith(("#", "["))]
+    return [(key, value) for key, _, value in (line.partition("=") for line in lines)]
+
+
+def setting(text: str, key: str) -> list[str]:
+    return [value for found, value in settings(text) if found == key]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _hooked_up() -> None:
+    for command in cli_unit.COMMANDS:
+        cli.add_command(command)
+
+
+def test_the_unit_is_printed_with_its_place_in_the_first_line() -> None:
+    done = run("unit", "--print", "service")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == systemd.service()
+    assert done.out.startswith("# /etc/systemd/system/reconciler.service")
+    assert run("unit", "--print", "networkd").out.startswith("# /etc/systemd/network/05-reconciler.network")
+
+
+def test_the_rules_are_printed_for_the_file() -> None:
+    done = run("unit", "--print", "networkmanager", "-f", str(ROOT / "topologies/pcengines-apu2.yaml"))
+    assert done.out == (ROOT / "tests/network/manners/pcengines-apu2.rules").read_text(encoding="utf-8")
+    assert (done.code, done.err) == (0, "")
+
+
+def test_ports_that_are_counted_are_found_in_a_captured_state(tmp_path: Path) -> None:
+    file = tmp_path / "appliance.yaml"
+    text = (ROOT / "examples/vendor-ci/appliance.yaml").read_text(encoding="utf-8")
+    file.write_text(text.replace('pci: "0000:02:00.0"', "driver: igb, index: 1"))
+    state = ROOT / "examples/vendor-ci/state.json"
+    done = run("unit", "--print", "networkmanager", "-f", str(file), "--against", str(state))
+    assert (done.code, done.err) == (0, "")
+    assert 'KERNELS=="0000:02:00.0", ATTR{address}=="00:0d:b9:00:00:02"' in done.out
+
+
+def test_where_the_program_lies_can_be_said() -> None:
+    done = run("unit", "--print", "service", "--program", "/opt/reconciler/bin/reconcile")
+    assert setting(done.out, "ExecStart") == ["/opt/reconciler/bin/reconcile run"]
+    assert setting(done.out, "ExecReload") == ["/opt/reconciler/bin/reconcile reload"]
+    for program in ("reconcile", "/a b", "/a%i", "/a\nExecStartPre=/evil", "/$A"):
+        refused = run("unit", "--print", "service", "--program", program)
+        assert (refused.code, refused.out) == (2, "")
+
+
+def test_nothing_is_set_twice_but_what_adds_up() -> None:
+    keys = [key for key, _ in settings(systemd.service())]
+    twice = {key for key in keys if keys.count(key) > 1}
+    assert twice == {"Before", "SystemCallFilter"}
+
+
+def test_it_may_reach_what_the_program_writes_beside_its_own_folders() -> None:
+    text = systemd.service()
+    assert setting(text, "ReadWritePaths") == [f"-{execution._IPV6}"]
+    assert setting(text, "DeviceAllow") == [f"{ioctl._TUN} rw"]
+    assert setting(text, "ConditionPathExists") == [str(DEFAULT_FILE)]
+    for key in ("StateDirectory", "RuntimeDirectory"):
+        assert setting(text, key) == ["reconciler"]
+
+
+def test_every_kind_of_socket_in_the_program_is_allowed() -> None:
+    source = "".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("host", "daemon", "health", "network")
+        for path in (ROOT / "reconciler" / folder).rglob("*.py")
+    )
+    (allowed,) = setting(systemd.service(), "RestrictAddressFamilies")
+    assert set(re.findall(r"socket\.(AF_[A-Z0-9]+)", source)) <= {*allowed.split()}
+
+
+def test_the_networkd_file_matches_what_the_rules_set() -> None:
+    parser = configparser.ConfigParser()
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(systemd.networkd())
+    key, _, value = parser["Match"]["Property"].partition("=")
+    assert f'ENV{{{key}}}="{value}"' in (ROOT / "tests/network/manners/lab.rules").read_text(encoding="utf-8")
+    assert dict(parser["Link"]) == {"Unmanaged": "yes"}
+
+
+@pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
+def test_systemd_understands_every_line(tmp_path: Path) -> None:
+    unit = tmp_path / "reconciler.service"
+    unit.write_text(systemd.service(sys.executable), encoding="utf-8")
+    done = analyze("verify", "--man=no", str(unit))
+    about = [line for line in (done.stdout + done.stderr).splitlines() if "reconciler" in line]
+    assert about == []
+
+
+@pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
+def test_it_is_as_little_exposed_as_the_docs_say(tmp_path: Path) -> None:
+    unit = tmp_path / "reconciler.service"
+    unit.write_text(systemd.service(), encoding="utf-8")
+    done = analyze("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE * 10 + 1:.0f}", str(unit))
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
+    assert found, done.stderr
+    # Other releases weigh a little differently.
+    assert float(found[1]) <= EXPOSURE + 0.3
+    assert f"{EXPOSURE}" in (ROOT / "docs/auditor.md").read_text(encoding="utf-8")
+
+
+def analyze(*words: str) -> "subprocess.CompletedProcess[str]":
+    assert ANALYZE is not None
+    return subprocess.run([ANALYZE, *words], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_daemon_is_started_before_whoever_would_configure_its_ports() -> None:
+    before = [*itertools.chain.from_iterable(one.split() for one in setting(systemd.service(), "Before"))]
+    assert {"network-pre.target", "libvirtd.service", "virtqemud.service"} == {*before}
+    assert setting(systemd.service(), "Wants") == ["network-pre.target"]
+    assert setting(systemd.service(), "After") == []

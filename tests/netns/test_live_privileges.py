@@ -1,0 +1,162 @@
+"""The daemon with no more capabilities than its unit leaves it: they suffice, and none can be spared."""
+
+import grp
+import json
+import os
+import secrets
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live import TAP, Live, live
+
+from reconciler.host import clock, systemd
+
+pytestmark = pytest.mark.netns
+
+# Somebody who is not root: the user that QEMU runs as. In a user namespace there is nobody else.
+STRANGER = 65534 if TAP else 0
+GROUP = next((one.gr_name for one in grp.getgrall() if (one.gr_gid != 0) == TAP), "root")
+
+
+def capabilities() -> set[str]:
+    lines = systemd.service().splitlines()
+    (line,) = (line for line in lines if line.startswith("CapabilityBoundingSet="))
+    return {word.removeprefix("CAP_").lower() for word in line.partition("=")[2].split()}
+
+
+def restricted(allowed: set[str]) -> tuple[str, ...]:
+    """What starts a program with these capabilities at most, as systemd would."""
+    bounding = ",".join(["-all", *(f"+{one}" for one in sorted(allowed))])
+    return ("setpriv", "--no-new-privs", "--inh-caps", "-all", "--bounding-set", bounding)
+
+
+class Guest:
+    """The agent's end of the channel: beats to whoever connects."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700)
+        self.path = folder / "agent.sock"
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.path))
+        self.path.chmod(0o755)
+        for path in (self.path, folder):
+            os.chown(path, STRANGER, STRANGER)
+        self._listener.listen()
+        self._listener.settimeout(0.1)
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._end.is_set():
+            try:
+                host, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            with host:
+                self._beat(host)
+
+    def _beat(self, host: socket.socket) -> None:
+        beat = {"v": 1, "boot": clock.boot_id(), "run": secrets.token_hex(16), "interval_ms": 50, "checks": {}}
+        seq = 0
+        while not self._end.wait(0.05):
+            seq += 1
+            try:
+                host.sendall(json.dumps({**beat, "seq": seq}).encode() + b"\n")
+            except OSError:
+                return
+
+    def close(self) -> None:
+        self._end.set()
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Live]:
+    guest = Guest(tmp_path / "guest")
+    try:
+        with live(tmp_path) as made:
+            document = json.loads(made.file.read_text())
+            agent = {"kind": "heartbeat", "socket": str(guest.path), "interval": "50ms"}
+            document["health"] = {"hold_down": "100ms", "grace": "100ms", "signals": {"agent": agent}}
+            made.file.write_text(json.dumps(document))
+            yield made
+    finally:
+        guest.close()
+
+
+def daemon(host: Live, allowed: set[str]) -> "subprocess.Popen[str]":
+    return host.start("run", "--group", GROUP, prefix=restricted(allowed))
+
+
+def status(host: Live) -> dict:
+    done = host.apart("status", "-o", "json")
+    return json.loads(done.out) if done.out else {}
+
+
+def until(host: Live, reached) -> dict:
+    deadline = time.monotonic() + 20
+    while not reached(found := status(host)):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    return found
+
+
+def end(program: "subprocess.Popen[str]") -> str:
+    program.terminate()
+    _, err = program.communicate(timeout=20)
+    assert program.returncode == 0, err
+    return err
+
+
+def test_the_unit_leaves_it_few() -> None:
+    assert capabilities() == {"net_admin", "dac_override", "chown"}
+
+
+def test_they_suffice_for_all_that_the_daemon_does(host: Live) -> None:
+    program = daemon(host, capabilities())
+    until(host, lambda found: found and found["choice"] == {"edge": "inspect"} and found["network"]["converged"])
+    told = Path(f"/proc/{program.pid}/status").read_text()
+    assert int(told.partition("CapEff:")[2].split()[0], 16).bit_count() == 3
+    # Bridges, ports, the tap and the writes to /proc/sys: nothing differs from what is declared.
+    host.is_converged()
+    found = host.lab.run(["ip", "-d", "-j", "link", "show", host.inside]).stdout
+    assert json.loads(found)[0]["linkinfo"]["info_kind"] == ("tun" if TAP else "veth")
+    assert host.lab.run(["cat", f"/proc/sys/net/ipv6/conf/{host.inside}/disable_ipv6"]).stdout == "1\n"
+    about = Path(host.environment["RECONCILER_RUN_DIR"], "live.sock").stat()
+    assert about.st_mode & 0o777 == 0o660
+    assert about.st_gid == grp.getgrnam(GROUP).gr_gid
+    # Drift is mended, the file is read anew, and it ends by itself.
+    host.hand("ip link set nic1 nomaster")
+    until(host, lambda found: found["network"]["mended"] > 0 and found["network"]["converged"])
+    assert host.apart("reload").code == 0
+    end(program)
+
+
+def test_without_net_admin_it_says_what_it_needs(host: Live) -> None:
+    with daemon(host, capabilities() - {"net_admin"}) as program:
+        _, err = program.communicate(timeout=20)
+    assert program.returncode == 1
+    assert "CAP_NET_ADMIN" in err
+
+
+@pytest.mark.skipif(not TAP, reason="in a user namespace there is one user and one group")
+def test_without_chown_the_control_socket_cannot_be_the_groups(host: Live) -> None:
+    with daemon(host, capabilities() - {"chown"}) as program:
+        _, err = program.communicate(timeout=20)
+    assert program.returncode == 1
+    assert "cannot make the control socket" in err
+
+
+@pytest.mark.skipif(not TAP, reason="in a user namespace there is one user and one group")
+def test_without_dac_override_the_agents_socket_of_another_user_is_closed(host: Live) -> None:
+    program = daemon(host, capabilities() - {"dac_override"})
+    found = until(host, lambda found: found and found["signals"][0]["reason"] != "nothing heard yet")
+    assert "Permission denied" in found["signals"][0]["reason"]
+    end(program)
