@@ -50,6 +50,8 @@ REFUSED_MS = 1_000
 # Carrier readings may change the choice, and the new choice what is looked at; more rounds than this are for later.
 _ROUNDS = 4
 DECISIONS_KEPT = 64
+# The same decision, once more within so long, is not told again.
+REPEATED_MS = 1_000
 # In a log line; the whole plan is what `reconcile --dry-run` is for.
 _CHANGES_TOLD = 8
 
@@ -97,6 +99,7 @@ class Keeper:
     _heard: dict[tuple[str, str | None], Reading] = field(init=False, default_factory=dict)
     _problems: dict[Any, Problem] = field(init=False, default_factory=dict)
     _unread: str = field(init=False, default="")
+    _told: dict[tuple[str | None, str], int] = field(init=False, default_factory=dict)
     _pending: list[Restart] = field(init=False, default_factory=list)
     _look_ms: int = field(init=False, default=0)
     _switched: bool = field(init=False, default=False)
@@ -178,7 +181,13 @@ class Keeper:
             self.journal.tell("restart", f"the VM was not restarted: {event.reason}", level=logging.ERROR)
 
     def _decided(self, decision: Decision) -> None:
-        self.decisions.append(Told(self.state.now_ms, decision))
+        now, thing = self.state.now_ms, (decision.segment, decision.what)
+        told = {one: when for one, when in self._told.items() if now - when < REPEATED_MS}
+        self._told = told if thing in told else {**told, thing: now}
+        if thing in told and decision.routine:
+            # A guest that changes its mind ten times a second fills neither the log nor the decisions that are kept.
+            return
+        self.decisions.append(Told(now, decision))
         del self.decisions[:-DECISIONS_KEPT]
         where = f"{decision.segment}: " if decision.segment else ""
         why = "; ".join(str(reading) for reading in decision.why)
@@ -276,7 +285,7 @@ class Keeper:
     def _tell(self, found: Difference, changes: tuple[Change, ...], report: Report, *, switched: bool) -> None:
         self.mended += not switched
         failed = [one for one in report.outcomes if one.status is Status.FAILED]
-        told = [f"{line.thing} {line.about}: {line.old} → {line.new}" for line in map(render.line, changes)]
+        told = [_change(line) for line in map(render.line, changes)]
         listed = "; ".join(told[:_CHANGES_TOLD]) + ("; …" if len(told) > _CHANGES_TOLD else "")
         what = f"switched to {_spell(self.state.choice)}" if switched else "mended"
         left = f"; {len(report.after.changes)} still to make" if report.after.changes else ""
@@ -316,6 +325,12 @@ def _index(change: Change, found: Difference) -> int:
     """Which interface a change is about; 0: one that is not there."""
     live = found.actual.by_name.get(change.link.name)
     return live.nic.index if live and live.nic else 0
+
+
+def _change(line: render.Line) -> str:
+    if line.old is None or line.new is None:
+        return f"{line.thing}: {line.new or line.old}"
+    return f"{line.thing} {line.about}: {line.old} → {line.new}"
 
 
 def _any_choice(appliance: Appliance) -> Mapping[str, str]:

@@ -117,7 +117,7 @@ def _settled(state: State, said: list[Decision]) -> State:
             changed[key] = settled
             if settled.believed is not track.believed:
                 why = (verdict.evidence(signals[key[0]], settled, now),)
-                said.append(Decision(f"{key[0]} is {settled.believed}", why, key[1]))
+                said.append(Decision(f"{key[0]} is {settled.believed}", why, key[1], routine=True))
     return replace(state, tracks={**state.tracks, **changed}) if changed else state
 
 
@@ -129,7 +129,9 @@ def _judged(state: State, graced: bool, said: list[Decision]) -> State:
         known = segment.verdict.state is not Colour.ABSENT
         if found.state is Colour.ABSENT and found.deciding and (known or graced):
             why = verdict.reasons(state.rules.health, state.tracks, name, found, state.now_ms)
-            said.append(Decision(f"unknown whether the VM is well: stays on {state.choice[name]}", why, name))
+            said.append(
+                Decision(f"unknown whether the VM is well: stays on {state.choice[name]}", why, name, routine=True)
+            )
         if found != segment.verdict:
             changed[name] = replace(segment, verdict=found)
     return replace(state, segments={**state.segments, **changed}) if changed else state

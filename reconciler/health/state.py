@@ -171,12 +171,14 @@ class Restart:
 class Decision:
     """Effect: let people know what was decided, and which readings led to it.
 
-    `segment` is None where it is about the VM, or about all segments.
+    `segment` is None where it is about the VM, or about all segments. `routine`: what a guest can bring about as often
+    as it likes; repeated soon, it need not be told again.
     """
 
     what: str
     why: tuple[Reading, ...]
     segment: str | None = None
+    routine: bool = False
 
 
 Effect = Choose | Restart | Decision

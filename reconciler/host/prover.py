@@ -45,7 +45,7 @@ def prove(text: bytes, name: str, folder: Path) -> Appliance:
         return record.parse(answer["appliance"])
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HostError(f"cannot check {name}: {error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HostError(f"cannot check {name}: its checker ended with {done.returncode}: {error}") from None
 
 

@@ -13,8 +13,3 @@ class Deeds:
 
     acting: bool = False
     destroyed: bool = False
-
-    @property
-    def ours(self) -> bool:
-        """Whether a VM that is down now is down by our hand."""
-        return self.acting or self.destroyed

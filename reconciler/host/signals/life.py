@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from reconciler.health.signal import News, Reading, Rebooted, State
 from reconciler.host.hypervisor.deeds import Deeds
-from reconciler.host.signals.lifecycle import SHUTOFF_UNKNOWN, Condition, Event, of_event, of_state
+from reconciler.host.signals.lifecycle import DESTROYED, SHUTOFF_UNKNOWN, Condition, Event, of_event, of_state
 
 _ALARM_S = 60.0
 # Xen tells of the start of a rebooted domain before it tells of its end: such an end says nothing.
@@ -110,7 +110,8 @@ class Biography:
 
     def _tell(self, condition: Condition) -> Reading:
         reason, deliberate = f"{self._domain} {condition.reason}", condition.deliberate
-        if deliberate and self._deeds.ours:
+        # What we destroyed is off by a destroy; whoever shut it down since, or saved it, was somebody else.
+        if deliberate and (self._deeds.acting or (self._deeds.destroyed and condition is DESTROYED)):
             reason, deliberate = f"{self._domain} is being restarted by the reconciler", False
         if deliberate and self._alarm is not None:
             reason, deliberate = f"{self._domain} {self._alarm.reason}", False

@@ -56,7 +56,7 @@ def _broken(reason: str) -> Condition:
 
 SHUTOFF_UNKNOWN = _broken("is shut off; libvirt does not know why")
 _SHUT_DOWN = _wanted("was shut down by an operator or by the guest itself")
-_DESTROYED = _wanted("was switched off by an operator")
+DESTROYED = _wanted("was switched off by an operator")
 _MIGRATED = _wanted("was migrated to another host")
 _SAVED = _wanted("was saved by an operator")
 _PAUSED = _wanted("was paused by an operator")
@@ -97,7 +97,7 @@ _PAUSED_REASONS = {
 }
 _SHUTOFF_REASONS = {
     1: _SHUT_DOWN,
-    2: _DESTROYED,
+    2: DESTROYED,
     3: _HYPERVISOR_DIED,
     4: _MIGRATED,
     5: _SAVED,
@@ -116,7 +116,7 @@ _EVENTS: dict[tuple[int, int | None], Condition] = {
     (Event.SUSPENDED, 6): _broken("is paused: the hypervisor failed"),
     (Event.SUSPENDED, 8): _POSTCOPY_FAILED,
     (Event.STOPPED, 0): _SHUT_DOWN,
-    (Event.STOPPED, 1): _DESTROYED,
+    (Event.STOPPED, 1): DESTROYED,
     (Event.STOPPED, 2): _HYPERVISOR_DIED,
     (Event.STOPPED, 3): _MIGRATED,
     (Event.STOPPED, 4): _SAVED,
