@@ -7,6 +7,7 @@ come back in time is abandoned, and only so many may be on the way at once.
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -53,14 +54,20 @@ class Workers:
         async with asyncio.timeout(timeout_s):
             return await future
 
-    def dispose(self, function: Callable[..., object], *args: Any) -> None:
-        """Run `function(*args)` and forget it: for what must be closed although closing may block.
+    def dispose(self, function: Callable[..., object], *args: Any) -> "asyncio.Future[None]":
+        """Run `function(*args)`, whatever becomes of it: for what must be closed although closing may block.
 
-        Never refused, because each thing is disposed of once, and `call` refuses to make more of them.
+        Never refused, because each thing is disposed of once, and `call` refuses to make more of them. Who wants to may
+        wait for the future; what the function raises is nobody's.
         """
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        future.cancel()
-        self._start(future, None, function, *args)
+
+        def quietly() -> None:
+            with contextlib.suppress(Exception):
+                function(*args)
+
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._start(future, None, quietly)
+        return future
 
     def _start(
         self,

@@ -21,7 +21,7 @@ from reconciler.host.hypervisor.worker import Workers
 from reconciler.host.signals.life import Biography, Seen
 
 _AGAIN_S = 1.0
-_OPEN_S = 10.0
+_OPEN_S, _CLOSE_S = 10.0, 0.5
 # libvirt keeps everybody waiting while it kills a QEMU that will not die: then nothing is known, but the connection and
 # its events are as good as before. A libvirtd that is dead itself is found by the keepalive.
 _ANSWER_S, _GIVE_UP_S = 5.0, 120.0
@@ -73,7 +73,8 @@ class DomainGatherer:
                         await self._dirty.wait()
         finally:
             session.over = True
-            self._workers.dispose(session.close)
+            # While the loop still runs: libvirt frees its handles there. Whoever hangs is not waited for.
+            await asyncio.wait([self._workers.dispose(session.close)], timeout=_CLOSE_S)
 
     async def _read(self, session: "_Session") -> None:
         for _ in range(_REREADS):

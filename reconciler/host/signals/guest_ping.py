@@ -23,6 +23,7 @@ _PING, _FREEZE = '{"execute":"guest-ping"}', '{"execute":"guest-fsfreeze-status"
 _FREEZE_MAX_S = 120.0
 # Beyond what libvirt itself waits for the agent: then it is libvirt that does not answer.
 _MARGIN_S = 2.0
+_CLOSE_S = 0.5
 FROZEN = "its file systems are frozen, as for a backup"
 
 
@@ -39,7 +40,8 @@ class GuestPingGatherer:
         try:
             await poll(self._source.every_ms, self._ask)
         finally:
-            self._workers.dispose(self._agent.close)
+            # While the loop still runs: libvirt frees its handles there. Whoever hangs is not waited for.
+            await asyncio.wait([self._workers.dispose(self._agent.close)], timeout=_CLOSE_S)
 
     async def _ask(self) -> None:
         # libvirt counts this time limit in whole seconds.

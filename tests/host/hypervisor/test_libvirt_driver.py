@@ -1,0 +1,270 @@
+"""Restarting a domain: libvirt's built-in test driver, and a libvirt that refuses, races and hangs."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import libvirt
+import pytest
+
+from reconciler.appliance.declared import Libvirt
+from reconciler.errors import HostError, TransientError
+from reconciler.host.hypervisor import link
+from reconciler.host.hypervisor.deeds import Deeds
+from reconciler.host.hypervisor.libvirt import LibvirtHypervisor
+from reconciler.host.hypervisor.worker import StuckError
+
+VM = Libvirt("test:///default", "test")
+IPS = Libvirt("qemu:///system", "ips")
+METHODS = ("reset", "destroy-and-start")
+RUNNING, PAUSED, SHUTOFF, CRASHED = 1, 3, 5, 6
+
+
+# The test driver
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_domain_that_is_off_is_started(method: str) -> None:
+    keeper = libvirt.open(VM.uri)  # the test driver forgets with its last connection
+    try:
+        domain = keeper.lookupByName(VM.domain)
+        domain.destroy()
+        asyncio.run(LibvirtHypervisor(VM, Deeds()).restart(method))
+        assert domain.state()[0] == RUNNING
+    finally:
+        keeper.close()
+
+
+def test_a_domain_that_runs_is_destroyed_and_started() -> None:
+    keeper = libvirt.open(VM.uri)
+    try:
+        domain = keeper.lookupByName(VM.domain)
+        before = domain.ID()
+        deeds = Deeds()
+        asyncio.run(LibvirtHypervisor(VM, deeds).restart("destroy-and-start"))
+        # The same domain, another life.
+        again = keeper.lookupByName(VM.domain)
+        assert again.state()[0] == RUNNING
+        assert again.ID() != before
+        assert deeds == Deeds()
+    finally:
+        keeper.close()
+
+
+def test_a_domain_that_nobody_defined() -> None:
+    with pytest.raises(HostError, match="libvirt at test:///default has no domain nobody"):
+        asyncio.run(LibvirtHypervisor(Libvirt(VM.uri, "nobody"), Deeds()).restart("reset"))
+
+
+def test_a_libvirt_that_is_not_there() -> None:
+    source = Libvirt("qemu+unix:///system?socket=/no/such/socket", "ips")
+    with pytest.raises(TransientError, match="libvirt is not reachable at "):
+        asyncio.run(LibvirtHypervisor(source, Deeds()).restart("reset"))
+
+
+def test_a_method_that_is_none() -> None:
+    with pytest.raises(HostError, match="no method to restart a VM: pray"):
+        asyncio.run(LibvirtHypervisor(VM, Deeds()).restart("pray"))
+
+
+# A libvirt made to measure
+
+
+class Broken(libvirt.libvirtError):
+    """An error of libvirt with a code."""
+
+    def __init__(self, name: str) -> None:
+        code = getattr(libvirt, f"VIR_ERR_{name}")
+        Exception.__init__(self, name)
+        self.err = (code, 0, f"refused: {name}", 0, "", None, None, 0, 0)
+
+
+class Domain:
+    """A virDomain, and the connection that leads to it."""
+
+    def __init__(self) -> None:
+        self.life = RUNNING
+        self.persistent = True
+        self.done: list[str] = []
+        self.trouble: dict[str, Exception] = {}
+        self.gates: dict[str, threading.Event] = {}
+        self.seen: list[Deeds] = []
+        self.deeds = Deeds()
+        self.open = 0
+
+    def connect(self, uri: str, loop: asyncio.AbstractEventLoop) -> "Domain":
+        self.open += 1
+        return self
+
+    def close(self) -> None:
+        self.open -= 1
+
+    def lookupByName(self, name: str) -> "Domain":  # noqa: N802
+        return self
+
+    def isActive(self) -> bool:  # noqa: N802
+        return self.life != SHUTOFF
+
+    def isPersistent(self) -> bool:  # noqa: N802
+        return self.persistent
+
+    def state(self) -> list[int]:
+        return [self.life, 0]
+
+    def _do(self, what: str, life: int) -> None:
+        self.seen.append(Deeds(self.deeds.acting, self.deeds.destroyed))
+        if gate := self.gates.get(what):
+            assert gate.wait(10)
+        if trouble := self.trouble.get(what):
+            raise trouble
+        self.done.append(what)
+        self.life = life
+
+    def reset(self) -> None:
+        self._do("reset", PAUSED if self.life in (CRASHED, PAUSED) else self.life)
+
+    def resume(self) -> None:
+        self._do("resume", RUNNING)
+
+    def destroy(self) -> None:
+        self._do("destroy", SHUTOFF)
+
+    def create(self) -> None:
+        self._do("create", RUNNING)
+
+
+@pytest.fixture
+def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[Domain]:
+    made = Domain()
+    monkeypatch.setattr(link, "connect", made.connect)
+    monkeypatch.setattr(link, "close", lambda connection: connection.close())
+    yield made
+    for gate in made.gates.values():
+        gate.set()
+
+
+def restart(domain: Domain, method: str) -> None:
+    asyncio.run(LibvirtHypervisor(IPS, domain.deeds).restart(method))
+    assert domain.open == 0
+    assert not domain.deeds.acting
+
+
+@pytest.mark.parametrize(
+    ("method", "life", "done"),
+    [
+        ("reset", RUNNING, ["reset"]),
+        ("reset", SHUTOFF, ["create"]),
+        ("reset", PAUSED, ["reset", "resume"]),
+        ("reset", CRASHED, ["reset", "resume"]),
+        ("destroy-and-start", RUNNING, ["destroy", "create"]),
+        ("destroy-and-start", PAUSED, ["destroy", "create"]),
+        ("destroy-and-start", CRASHED, ["destroy", "create"]),
+        ("destroy-and-start", SHUTOFF, ["create"]),
+    ],
+)
+def test_what_is_done_to_a_domain(domain: Domain, method: str, life: int, done: list[str]) -> None:
+    domain.life = life
+    restart(domain, method)
+    assert domain.done == done
+    assert domain.life == RUNNING
+    assert all(deeds.acting for deeds in domain.seen)
+
+
+def test_a_transient_domain_is_not_destroyed(domain: Domain) -> None:
+    domain.persistent = False
+    with pytest.raises(HostError, match="ips is transient"):
+        restart(domain, "destroy-and-start")
+    assert domain.done == []
+
+
+@pytest.mark.parametrize("step", ["destroy", "create"])
+def test_somebody_else_may_be_faster(domain: Domain, step: str) -> None:
+    domain.trouble[step] = Broken("OPERATION_INVALID")
+    restart(domain, "destroy-and-start")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("OPERATION_DENIED", HostError),
+        ("AUTH_FAILED", HostError),
+        ("ACCESS_DENIED", HostError),
+        ("NO_SUPPORT", HostError),
+        ("OPERATION_FAILED", TransientError),
+        ("OPERATION_TIMEOUT", TransientError),
+        ("INTERNAL_ERROR", TransientError),
+        ("NO_DOMAIN", TransientError),
+    ],
+)
+def test_a_refusal_says_whether_another_try_can_help(domain: Domain, code: str, kind: type[Exception]) -> None:
+    domain.trouble["create"] = domain.trouble["reset"] = Broken(code)
+    for method in METHODS:
+        with pytest.raises(kind, match=f"libvirt: {method} of ips: refused: {code}") as caught:
+            restart(domain, method)
+        assert type(caught.value) is kind
+
+
+def test_a_vm_that_we_destroyed_and_could_not_start_stays_ours(domain: Domain) -> None:
+    domain.trouble["create"] = Broken("OPERATION_FAILED")
+    with pytest.raises(TransientError):
+        restart(domain, "destroy-and-start")
+    assert domain.deeds == Deeds(destroyed=True)
+    with pytest.raises(TransientError):
+        restart(domain, "destroy-and-start")
+    assert domain.deeds == Deeds(destroyed=True)
+    domain.trouble.clear()
+    restart(domain, "reset")
+    assert domain.deeds == Deeds()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end_s, "it did not come to pass"
+        await asyncio.sleep(0.001)
+
+
+def test_a_step_that_hangs_is_abandoned_and_no_further_one_begun(domain: Domain) -> None:
+    async def scene() -> None:
+        domain.gates["destroy"] = threading.Event()
+        hypervisor = LibvirtHypervisor(IPS, domain.deeds, {"destroy-and-start": 0.05})
+        with pytest.raises(TransientError, match=r"destroy-and-start of ips took over 0\.05 s"):
+            await hypervisor.restart("destroy-and-start")
+        assert domain.deeds == Deeds(destroyed=True)
+        domain.gates["destroy"].set()
+        await until(lambda: hypervisor._workers.busy == 0)
+        assert domain.done == ["destroy"]
+
+    asyncio.run(scene())
+
+
+def test_cancelled_between_two_steps_it_begins_no_further_one(domain: Domain) -> None:
+    async def scene() -> None:
+        domain.gates["destroy"] = threading.Event()
+        hypervisor = LibvirtHypervisor(IPS, domain.deeds)
+        task = asyncio.create_task(hypervisor.restart("destroy-and-start"))
+        await until(lambda: bool(domain.seen))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        domain.gates["destroy"].set()
+        await until(lambda: hypervisor._workers.busy == 0)
+        assert domain.done == ["destroy"]
+        assert domain.deeds == Deeds(destroyed=True)
+
+    asyncio.run(scene())
+
+
+def test_no_more_than_four_hang_at_once(domain: Domain) -> None:
+    async def scene() -> None:
+        domain.gates["reset"] = threading.Event()
+        hypervisor = LibvirtHypervisor(IPS, domain.deeds, {"reset": 0.01})
+        for _ in range(4):
+            with pytest.raises(TransientError, match="took over"):
+                await hypervisor.restart("reset")
+        with pytest.raises(StuckError, match="4 earlier calls"):
+            await hypervisor.restart("reset")
+        domain.gates["reset"].set()
+        await until(lambda: hypervisor._workers.busy == 0)
+
+    asyncio.run(scene())
