@@ -65,13 +65,11 @@ def ask(path: Path, **request: Any) -> dict[str, Any]:
 
 def _connect(channel: socket.socket, path: Path, deadline: float) -> None:
     try:
-        while True:
-            # Where too many wait already, the kernel does not let one wait with them, but says so at once.
+        # Where too many wait already, the kernel does not let one wait with them, but says so at once.
+        while time.monotonic() < deadline:
             with contextlib.suppress(BlockingIOError):
                 channel.connect(str(path))
                 return
-            if time.monotonic() > deadline:
-                raise TimeoutError
             time.sleep(_BUSY_S)
     except TimeoutError:
         raise
@@ -82,6 +80,7 @@ def _connect(channel: socket.socket, path: Path, deadline: float) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise NoDaemonError(f"no daemon answers at {path}: {reason}; start it: reconcile run") from None
+    raise TimeoutError
 
 
 def _line(channel: socket.socket, deadline: float) -> bytes:

@@ -1,12 +1,13 @@
 """What the command line asks of a running daemon: quick to import, and content without one."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Any
 
 from reconciler.console import Said, say_json, show
 from reconciler.daemon.ask import NoDaemonError, ask, running, socket_of
-from reconciler.errors import HostError
+from reconciler.errors import HostError, TransientError
 from reconciler.host import places
 
 
@@ -64,15 +65,28 @@ def daemon_of(file: Path | None) -> Path:
 
     """
     if file is not None:
+        text = places.read_file(file)
+        if (keeper := _keeper_of(text)) is not None:
+            return keeper
         from reconciler.host import store
 
-        return socket_of(places.run_dir(), store.load(places.read_file(file), str(file), places.state_dir()).sku)
+        return socket_of(places.run_dir(), store.load(text, str(file), places.state_dir()).sku)
     found = list(running(places.run_dir()))
     if not found:
         raise NoDaemonError(f"no daemon runs: nothing listens in {places.run_dir()}; start one: reconcile run")
     if len(found) > 1:
         raise HostError(f"{len(found)} daemons run ({', '.join(path.stem for path in found)}): say which with -f FILE")
     return found[0]
+
+
+def _keeper_of(text: bytes) -> Path | None:
+    """The socket of a daemon that keeps a file of this content: found without knowing what the file says."""
+    digest = hashlib.sha256(text).hexdigest()
+    for path in running(places.run_dir()):
+        with contextlib.suppress(HostError, TransientError):
+            if ask(path, do="choice").get("digest") == digest:
+                return path
+    return None
 
 
 def told(file: Path | None, **request: Any) -> dict[str, Any]:

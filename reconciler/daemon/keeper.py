@@ -136,6 +136,12 @@ class Keeper:
         soonest = policy.due(self.state)
         return self._look_ms if soonest is None else min(self._look_ms, soonest)
 
+    @property
+    def converged(self) -> bool:
+        """Whether the network is as wanted, as far as it could be looked at since that was decided."""
+        found = self.found
+        return not (found is None or found.changes or found.problems or self._switched or self._unread)
+
     def turn(self, events: Iterable[Event], *, changed: bool = False) -> None:
         """Take events in, decide, and make the network match. `changed`: links may have changed."""
         # Whatever was told is heard before silence, or the end of a hold-down, is judged: they may have waited for us.

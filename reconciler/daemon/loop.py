@@ -220,18 +220,23 @@ class Daemon:
         self._start(self._restarting(effect), self._tasks)
 
     async def _restarting(self, effect: Restart) -> None:
+        # No flood may cost this one: the policy waits for it, and asks for one restart at a time.
+        ended = await self._restarted(effect)
+        # Only now: each turn puts another queue in place of the one that it empties.
+        self._queue.append(ended)
+        self._soon()
+
+    async def _restarted(self, effect: Restart) -> RestartEnded:
         if self._hypervisor is None:
-            self._tell(RestartEnded(done=False, reason="the file declares nothing that runs the VM"))
-            return
+            return RestartEnded(done=False, reason="the file declares nothing that runs the VM")
         try:
             await self._hypervisor.restart(effect.method)
         except ReconcilerError as error:
-            self._tell(RestartEnded(done=False, reason=str(error)))
+            return RestartEnded(done=False, reason=str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is: who waits for an answer gets one
             self._journal.tell("bug", f"internal error: {type(error).__name__}: {error}", level=logging.ERROR)
-            self._tell(RestartEnded(done=False, reason=f"internal error: {type(error).__name__}"))
-        else:
-            self._tell(RestartEnded(done=True))
+            return RestartEnded(done=False, reason=f"internal error: {type(error).__name__}")
+        return RestartEnded(done=True)
 
     # Reading the file anew
 

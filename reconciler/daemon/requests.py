@@ -54,7 +54,7 @@ class Requests:
         return {"status": {**status(self._keeper), **self._about()}}
 
     async def _choice(self, request: dict[str, Any], user: str) -> dict[str, Any]:
-        return {"sku": self._keeper.appliance.sku, "choice": self._keeper.state.choice}
+        return {"sku": self._keeper.appliance.sku, "choice": self._keeper.state.choice, "digest": self.digest}
 
     async def _audit(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         """A dry run, for a file of the same content as the daemon's; for another one it is not the one to ask."""
@@ -102,14 +102,14 @@ class Requests:
             raise RefusedError("a hold lasts more than nothing and at most 30 days")
         until_ms = keeper.clock() + int(seconds * 1_000)
         self._tell(HoldPlaced(Hold(topology, user, reason, until_ms), self._segment(request)))
-        return {"choice": keeper.state.choice, "converged": self._converged()}
+        return {"choice": keeper.state.choice, "converged": self._keeper.converged}
 
     async def _release(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         segment = self._segment(request)
         if not any(segment in (None, name) for name in self._keeper.state.holds):
             raise RefusedError("nothing is held")
         self._tell(HoldReleased(user, segment))
-        return {"choice": self._keeper.state.choice, "converged": self._converged()}
+        return {"choice": self._keeper.state.choice, "converged": self._keeper.converged}
 
     async def _reloaded(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         await self._reload()
@@ -121,10 +121,6 @@ class Requests:
         if segment is not None and (not isinstance(segment, str) or segment not in known):
             raise RefusedError(f"no segment is called {segment!a:.60}; declared are: {', '.join(known)}")
         return segment
-
-    def _converged(self) -> bool:
-        found = self._keeper.found
-        return found is not None and not found.changes and not found.problems
 
 
 def digest(text: bytes) -> str:

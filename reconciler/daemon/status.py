@@ -31,7 +31,7 @@ def status(keeper: Keeper) -> dict[str, Any]:
         ],
         "degraded": [str(reading) for reading in verdict.degraded(state.tracks)],
         "network": {
-            "converged": found is not None and not found.changes and not found.problems,
+            "converged": keeper.converged,
             "changes": len(found.changes) if found else None,
             "problems": [{"code": one.code, "text": str(one).split("\n")[0]} for one in found.problems]
             if found

@@ -43,9 +43,7 @@ def test_a_host_that_was_never_set_up_is_in_none() -> None:
 
 
 def test_also_not_in_one_that_would_hold_no_port() -> None:
-    of = two_ports(
-        on_failure={"fail": "closed"}, topologies={**_declared(), "isolate": ISOLATE}
-    )
+    of = two_ports(on_failure={"fail": "closed"}, topologies={**_declared(), "isolate": ISOLATE})
     assert seen(of, host(of)) == {"wire": None}
 
 

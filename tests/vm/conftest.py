@@ -2,9 +2,28 @@
 
 import os
 
+import kept
 import pytest
+from image import CACHE
 from kernels import has_tun
 from libvirtd import missing_packages
+
+_ROWS: list[kept.Row] = []
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[kept.Row]:
+    """The table of faults; whatever is in it at the end is printed, and kept in `.cache/vm/faults.json`."""
+    return _ROWS
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _ROWS:
+        return
+    kept.write(_ROWS, CACHE / "faults.json")
+    terminalreporter.section("faults of a real VM, milliseconds")
+    for line in kept.table(_ROWS):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)

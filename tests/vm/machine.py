@@ -10,6 +10,7 @@ The harness makes neither switch nor tap: `reconcile` does, from the appliance f
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,6 +32,12 @@ DOMAIN = "ips"
 UUID = "5b0c8b5e-6a3c-4a63-9f4e-7a1f0e6a1b5c"
 EMULATOR = Path("/usr/bin/qemu-system-x86_64")
 MEMORY_MIB = 160
+# On an appliance the VM has CPUs of its own. Here, one that other programs keep from running for a moment would be taken
+# for a dead one.
+_PRIORITIZED = f"""#!/bin/sh
+chrt --rr --pid 1 $$ 2> /dev/null
+exec {EMULATOR} "$@"
+"""
 
 AGENT = REPOSITORY / "reconciler" / "guest" / "agent.py"
 GUEST = Path(__file__).parent / "guest"
@@ -142,9 +149,8 @@ class Machine:
             self.image: Image = image(guest_files(self._agent_config))
             self.libvirtd = self._open.enter_context(Libvirtd(self.lab.host, self.folder / "v"))
             self._open.callback(self._let_go)
-            self.file.write_text(json.dumps(self.appliance(), indent=2))
-            (self.folder / "domain.xml").write_text(self._domain(self._on_crash, self._watchdog))
-            self.virsh("define", str(self.folder / "domain.xml"))
+            self.declare(self._sections)
+            self.define(boots=self._boots, on_crash=self._on_crash)
             self._open = self._open.pop_all()
         return self
 
@@ -183,6 +189,17 @@ class Machine:
             **self._sections,
         }
 
+    def declare(self, sections: Mapping[str, Any]) -> None:
+        """Write the appliance file anew, with other sections."""
+        self._sections = dict(sections)
+        self.file.write_text(json.dumps(self.appliance(), indent=2))
+
+    def define(self, *, boots: bool = True, on_crash: Literal["destroy", "preserve"] = "destroy") -> None:
+        """Define the VM anew, for when it is started next; a running one goes on as it is."""
+        self._boots, self._on_crash = boots, on_crash
+        (self.folder / "domain.xml").write_text(self._domain(on_crash, self._watchdog))
+        self.virsh("define", str(self.folder / "domain.xml"))
+
     def _domain(self, on_crash: str, watchdog: str) -> str:
         segments = ";".join(",".join(map(str, segment)) for segment in self.lab.segments)
         arguments = f"{_COMMAND_LINE} segments={segments} boots={int(self._boots)}"
@@ -204,7 +221,7 @@ class Machine:
           <cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model></cpu>
           <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>{on_crash}</on_crash>
           <devices>
-            <emulator>{EMULATOR}</emulator>
+            <emulator>{_emulator()}</emulator>
             <controller type='usb' model='none'/>
             {interfaces}
             <serial type='file'><source path={quoteattr(str(self.folder / "console.log"))}/></serial>
@@ -241,6 +258,11 @@ class Machine:
             raise LabError(f"reconcile {' '.join(words)}: status {done.returncode}\n{out}{err}")
         return done
 
+    def taps_exist(self) -> bool:
+        """Whether `reconcile` has made the adapters' taps."""
+        with self.lab.host.entered():
+            return {name for _, name in socket.if_nameindex()} >= set(self.taps)
+
     # The VM's life
 
     def virsh(self, *words: str, check: bool = True) -> str:
@@ -262,11 +284,31 @@ class Machine:
         The first time with this image boots and saves it, for all tests and runs.
         """
         self._let_go()
+        self.virsh("restore", str(self._saved()), "--xml", str(self.folder / "domain.xml"), "--running")
+
+    def resume_at_next_start(self) -> None:
+        """Have whoever starts the VM next, be it the daemon, resume it as `resume` does: libvirt calls it managed save.
+
+        The guest does not know that it was away; `wake` makes the agent a new one.
+        """
+        managed = self.libvirtd.folder / "lib" / "libvirt" / "qemu" / "save" / f"{DOMAIN}.save"
+        shutil.copyfile(self._saved(), managed)
+        self.virsh("save-image-define", str(managed), str(self.folder / "domain.xml"), "--running")
+
+    def wake(self) -> None:
+        """After `resume_at_next_start`, once it was started: let the agent begin anew, as after a boot.
+
+        To a daemon that has heard it before, it would repeat itself.
+        """
+        self.wait_guest()
+        self.tell("replace_agent", script="")
+
+    def _saved(self) -> Path:
         saved = CACHE / f"saved-{self._saved_digest()}" / "vm"
         if not saved.exists():
             self._save(saved)
         os.utime(saved.parent)
-        self.virsh("restore", str(saved), "--xml", str(self.folder / "domain.xml"), "--running")
+        return saved
 
     def _saved_digest(self) -> str:
         emulator = EMULATOR.stat()
@@ -420,6 +462,16 @@ class Hands:
             if not read:
                 raise ConnectionResetError
             self._buffer += read
+
+
+def _emulator() -> Path:
+    """The program that libvirt starts. It stays what it is from run to run, or libvirt would try out all of QEMU anew."""
+    with made_once(f"emulator-{digest_of(_PRIORITIZED)}") as (final, filling):
+        if filling is not None:
+            (filling / "qemu").write_text(_PRIORITIZED)
+            (filling / "qemu").chmod(0o755)
+    forget_old("emulator", 2)
+    return final / "qemu"
 
 
 def _mac(index: int) -> str:

@@ -3,8 +3,9 @@
 import errno
 import socket
 
-# linux/rtnetlink.h: RTNLGRP_LINK is group 1; bind() takes groups as a bit mask.
-_RTMGRP_LINK = 1
+# linux/rtnetlink.h: bind() takes groups as a bit mask. Addresses, and that IPv6 is on again, are no part of what is told
+# of a link; and a wire has neither.
+_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFINFO = 1 << 0, 1 << 4, 1 << 11
 _SO_RCVBUFFORCE = 33
 _RECEIVE = 1 << 16
 # A storm that fills this is told by ENOBUFS, which says the same as any event: look again.
@@ -19,7 +20,7 @@ class Watch:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
-        self._socket.bind((0, _RTMGRP_LINK))
+        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFINFO))
         self.lost = 0
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)

@@ -108,9 +108,9 @@ _SHUTOFF_REASONS = {
 _REASONS: dict[int, dict[int, Condition]] = {Life.PAUSED: _PAUSED_REASONS, Life.SHUTOFF: _SHUTOFF_REASONS}
 
 # Events that say by themselves what is the matter: told at once, while asking for the state may block. By event and
-# detail (virDomainEventStoppedDetailType and so on). None: whatever the detail.
+# detail (virDomainEventStoppedDetailType and so on). None: whatever the detail. "Suspended, paused" is not among them:
+# it is an operator's pause, or a guest's panic, of which libvirt tells 2 ms later; the state tells them apart.
 _EVENTS: dict[tuple[int, int | None], Condition] = {
-    (Event.SUSPENDED, 0): _PAUSED,
     (Event.SUSPENDED, 2): _IO_ERROR,
     (Event.SUSPENDED, 3): _WATCHDOG,
     (Event.SUSPENDED, 6): _broken("is paused: the hypervisor failed"),

@@ -84,7 +84,6 @@ def test_what_is_not_known_has_failed_and_is_nobodys_wish(life: int, reason: int
 
 
 EVENTS = {
-    "SUSPENDED_PAUSED": WANTED,
     "SUSPENDED_IOERROR": FAILED,
     "SUSPENDED_WATCHDOG": FAILED,
     "SUSPENDED_API_ERROR": FAILED,
@@ -102,6 +101,7 @@ EVENTS = {
     "CRASHED_PANICKED": FAILED,
     "CRASHED_CRASHLOADED": FAILED,
     # For these the state is asked.
+    "SUSPENDED_PAUSED": None,
     "SUSPENDED_MIGRATED": None,
     "SUSPENDED_RESTORED": None,
     "SUSPENDED_FROM_SNAPSHOT": None,

@@ -1,0 +1,86 @@
+"""Lines for people, for programs, and for journald."""
+
+import io
+import json
+import logging
+import re
+
+import pytest
+
+from reconciler.daemon.journal import Journal
+
+EVIL = "\x1b[31mred\nnext\u202e"
+
+
+@pytest.fixture(autouse=True)
+def _no_journald(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+
+
+def told(level: int = logging.INFO, text: str = "hello", *, as_json: bool = False, **data: object) -> str:
+    stream = io.StringIO()
+    Journal(stream, as_json=as_json).tell("event", text, level=level, **data)
+    return stream.getvalue()
+
+
+def test_text_has_the_time_and_is_loud_only_where_it_matters() -> None:
+    time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+    assert re.fullmatch(time + " hello\n", told())
+    assert re.fullmatch(time + " warning: hello\n", told(logging.WARNING))
+    assert re.fullmatch(time + " error: hello\n", told(logging.ERROR))
+    assert re.fullmatch(time + " critical: hello\n", told(logging.CRITICAL))
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [(logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (logging.ERROR, 3), (logging.CRITICAL, 2)],
+)
+def test_journald_gets_each_priority_and_no_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], level: int, priority: int
+) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1234")
+    line = told(level)
+    assert line.startswith(f"<{priority}>")
+    assert line.endswith("hello\n")
+    assert not re.search(r"\d{4}-", line)
+    assert capsys.readouterr().err == ""
+
+
+def test_json_is_one_object_a_line_with_what_belongs_to_the_event() -> None:
+    line = told(logging.ERROR, as_json=True, code="x", why=["a", "b"])
+    value = json.loads(line)
+    assert line.count("\n") == 1
+    assert value.pop("time").endswith("Z")
+    assert value == {"level": "error", "event": "event", "text": "hello", "code": "x", "why": ["a", "b"]}
+
+
+def test_a_strangers_text_is_escaped() -> None:
+    line = told(text=EVIL)
+    assert line.count("\n") == 1
+    assert line.rstrip("\n").isprintable()
+    assert json.loads(told(text=EVIL, as_json=True, why=EVIL))["why"] == EVIL
+    assert told(text=EVIL, as_json=True, why=EVIL).rstrip("\n").isprintable()
+
+
+def test_a_percent_sign_is_no_format() -> None:
+    assert told(text="100 %s %d").endswith("100 %s %d\n")
+
+
+def test_a_value_that_json_does_not_know_is_no_reason_to_fail() -> None:
+    assert json.loads(told(as_json=True, what=object()))["what"].startswith("<object")
+
+
+def test_a_stream_that_is_gone_is_no_reason_to_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    Journal(Gone()).tell("event", "hello")
+    capsys.readouterr()
+
+
+def test_what_libraries_log_is_not_in_it() -> None:
+    stream = io.StringIO()
+    Journal(stream)
+    logging.getLogger("reconciler").warning("not for the operator")
+    assert stream.getvalue() == ""

@@ -1,0 +1,260 @@
+"""The policy's memory on disk: whatever lies there, the daemon starts; whatever goes wrong with it, the daemon runs."""
+
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from keeping import PROGRAMS, Kept, watched
+
+from reconciler.daemon.journal import Journal
+from reconciler.daemon.keeper import Keeper
+from reconciler.daemon.remember import Remembering
+from reconciler.health import record
+from reconciler.health.state import Course, Hold, HoldPlaced, Phase, State, begin, rules_of
+from reconciler.host import clock
+
+OF = watched(vm=PROGRAMS)
+
+
+@pytest.fixture
+def told() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def memory(tmp_path: Path, told: io.StringIO) -> Remembering:
+    return Remembering(tmp_path, "two", Journal(told, as_json=True))
+
+
+def state(now: int = 1_000) -> State:
+    """One with something in every place."""
+    kept = Kept(OF, now=now).inspected()
+    kept.power(on=False)
+    kept.turn(changed=True)
+    kept.wait(1_001)
+    kept.turn(HoldPlaced(Hold("bypass", "root", "why not", kept.now + 60_000)))
+    return kept.keeper.state
+
+
+def lines(told: io.StringIO) -> list[Any]:
+    return [json.loads(line) for line in told.getvalue().splitlines()]
+
+
+def test_nothing_there_is_nothing_remembered(memory: Remembering, told: io.StringIO) -> None:
+    assert memory.find() == (None, None)
+    assert told.getvalue() == ""
+
+
+def test_what_was_remembered_is_found_as_it_was(memory: Remembering) -> None:
+    given = state()
+    memory.remember(given)
+    found, shift = memory.find()
+    assert found == record.dump(given)
+    assert shift is None
+
+
+def test_after_a_reboot_it_comes_with_the_shift_of_the_clocks(
+    memory: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "now_ms", lambda: 500_000)
+    monkeypatch.setattr(clock, "wall_ms", lambda: 1_000_000_000)
+    memory.remember(state())
+    # 90 s later, 5 s after the next boot.
+    monkeypatch.setattr(clock, "boot_id", lambda: "another")
+    monkeypatch.setattr(clock, "now_ms", lambda: 5_000)
+    monkeypatch.setattr(clock, "wall_ms", lambda: 1_000_090_000)
+    _, shift = memory.find()
+    assert shift == 5_000 - 590_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"7",
+        b'"text"',
+        b"{}",
+        b"\x00" * 5_000,
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"boot": 1}',
+        b'{"boot": "x", "now_ms": "1", "wall_ms": []}',
+        b'{"boot": "x", "now_ms": 1e999, "wall_ms": 1, "memory": {}}',
+        b'{"boot": "x", "now_ms": NaN, "wall_ms": 1, "memory": {}}',
+        b'{"boot": "x", "now_ms": ' + b"9" * 5_000 + b', "wall_ms": 1, "memory": {}}',
+        b" " * (2 << 20),
+    ],
+)
+def test_what_is_no_memory_is_set_aside_and_told_once(
+    memory: Remembering, tmp_path: Path, told: io.StringIO, content: bytes
+) -> None:
+    path = tmp_path / "two.memory.json"
+    path.write_bytes(content)
+    assert memory.find() == (None, None)
+    (line,) = lines(told)
+    assert (line["event"], line["level"]) == ("memory", "warning")
+    assert "set aside as" in line["text"]
+    assert len(line["text"]) < 1_000
+    assert not path.exists()
+    assert (tmp_path / "two.memory.json.set-aside").read_bytes() == content
+    memory.remember(state())
+    assert memory.find()[0] is not None
+
+
+def test_a_folder_in_its_place_is_set_aside(memory: Remembering, tmp_path: Path) -> None:
+    (tmp_path / "two.memory.json").mkdir()
+    assert memory.find() == (None, None)
+    memory.remember(state())
+    assert memory.find()[0] is not None
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self").exists(), reason="needs /proc")
+def test_a_folder_that_cannot_be_written_is_told_once_and_again_when_it_fails_anew(
+    tmp_path: Path, told: io.StringIO
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    memory = Remembering(blocked / "state", "two", Journal(told, as_json=True))
+    assert memory.find() == (None, None)
+    told.truncate(0)
+    told.seek(0)
+    for _ in range(5):
+        memory.remember(state())
+    assert [line["level"] for line in lines(told)] == ["error"]
+    blocked.unlink()
+    memory.remember(state())
+    assert memory.find()[0] is not None
+
+
+def test_a_file_that_cannot_be_set_aside_is_no_reason_not_to_start(
+    memory: Remembering, tmp_path: Path, told: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "two.memory.json").write_text("{")
+
+    def refuse(_: Path, __: Path) -> Path:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    assert memory.find() == (None, None)
+    assert "could not be set aside" in lines(told)[0]["text"]
+
+
+# --- the record ------------------------------------------------------------------------------------------------------
+
+
+def recalled(data: Any, now: int, shift: int | None = None, found: str | None = "bypass") -> State:
+    return record.recall(rules_of(OF), {"wire": found}, json.loads(json.dumps(data)), now, shift)
+
+
+def test_within_one_boot_everything_comes_back() -> None:
+    given = state()
+    again = recalled(record.dump(given), given.now_ms)
+    # But who restarted the VM is dead, and the VM may be booting.
+    assert (given.vm.phase, again.vm.phase) == (Phase.RESTARTING, Phase.BOOTING)
+    assert {**record.dump(again), "vm": None} == {**record.dump(given), "vm": None}
+    assert again.holds == given.holds
+    assert again.vm.attempts == given.vm.attempts == 1
+
+
+def test_after_a_reboot_holds_and_flaps_come_back_moved_and_the_vm_is_new() -> None:
+    given = state(now=1_000_000)
+    now = 5_000
+    shift = now - (given.now_ms + 20_000)
+    again = recalled(record.dump(given), now, shift, None)
+    assert again.holds["wire"].until_ms - now == given.holds["wire"].until_ms - given.now_ms - 20_000
+    assert again.vm.phase is Phase.STEADY
+    assert again.vm.attempts == 0
+    assert again.segments["wire"].flaps == given.segments["wire"].flaps
+    returned = given.segments["wire"].returned_ms
+    assert returned is not None
+    assert again.segments["wire"].returned_ms == returned + shift
+
+
+@pytest.mark.parametrize("course", list(Course))
+def test_a_segment_that_was_on_its_way_back_begins_its_proof_anew(course: Course) -> None:
+    data = record.dump(state())
+    data["segments"]["wire"]["course"] = course.value
+    past = course in (Course.FALLBACK, Course.PROVING)
+    again = recalled(data, 9_000, found="inspect")
+    assert again.segments["wire"].course is (Course.FALLBACK if past else Course.INSPECT)
+    assert recalled(data, 9_000, found=None).segments["wire"].course is again.segments["wire"].course
+    data["holds"] = {}
+    assert recalled(data, 9_000, found="bypass").segments["wire"].course is Course.FALLBACK
+
+
+def test_of_what_the_file_no_longer_declares_nothing_comes_back() -> None:
+    data = record.dump(state())
+    data["segments"]["gone"] = {"course": "inspect", "flaps": 1, "returned_ms": None}
+    data["holds"]["gone"] = dict(data["holds"]["wire"])
+    data["holds"]["wire"]["topology"] = "gone"
+    assert recalled(data, 9_000).holds == {}
+
+
+def _twisted(data: Any, path: tuple[str, ...], value: Any) -> Any:
+    made = json.loads(json.dumps(data))
+    inner = made
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return made
+
+
+PATHS = [
+    ("format",),
+    ("segments",),
+    ("segments", "wire"),
+    ("segments", "wire", "course"),
+    ("segments", "wire", "flaps"),
+    ("segments", "wire", "returned_ms"),
+    ("vm",),
+    ("vm", "phase"),
+    ("vm", "attempts"),
+    ("vm", "due_ms"),
+    ("deliberate",),
+    ("holds",),
+    ("holds", "wire"),
+    ("holds", "wire", "topology"),
+    ("holds", "wire", "owner"),
+    ("holds", "wire", "reason"),
+    ("holds", "wire", "until_ms"),
+]
+ALIEN: list[Any] = [None, True, -1, 0, 1.5, math.inf, 10**300, "", "x" * 10_000, "\x1b", [], [1], {}, {"wire": 1}]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=".".join)
+@pytest.mark.parametrize("shift", [None, -1_000])
+def test_any_value_in_any_place_gives_a_daemon_that_runs(path: tuple[str, ...], shift: int | None) -> None:
+    """Either it is no memory, and told; or what it says is taken within bounds. Never does it end the daemon."""
+    given = record.dump(state())
+    for value in ALIEN:
+        kept = Kept(OF)
+        kept.memory = json.dumps(_twisted(given, path, value))
+        kept.start(shift=shift)
+        kept.wait(40_000)
+        assert kept.keeper.state.vm.attempts <= 1_000_000
+
+
+def test_a_memory_in_an_older_or_alien_form_is_set_aside_too(tmp_path: Path, told: io.StringIO) -> None:
+    memory = Remembering(tmp_path, "two", Journal(told, as_json=True))
+    given = {"boot": clock.boot_id(), "now_ms": 1, "wall_ms": 1, "memory": {"format": "reconciler.memory/0"}}
+    (tmp_path / "two.memory.json").write_text(json.dumps(given))
+    kept = Kept(OF)
+    keeper = Keeper(OF, kept.kernel, lambda: kept.now, Journal(told, as_json=True), memory, kept._restart)
+    keeper.start(*memory.find())
+    assert json.loads((tmp_path / "two.memory.json.set-aside").read_text()) == given
+    (line,) = [line for line in lines(told) if line["event"] == "memory"]
+    assert "set aside as" in line["text"]
+    assert memory.find()[0] == record.dump(keeper.state)
+
+
+def test_no_process_remembers_more_than_one_that_begins() -> None:
+    """What `dump` tells of a beginning is what `recall` makes of it."""
+    given = begin(rules_of(OF), {"wire": "inspect"}, 1_000)
+    again = recalled(record.dump(given), 1_000, found="inspect")
+    assert record.dump(again) == record.dump(given)
