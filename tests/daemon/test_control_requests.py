@@ -99,7 +99,7 @@ def test_the_digest_is_of_the_bytes() -> None:
 
 
 def test_choice(asked: Asked) -> None:
-    assert asked("choice") == {"sku": "two", "choice": {"wire": "inspect"}}
+    assert asked("choice") == {"sku": "two", "choice": {"wire": "inspect"}, "digest": digest(b"file")}
 
 
 def test_status_is_of_now_and_says_which_process(asked: Asked) -> None:

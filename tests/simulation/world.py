@@ -56,6 +56,8 @@ CALM_MS = 3_000 + 6_000 + 20_000 + 60_000 + 12_000
 # Where it is not: an answer of the hypervisor that got lost, and the whole ladder.
 CALM_DEAD_MS = 600_000 + 120_000
 QUIET_MS = 12_000
+# A VM that was stopped stays so, also for a new process that libvirtd tells nothing for longer than a VM may boot.
+LONG_QUIET_MS = 30_000
 _WALL_MS = 1_700_000_000_000
 _MAX_STEPS = 5_000
 
@@ -257,6 +259,7 @@ class World:
         self.appliance, self.edited = files()[self._file]
         self.steps = self._under_way = 0
         self._due: int | None = None
+        self._libvirtd_ms = 20
         self._booted = 0
         self._agenda: list[tuple[int, int, Callable[[], None]]] = []
         self._count = itertools.count()
@@ -316,7 +319,7 @@ class World:
                 self._judge()
                 break
         done = len(self.kernel.log)
-        self._until(self.now + QUIET_MS)
+        self._until(self.now + (LONG_QUIET_MS if self.end == "stopped" else QUIET_MS))
         self._judge()
         if len(self.kernel.log) != done:
             raise ViolationError("it does not rest when all is done")
@@ -374,7 +377,7 @@ class World:
         self.oracle.started(keeper, self.clock, remembered=value and value["memory"], rebooted=shift is not None)
         if self.has_domain:
             # libvirtd may be away for longer than a VM takes to boot.
-            self.at(20 if self.calm else self.chance.choice([20, 20, 20, 20_000]), self._tell_domain)
+            self.at(self._libvirtd_ms if self.calm else self.chance.choice([20, 20, 20, 20_000]), self._tell_domain)
         self._after(())
 
     def _turn(self, *events: Event, changed: bool = False) -> None:
@@ -706,6 +709,10 @@ class World:
         self.at(self.chance.randint(1_000, 9_000), lambda: self._vm("running") if life == self.vm_life else None)
         self.at(self.chance.randint(0, 1_000), self._start)
 
+    def _dies_idle(self) -> None:
+        self._die_at = "idle"
+        self._turn()
+
     # The end
 
     def _end_all_trouble(self) -> int:
@@ -726,6 +733,9 @@ class World:
         self._vm({"well": "running", "dead": "dead", "stopped": "stopped"}[self.end])
         if self.keeper is not None and self.keeper.state.holds:
             self._turn(HoldReleased("root"))
+        if self.end == "stopped":
+            self._libvirtd_ms = 20_000
+            self.at(8_000, self._dies_idle)
         if self.has_domain:
             # Past what was still under way.
             self.at(6_000, self._tell_domain)

@@ -3,8 +3,8 @@
 import errno
 import socket
 
-# linux/rtnetlink.h: bind() takes groups as a bit mask. Addresses, and that IPv6 is on again, are no part of what is told
-# of a link; and a wire has neither.
+# linux/rtnetlink.h: bind() takes groups as a bit mask. Addresses, and that IPv6 is on again, are no part of what is
+# told of a link; and a wire has neither.
 _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFINFO = 1 << 0, 1 << 4, 1 << 11
 _SO_RCVBUFFORCE = 33
 _RECEIVE = 1 << 16
