@@ -102,7 +102,7 @@ def once(
     appliance = store.load(text, str(file), places.state_dir())
     if not against:
         client.check_free(appliance.sku, dry_run=dry_run, topologies=topologies)
-    choice = _choice(appliance, topologies, client.choice(appliance.sku) if not against else None)
+    choice = _choice(appliance, topologies, None if against else client.choice(appliance.sku, dry_run=dry_run))
     if dry_run:
         sys.exit(_audit(appliance, choice, against, output))
     sys.exit(_apply(appliance, choice, output, wait))

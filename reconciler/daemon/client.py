@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from reconciler.console import Said, say_json, show
+from reconciler.console import Said, say, say_json, show
 from reconciler.daemon.ask import NoDaemonError, ask, running, socket_of
 from reconciler.errors import HostError, TransientError
 from reconciler.host import places
@@ -17,8 +17,8 @@ def answer(text: bytes, *, dry_run: bool, output: str) -> int | None:
     for path in running(places.run_dir()):
         try:
             told = ask(path, do="audit" if dry_run else "reconcile", digest=digest, output=output)
-        except NoDaemonError:
-            # One that was killed leaves its socket behind.
+        except (HostError, TransientError):
+            # One that was killed leaves its socket behind; another appliance's may be hung, or not for us.
             continue
         if not told.get("mine"):
             continue
@@ -32,11 +32,16 @@ def answer(text: bytes, *, dry_run: bool, output: str) -> int | None:
     return None
 
 
-def choice(sku: str) -> dict[str, str] | None:
-    """What the daemon of the appliance `sku` wants; None without one."""
+def choice(sku: str, *, dry_run: bool) -> dict[str, str] | None:
+    """What the daemon of the appliance `sku` wants; None without one, or where whoever only looks may not ask it."""
     try:
         return dict(ask(socket_of(places.run_dir(), sku), do="choice")["choice"])
     except NoDaemonError:
+        return None
+    except (HostError, TransientError) as error:
+        if not dry_run:
+            raise
+        say(f"what the running daemon wants is not known, so the default counts: {error}", error=True)
         return None
 
 
@@ -47,7 +52,7 @@ def check_free(sku: str, *, dry_run: bool, topologies: tuple[str, ...]) -> None:
         HostError: a daemon keeps it; says what to do instead.
 
     """
-    if dry_run or choice(sku) is None:
+    if dry_run or choice(sku, dry_run=False) is None:
         return
     if topologies:
         right = f"pin it there: reconcile hold {topologies[0]} --for 30m --reason …"

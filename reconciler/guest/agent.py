@@ -14,6 +14,7 @@ What goes to the host: *beats*, one ASCII JSON object per line, at most 4096 byt
 - The first beat comes when each check has had its first result or its time limit; then one each `interval_ms`.
 - A beat that the channel cannot take (no host, or one that does not read) is dropped, never queued. A line that was
   begun is finished before the next one.
+- The last beat of an agent that is told to stop (SIGTERM, as when the VM shuts down) has `"stopping":true` at its end.
 - No beats: the agent cannot run its checks, or is dead. What the host sends is read and thrown away.
 
 Each check runs in a thread of its own, so that one that hangs is a failed check and blocks no other.
@@ -851,6 +852,11 @@ class Agent:
             if select.select([told_to_stop], [], [], max(0.0, min(beat_at, pet_at) - time.monotonic()))[0]:
                 return
 
+    def farewell(self) -> None:
+        """Tell that what comes now is silence on purpose: a shutdown takes longer than a host waits for beats."""
+        if self._readings:
+            self._send(',"stopping":true')
+
     def stop(self) -> None:
         """Kill what runs, and let go of everything."""
         kill_children()
@@ -887,9 +893,12 @@ class Agent:
                 if self._readings.get(name, ("", ""))[0] != state:
                     self._log(f"{name}: {state}: {reason}")
             self._readings, self._checks_text = readings, encode_checks(readings)
+        self._send("")
+
+    def _send(self, more: str) -> None:
         line = (
             f'{{"v":1,"boot":"{self._boot}","run":"{self._run}","seq":{self._seq},'
-            f'"interval_ms":{self._config.interval_s * 1000:.0f},"checks":{self._checks_text}}}\n'
+            f'"interval_ms":{self._config.interval_s * 1000:.0f},"checks":{self._checks_text}{more}}}\n'
         )
         if self._channel.send(line.encode("ascii")):
             self._seq += 1
@@ -1075,6 +1084,7 @@ def main() -> int:
     told_to_stop = catch_signals()
     try:
         agent.run(told_to_stop)
+        agent.farewell()
     finally:
         agent.stop()
     return 0

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import assert_never
 
-from reconciler.appliance.declared import Command, GuestPing, Heartbeat, Http
+from reconciler.appliance.declared import Command, Domain, GuestPing, Heartbeat, Http
 from reconciler.health import verdict
 from reconciler.health.signal import Reading, Rebooted
 from reconciler.health.signal import State as Colour
@@ -51,8 +51,12 @@ def _heard(state: State, reading: Reading) -> State:
     if signal is None or key not in state.rules.keys:
         # A source that is on its way out after a reload.
         return state
-    track = verdict.hear(signal, state.tracks.get(key, UNHEARD), reading, state.now_ms)
-    return replace(state, tracks={**state.tracks, key: track})
+    old = state.tracks.get(key, UNHEARD)
+    tracks = {**state.tracks, key: verdict.hear(signal, old, reading, state.now_ms)}
+    if isinstance(signal.source, Domain) and reading.state is Colour.HEALTHY and old.deliberate:
+        # It was started again: what the VM said when it was shut down excuses nothing any more.
+        tracks = {one: replace(track, deliberate=False) for one, track in tracks.items()}
+    return replace(state, tracks=tracks)
 
 
 def _rebooted(state: State, event: Rebooted) -> State:

@@ -34,7 +34,8 @@ Why it cannot go wrong:
   not failed for a hold-down: also where traffic had not left it, a VM that flaps climbs the ladder to its end.
 - *Never against an operator.* A deliberate failure leads to STOOD_DOWN; while a hold stands, deadlines of the VM do not
   count.
-- *Unknown changes nothing* but ending PROVING: a segment whose signals are all absent stays where it is.
+- *Unknown changes nothing* but ending PROVING: a segment whose signals are all absent stays where it is. What has
+  failed once is another matter: in ENDURE, WAITING and BOOTING, time passes until somebody is known to be healthy.
 
 A failure is not acted upon at once by a restart: a VM that was shut down, or that reboots, looks like a dead one until
 libvirt has told (0.2 s later, as measured), and behind the bypass nobody waits for it.
@@ -103,7 +104,7 @@ C, P, S, F = Course, Phase, Seen, Felt
 # fmt: off
 COURSES: Mapping[tuple[Course, Seen], Course] = {
     (C.INSPECT, S.HEALTHY): C.INSPECT,    (C.ENDURE, S.HEALTHY): C.INSPECT,
-    (C.INSPECT, S.UNKNOWN): C.INSPECT,    (C.ENDURE, S.UNKNOWN): C.ENDURE,
+    (C.INSPECT, S.UNKNOWN): C.INSPECT,
     (C.INSPECT, S.FAILED):  C.FALLBACK,   (C.ENDURE, S.FAILED):  C.FALLBACK,
     (C.INSPECT, S.SPARED):  C.ENDURE,     (C.ENDURE, S.SPARED):  C.ENDURE,
 
@@ -231,7 +232,7 @@ def _felt(state: State) -> Felt:
         return Felt.UNKNOWN
     if all(one.state is Colour.HEALTHY for one in verdicts):
         return Felt.HEALTHY
-    if not all(one.state is Colour.FAILED for one in verdicts):
+    if not all(one.state is Colour.FAILED for one in verdicts) and not _down_still(state):
         return Felt.UNKNOWN
     if any(one.deliberate for one in verdicts):
         return Felt.DELIBERATE
@@ -239,6 +240,12 @@ def _felt(state: State) -> Felt:
     if vm.due_ms is None or state.now_ms < vm.due_ms or state.holds:
         return Felt.FAILED
     return Felt.OVERDUE if _method(state.rules, vm.attempts + 1) else Felt.EXHAUSTED
+
+
+def _down_still(state: State) -> bool:
+    """Whether the VM, which has failed, serves nobody yet: until it does, not knowing is no better than failure."""
+    healthy = any(one.verdict.state is Colour.HEALTHY for one in state.segments.values())
+    return state.vm.phase in (Phase.WAITING, Phase.BOOTING) and not healthy
 
 
 def _method(rules: Rules, attempt: int) -> str | None:
@@ -329,9 +336,9 @@ def _seen(state: State, segment: Segment) -> Seen:
         case Colour.HEALTHY | Colour.DEGRADED:
             over = segment.since_ms + hold_down(state.rules, segment) <= state.now_ms
             return Seen.PROVEN if segment.course is Course.PROVING and over else Seen.HEALTHY
-        case Colour.ABSENT:
+        case Colour.ABSENT if segment.course is not Course.ENDURE:
             return Seen.UNKNOWN
-        case Colour.FAILED:
+        case Colour.FAILED | Colour.ABSENT:
             return Seen.SPARED if _spared(state, segment) else Seen.FAILED
         case _:
             assert_never(segment.verdict.state)

@@ -209,7 +209,7 @@ def judge(health: Health, tracks: Mapping[Key, Track], segment: str) -> Verdict:
             units.append((_of_group(states, min(group.least, len(members))), members))
     state = _weakest([state for state, _ in units])
     deciding = tuple(name for found, names in units if state is State.HEALTHY or found is state for name in names)
-    deliberate = state is State.FAILED and any(track.deliberate for track in heard.values())
+    deliberate = state is not State.HEALTHY and any(track.deliberate for track in heard.values())
     return Verdict(state, deciding, deliberate)
 
 

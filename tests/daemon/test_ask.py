@@ -233,7 +233,7 @@ def test_sockets_and_nothing_else_are_daemons(folder: Path) -> None:
 def test_nobody_to_ask_is_no_answer_and_no_error(folder: Path) -> None:
     socket_of(folder, "dead").write_text("")
     assert client.answer(b"file", dry_run=True, output="text") is None
-    assert client.choice("two") is None
+    assert client.choice("two", dry_run=False) is None
     client.check_free("two", dry_run=False, topologies=())
 
 
@@ -276,7 +276,7 @@ def test_of_several_the_one_that_keeps_this_file_answers(impostor: Any) -> None:
 
 def test_applying_what_a_daemon_keeps_is_refused(impostor: Any) -> None:
     impostor(answering(ok=True, choice={"wire": "bypass"}))
-    assert client.choice("two") == {"wire": "bypass"}
+    assert client.choice("two", dry_run=False) == {"wire": "bypass"}
     client.check_free("two", dry_run=True, topologies=())
     with pytest.raises(HostError, match="reconcile reload"):
         client.check_free("two", dry_run=False, topologies=())

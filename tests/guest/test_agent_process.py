@@ -422,6 +422,16 @@ class TestEnd:
             assert not channel.exists()
             assert "Traceback" not in running.log()
 
+    def test_its_last_beat_says_so(self, tmp_path: Path, channel: Path) -> None:
+        with Running(tmp_path, config(channel, interval="1s")) as running, Host(channel) as host:
+            first = host.beat()
+            assert "stopping" not in first
+            running.process.send_signal(signal.SIGTERM)
+            last = host.beat()
+            assert last["stopping"] is True
+            assert last["seq"] == first["seq"] + 1
+            assert last.keys() - first.keys() == {"stopping"}
+
     def test_checks_that_hang_do_not_keep_it(self, tmp_path: Path, channel: Path) -> None:
         fifo = tmp_path / "fifo"
         os.mkfifo(fifo)

@@ -86,7 +86,9 @@ def test_the_table_has_exactly_the_rows_that_can_be_asked_for() -> None:
         seen.add((segment.course, policy._seen(state, segment)))
         felt.add((state.vm.phase, policy._felt(state)))
     assert seen == set(COURSES)
-    assert felt == set(PHASES)
+    # Where one segment is served and another is not: of a single one that cannot be.
+    assert felt | {(Phase.WAITING, Felt.UNKNOWN), (Phase.BOOTING, Felt.UNKNOWN)} == set(PHASES)
+    assert (Phase.WAITING, Felt.UNKNOWN) not in felt
 
 
 def test_from_every_state_the_turning_ends(tables: tuple[Counted[Any, Course], Counted[Any, Phase]]) -> None:
@@ -178,6 +180,7 @@ class Witness:
     """Watches a history from outside, and knows by itself what may not happen."""
 
     state: State
+    phase: Phase = Phase.STEADY
     failed_since: int | None = None
     dead_at: int | None = None
     healthy_since: dict[str, int] = field(default_factory=dict)
@@ -235,7 +238,12 @@ class Witness:
 
     def _restarts_are_as_declared(self, after: State, effects: tuple[Any, ...], now: int) -> None:
         verdicts = [one.verdict for one in after.segments.values() if one.verdict.deciding]
-        dead = bool(verdicts) and all(one.state is Colour.FAILED and not one.deliberate for one in verdicts)
+        # A VM that has failed, and serves nobody since, has not come back: not knowing is no better than failure.
+        on_ladder = bool({self.phase, after.vm.phase} & {Phase.WAITING, Phase.BOOTING})
+        down = on_ladder and all(one.state is not Colour.HEALTHY for one in verdicts)
+        dead = bool(verdicts) and (down or all(one.state is Colour.FAILED for one in verdicts))
+        dead = dead and not any(one.deliberate for one in verdicts)
+        self.phase = after.vm.phase
         if verdicts and all(one.state is Colour.FAILED for one in verdicts):
             self.dead_at = now
         if not dead:

@@ -4,7 +4,8 @@
      "checks": {"suricata": {"state": "healthy", "reason": "pid 312 runs"}}}
 
 Strict: what is not exactly this is no beat. The line's length bounds all else. `boot` is the guest kernel's boot id,
-`run` the agent's own, new with each start of it, and `seq` rises within the two.
+`run` the agent's own, new with each start of it, and `seq` rises within the two. The last beat of an agent that was
+told to stop, as when the VM shuts down, has `"stopping": true` beside the rest.
 """
 
 import json
@@ -53,6 +54,7 @@ class Beat:
     seq: int
     interval_ms: int
     checks: tuple[Check, ...]
+    stopping: bool = False
 
 
 class Reader:
@@ -78,7 +80,7 @@ class Reader:
             seq = int(found[1])
             if seq <= MAX_SEQ and len(line) < MAX_LINE:
                 known = self._beat
-                return Beat(known.boot, known.run, seq, known.interval_ms, known.checks)
+                return Beat(known.boot, known.run, seq, known.interval_ms, known.checks, known.stopping)
         beat = parse(line)
         if found and int(found[1]) == beat.seq:
             self._beat, self._before, self._after = beat, line[: found.start(1)], line[found.end(1) :]
@@ -105,7 +107,7 @@ def parse(line: bytes) -> Beat:
     version = data.get("v")
     if type(version) is int and version > VERSION:
         raise NoBeatError("the agent is newer than this daemon, which understands version 1")
-    if version != VERSION or type(version) is not int or data.keys() != _KEYS:
+    if version != VERSION or type(version) is not int or data.keys() - {"stopping"} != _KEYS:
         raise NoBeatError("not the keys of a beat")
     return Beat(
         _text(data["boot"], _BOOT, "boot id"),
@@ -113,6 +115,7 @@ def parse(line: bytes) -> Beat:
         _whole(data["seq"], MAX_SEQ, "sequence number"),
         _whole(data["interval_ms"], MAX_INTERVAL_MS, "interval"),
         _checks(data["checks"]),
+        _yes(data.get("stopping", False)),
     )
 
 
@@ -142,6 +145,12 @@ def _whole(value: Any, most: int, what: str) -> int:
     if type(value) is int and 1 <= value <= most:
         return value
     raise NoBeatError(f"not a {what}")
+
+
+def _yes(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise NoBeatError("neither true nor false")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -182,6 +182,10 @@ class Beats:
         if now_ms < self._distrust_ms:
             self.counters.distrusted += 1
             return self._told(State.FAILED, self._distrust, now_ms)
+        if beat.stopping:
+            # The first that anybody hears of a clean shutdown; libvirt tells it when it is over.
+            reason = "the agent was told to stop: the VM shuts down, or somebody replaces the agent"
+            return Reading(self._signal, State.FAILED, reason, deliberate=True)
         reading = self._told(*self._judged(beat), now_ms)
         if reading is None:
             self.counters.early += 1

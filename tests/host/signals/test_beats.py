@@ -76,6 +76,16 @@ def test_the_worst_check_decides(channel: Channel, told: Any, state: State, reas
     assert channel.reason == reason
 
 
+def test_the_last_words_of_an_agent_are_a_failure_on_purpose(channel: Channel) -> None:
+    channel.beat()
+    assert channel.beat(1, stopping=True) == [F]
+    assert channel.readings[-1].deliberate
+    assert "told to stop" in channel.reason
+    assert channel.beat(stopping=False) == [H]
+    assert channel.beat(stopping="yes") == []
+    assert channel.counters.malformed == 1
+
+
 def test_many_reasons_are_cut(channel: Channel) -> None:
     told = {f"c{number}": {"state": "failed", "reason": "r" * 60} for number in range(32)}
     assert channel.beat(checks=told) == [F]
