@@ -854,7 +854,7 @@ class Agent:
 
     def farewell(self) -> None:
         """Tell that what comes now is silence on purpose: a shutdown takes longer than a host waits for beats."""
-        if self._readings:
+        if self._seq > 1:
             self._send(',"stopping":true')
 
     def stop(self) -> None:
