@@ -5,6 +5,7 @@ import gc
 import sys
 import threading
 import warnings
+from typing import Any
 
 import libvirt
 import pytest
@@ -66,22 +67,27 @@ def test_events_come_on_the_loop_whatever_thread_asked_for_them() -> None:
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
 
-        def listen() -> object:
+        def listen() -> tuple[Any, int]:
             connection = link.connect(URI, loop)
 
             def told(_: object, __: object, event: int, *___: object) -> None:
                 heard.append((event, threading.current_thread().name))
                 done.set()
 
-            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, told, None)
+            callback = connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, told, None)
             domain = connection.lookupByName("test")
             domain.suspend()
-            return connection
+            return connection, callback
 
-        connection = await asyncio.to_thread(listen)
+        def leave(connection: Any, callback: int) -> None:
+            # A callback holds the connection open, and the test driver forgets nothing until its last one is closed.
+            connection.domainEventDeregisterAny(callback)
+            link.close(connection)
+
+        connection, callback = await asyncio.to_thread(listen)
         async with asyncio.timeout(5):
             await done.wait()
-        await asyncio.to_thread(link.close, connection)
+        await asyncio.to_thread(leave, connection, callback)
 
     asyncio.run(scene(), debug=True)
     assert heard == [(libvirt.VIR_DOMAIN_EVENT_SUSPENDED, "MainThread")]
