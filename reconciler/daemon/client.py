@@ -1,22 +1,21 @@
 """What the command line asks of a running daemon: quick to import, and content without one."""
 
 import contextlib
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from reconciler.console import Said, say, say_json, show
-from reconciler.daemon.ask import NoDaemonError, ask, running, socket_of
+from reconciler.daemon.ask import NoDaemonError, ask, digest, running, socket_of
 from reconciler.errors import HostError, TransientError
 from reconciler.host import places
 
 
 def answer(text: bytes, *, dry_run: bool, output: str) -> int | None:
     """Have a daemon that keeps a file of this content compare or mend, and print it; the exit status, or None."""
-    digest = hashlib.sha256(text).hexdigest()
+    which = digest(text)
     for path in running(places.run_dir()):
         try:
-            told = ask(path, do="audit" if dry_run else "reconcile", digest=digest, output=output)
+            told = ask(path, do="audit" if dry_run else "reconcile", digest=which, output=output)
         except (HostError, TransientError):
             # One that was killed leaves its socket behind; another appliance's may be hung, or not for us.
             continue
@@ -86,10 +85,10 @@ def daemon_of(file: Path | None) -> Path:
 
 def _keeper_of(text: bytes) -> Path | None:
     """The socket of a daemon that keeps a file of this content: found without knowing what the file says."""
-    digest = hashlib.sha256(text).hexdigest()
+    which = digest(text)
     for path in running(places.run_dir()):
         with contextlib.suppress(HostError, TransientError):
-            if ask(path, do="choice").get("digest") == digest:
+            if ask(path, do="choice").get("digest") == which:
                 return path
     return None
 

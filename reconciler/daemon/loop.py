@@ -17,12 +17,12 @@ from typing import Any
 
 from reconciler.appliance.declared import Appliance
 from reconciler.cycle import reconcile
-from reconciler.daemon.ask import socket_of
+from reconciler.daemon.ask import digest, socket_of
 from reconciler.daemon.control import Control, RefusedError
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.keeper import Keeper
 from reconciler.daemon.remember import Remembering
-from reconciler.daemon.requests import Requests, digest
+from reconciler.daemon.requests import Requests
 from reconciler.errors import ReconcilerError
 from reconciler.health.state import Event, Restart, RestartEnded
 from reconciler.host import clock, places

@@ -1,6 +1,5 @@
 """What can be asked of the daemon: each request checked, carried out, and answered."""
 
-import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -121,8 +120,3 @@ class Requests:
         if segment is not None and (not isinstance(segment, str) or segment not in known):
             raise RefusedError(f"no segment is called {segment!a:.60}; declared are: {', '.join(known)}")
         return segment
-
-
-def digest(text: bytes) -> str:
-    """By which two processes know that they speak of the same file."""
-    return hashlib.sha256(text).hexdigest()

@@ -13,8 +13,7 @@ import pytest
 
 from reconciler.daemon import ask as asking
 from reconciler.daemon import client
-from reconciler.daemon.ask import NoDaemonError, ask, running, socket_of
-from reconciler.daemon.requests import digest
+from reconciler.daemon.ask import NoDaemonError, ask, digest, running, socket_of
 from reconciler.errors import HostError, TransientError
 
 Serve = Callable[[socket.socket], None]

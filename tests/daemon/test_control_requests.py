@@ -11,8 +11,9 @@ from keeping import Kept, watched
 from worlds import host
 
 from reconciler.cycle import reconcile
+from reconciler.daemon.ask import digest
 from reconciler.daemon.control import RefusedError
-from reconciler.daemon.requests import MAX_HOLD_S, MAX_REASON, Requests, digest
+from reconciler.daemon.requests import MAX_HOLD_S, MAX_REASON, Requests
 from reconciler.errors import ReconcilerError
 from reconciler.network.desired import choice_of
 from reconciler.network.state import Setting
