@@ -1,13 +1,13 @@
 # The README's two commands are `make demo` and `make test`. Everything they need, they install: Python packages into
 # .venv, Debian packages where we are root (and otherwise they say which are missing).
-.PHONY: demo test check bench install clean
+.PHONY: demo test check bench bench-peers install clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-demo: $(READY)
+demo: $(READY) .nft
 	$(BIN)/reconcile demo
 
 test: $(READY) .system-packages .vm .ips
@@ -26,6 +26,11 @@ bench: $(READY) .system-packages
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.daemon
 
+# Measures those peers that are installed, and names the packages of the others. It installs none: ifupdown2 would
+# take the place of ifupdown, and Open vSwitch start daemons.
+bench-peers: $(READY) .system-packages
+	$(BIN)/python -m bench.side_by_side
+
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -36,10 +41,15 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# What the tests use beside Python: ip and bridge to tamper with and to compare against, setpriv and nsenter.
+# What the tests use beside Python: ip, bridge and nft to tamper with and to compare against, setpriv and nsenter.
 .PHONY: .system-packages .venv-package
 .system-packages:
-	@.ci/system-packages ip:iproute2 setpriv:util-linux sysctl:procps systemd-analyze:systemd
+	@.ci/system-packages ip:iproute2 setpriv:util-linux sysctl:procps systemd-analyze:systemd nft:nftables
+
+# libnftables, which comes with nft, for the guard of the demo. Where it cannot be had (no root), this says so.
+.PHONY: .nft
+.nft:
+	-@.ci/system-packages nft:nftables
 
 # A real IPS for examples/suricata: Debian 12 has it in backports only. As with the VM: without root its tests skip.
 .PHONY: .ips

@@ -123,3 +123,5 @@ def _parts(appliance: Appliance) -> Iterator[str]:
     yield f"{len(appliance.data_ports)} data ports"
     yield f"segments {' '.join(appliance.segments)}"
     yield f"topologies {' '.join(appliance.topologies)}"
+    guarded = [name for name, segment in appliance.segments.items() if segment.guard]
+    yield f"guarded {' '.join(guarded)}" if guarded else "no guard"

@@ -1,6 +1,7 @@
 """What all tests share: Hypothesis without surprises, and the right to make network namespaces."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,14 @@ def lab_root(pytestconfig: pytest.Config) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"namespace tests must run in CI: {error}")
     pytest.skip(f"NAMESPACE TESTS DO NOT RUN: {error}")
+
+
+@pytest.fixture(scope="session")
+def suricata_installed() -> None:
+    """Skips without Suricata, but never in CI."""
+    if shutil.which("suricata") is None:
+        assert not os.environ.get("CI"), "Suricata must be tested in CI: .ci/backports suricata:suricata"
+        pytest.skip("SURICATA IS NOT TESTED: it is not installed")
 
 
 @pytest.fixture(scope="session", autouse=True)

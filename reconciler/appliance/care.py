@@ -21,9 +21,11 @@ from reconciler.appliance.fields import (
     DURATION,
     URI,
     Duration,
+    Ipv4,
     Model,
     Role,
     Roles,
+    UdpPort,
     for_schema,
     mistaken,
     text,
@@ -36,6 +38,7 @@ PATH = r"^/[!-~]{1,106}$"  # sun_path of a unix socket holds 108 bytes (linux/un
 PROGRAM = r"^/[^\x00-\x1f\x7f]{1,4095}$"
 ARGUMENT = r"^[^\x00]{0,4096}$"
 HTTP = r"^https?://[!-~]{1,500}$"
+PAYLOAD = r"^[ -~]{1,200}$"
 
 MAX_SIGNALS = 32
 _MAX_READINGS = 1000
@@ -164,6 +167,27 @@ class Carrier(_Signal):
     kind: Literal["carrier"]
 
 
+class Negative(Model):
+    """A frame that the VM must not let through: IPv4/UDP, with a payload that a rule of the vendor's drops."""
+
+    payload: Annotated[str, *text(PAYLOAD, "a payload", "1 to 200 printable characters of ASCII")] = Field(
+        description="What the rule looks for."
+    )
+    every: Duration = Field(default="1s", description="How often it is sent, in each direction.")
+    source: Ipv4 = Field(default="198.18.0.1", description="Its source; the default is for tests (RFC 2544).")
+    destination: Ipv4 = Field(default="198.19.0.1", description="Its destination; the default is for tests (RFC 2544).")
+    port: UdpPort = Field(default=9, description="Its destination port; the default is that of discard.")
+
+
+class Canary(_Signal):
+    """The guard's probes come back through the VM, both ways. Speaks of each guarded segment by itself."""
+
+    kind: Literal["canary"]
+    negative: Negative | None = Field(
+        default=None, description="Besides, what must never come through: then the VM inspects nothing, and has failed."
+    )
+
+
 class _Polled(_Signal):
     every: Duration = Field(default="5s", description="How often it is asked.")
     timeout: Duration = Field(default="2s", description="How long an answer may take; a late one is a failure.")
@@ -193,7 +217,7 @@ class Http(_Polled):
     )
 
 
-SIGNAL_KINDS = ("heartbeat", "domain", "carrier", "guest-ping", "command", "http")
+SIGNAL_KINDS = ("heartbeat", "domain", "carrier", "canary", "guest-ping", "command", "http")
 
 
 def _kind_of(value: Any) -> Any:
@@ -205,6 +229,7 @@ Signal = Annotated[
     Annotated[Heartbeat, Tag("heartbeat")]
     | Annotated[Domain, Tag("domain")]
     | Annotated[Carrier, Tag("carrier")]
+    | Annotated[Canary, Tag("canary")]
     | Annotated[GuestPing, Tag("guest-ping")]
     | Annotated[Command, Tag("command")]
     | Annotated[Http, Tag("http")],
@@ -300,7 +325,8 @@ class OnFailure(Model):
     fail: Literal["open", "closed"] = Field(
         default="open",
         description="`open`: traffic goes on uninspected. `closed`: traffic stops until it is inspected: segments go "
-        "to the topology `isolate`, which holds no port where the file declares none.",
+        "to the topology `isolate`, which holds no port where the file declares none. A guard may say "
+        "otherwise for its segment.",
     )
     restart: Restart = Field(default=Restart(), description="How the VM is restarted, where a hypervisor is declared.")
 

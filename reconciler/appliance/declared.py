@@ -6,6 +6,7 @@ process that takes a proven appliance from the store pays for neither.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 INSPECT = "inspect"
 BYPASS = "bypass"
@@ -51,15 +52,57 @@ class Adapter:
     take_over: bool = False
 
 
+class Frame(StrEnum):
+    """What a probe looks like to the VM."""
+
+    ETHERNET = "ethernet"  # ethertype 0x88B5, IEEE 802 local experimental ethertype 1
+    ARP = "arp"
+    UDP = "udp"  # IPv4
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The frames that prove the VM's path, one each `every_ms` and direction.
+
+    `source`, `destination` (IPv4 addresses) and `port` (of UDP) are given where the frame has them, else None.
+    """
+
+    every_ms: int = 20
+    frame: Frame = Frame.ETHERNET
+    source: str | None = None
+    destination: str | None = None
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The dead-man switch of a segment; durations in milliseconds.
+
+    `lease_ms`: how long one returned probe keeps the VM trusted. `closed`: tripped, it cuts the wire instead of joining
+    it. `latch`: after a trip the policy's hold-down has to pass; else the VM's path being proven anew is enough.
+    `grace_ms`: how long probes go on without the daemon. `drain_ms`: how long the VM may still emit what it holds when
+    traffic leaves it on purpose. `by_daemon`: the daemon renews the lease on its verdict, and probes do not.
+    """
+
+    lease_ms: int = 200
+    probe: Probe = field(default_factory=Probe)
+    closed: bool = False
+    latch: bool = True
+    grace_ms: int = 30_000
+    drain_ms: int = 100
+    by_daemon: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Ports that together are one wire. `mtu` in bytes, `ageing_ms` in milliseconds."""
+    """Ports that together are one wire. `mtu` in bytes, `ageing_ms` in milliseconds; not all have a `guard`."""
 
     name: str
     ports: tuple[str, ...]
     wire_transparent: bool = True
     mtu: int = 1500
     ageing_ms: int = 300_000
+    guard: Guard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +177,26 @@ class Http:
     timeout_ms: int
 
 
-Source = Heartbeat | Domain | Carrier | GuestPing | Command | Http
+@dataclass(frozen=True, slots=True)
+class Negative:
+    """What the VM must not let through: an IPv4/UDP frame with this `payload` (ASCII), sent each `every_ms`."""
+
+    payload: str
+    every_ms: int = 1_000
+    source: str = "198.18.0.1"
+    destination: str = "198.19.0.1"
+    port: int = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """Whether the guard's probes come back at the opposite adapters of `segments`; `negative`: and what must never."""
+
+    negative: Negative | None = None
+    segments: tuple[str, ...] = ()
+
+
+Source = Heartbeat | Domain | Carrier | Canary | GuestPing | Command | Http
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +263,13 @@ class Rung:
 class OnFailure:
     """What happens when the VM fails; durations in milliseconds.
 
-    `restart_first`: the VM is restarted before traffic leaves it, for `first_attempts` within `first_ms`. `closed`:
-    traffic stops until it is inspected again. Between attempts `backoff_ms` pass, doubled each time up to
-    `backoff_max_ms`; a started VM has `boot_timeout_ms` to become healthy.
+    `restart_first`: the VM is restarted before traffic leaves it, for `first_attempts` within `first_ms`. `closed`: the
+    segments whose traffic stops until it is inspected again. Between attempts `backoff_ms` pass, doubled each time up
+    to `backoff_max_ms`; a started VM has `boot_timeout_ms` to become healthy.
     """
 
     restart_first: bool = False
-    closed: bool = False
+    closed: frozenset[str] = frozenset()
     ladder: tuple[Rung, ...] = ()
     backoff_ms: int = 5_000
     backoff_max_ms: int = 300_000
@@ -215,10 +277,9 @@ class OnFailure:
     first_attempts: int = 1
     first_ms: int = 60_000
 
-    @property
-    def fallback(self) -> str:
+    def fallback(self, segment: str) -> str:
         """The topology of a segment that has failed."""
-        return ISOLATE if self.closed else BYPASS
+        return ISOLATE if segment in self.closed else BYPASS
 
 
 @dataclass(frozen=True, slots=True)

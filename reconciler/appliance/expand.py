@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from reconciler.appliance import expand_care, model
+from reconciler.appliance import expand_care, expand_guard, model
 from reconciler.appliance.declared import (
     BYPASS,
     DEFAULT_SEGMENT,
@@ -36,7 +36,7 @@ def expand(file: model.ApplianceFile) -> Appliance:
         name: Topology(name, switches, _standby(switches, own), tuple(file.topologies[name].detached))
         for name, switches in own.items()
     }
-    on_failure = expand_care.on_failure(file)
+    on_failure = expand_care.on_failure(file, expand_guard.closed(file, segments))
     if on_failure.closed and ISOLATE not in topologies:
         detached = tuple(role for segment in segments.values() for role in segment.ports)
         topologies[ISOLATE] = Topology(ISOLATE, (), _standby((), own), detached)
@@ -47,7 +47,7 @@ def expand(file: model.ApplianceFile) -> Appliance:
         adapters,
         topologies,
         expand_care.hypervisor(file.vm),
-        expand_care.health(file.health),
+        expand_care.health(file.health, segments),
         on_failure,
     )
 
@@ -55,7 +55,7 @@ def expand(file: model.ApplianceFile) -> Appliance:
 def segments_of(file: model.ApplianceFile, data_ports: tuple[str, ...]) -> dict[str, Segment]:
     """The segments by name; one of all data ports where the file has none."""
     if not file.segments:
-        return {DEFAULT_SEGMENT: Segment(DEFAULT_SEGMENT, data_ports)}
+        return {DEFAULT_SEGMENT: Segment(DEFAULT_SEGMENT, data_ports, guard=expand_guard.guard(file, None))}
     return {
         name: Segment(
             name,
@@ -63,6 +63,7 @@ def segments_of(file: model.ApplianceFile, data_ports: tuple[str, ...]) -> dict[
             written.transparency == "wire",
             written.mtu,
             milliseconds(written.ageing),
+            expand_guard.guard(file, written),
         )
         for name, written in file.segments.items()
     }

@@ -1,18 +1,23 @@
 """From what the vendor wrote of health and failure to what it amounts to: see `expand`."""
 
+from collections.abc import Mapping
 from typing import assert_never
 
-from reconciler.appliance import care, declared, model
+from reconciler.appliance import care, declared, expand_guard, model
 from reconciler.appliance.words import milliseconds
 
 
-def health(written: care.Health | None) -> declared.Health:
-    """How health is judged."""
+def health(written: care.Health | None, segments: Mapping[str, declared.Segment]) -> declared.Health:
+    """How health is judged; a guard that nothing in the file speaks of has its canary all the same."""
     written = written or care.Health()
     groups = {name: _group(name, group) for name, group in written.groups.items()}
     grouped = {role for group in groups.values() for role in group.signals}
+    guarded = expand_guard.guarded(segments)
+    signals = {name: _signal(name, signal, name in grouped, guarded) for name, signal in written.signals.items()}
+    if canary := expand_guard.implicit_canary(signals, segments):
+        signals[canary.name] = canary
     return declared.Health(
-        {name: _signal(name, signal, name in grouped) for name, signal in written.signals.items()},
+        signals,
         groups,
         milliseconds(written.grace),
         milliseconds(written.hold_down),
@@ -21,14 +26,14 @@ def health(written: care.Health | None) -> declared.Health:
     )
 
 
-def on_failure(file: model.ApplianceFile) -> declared.OnFailure:
-    """What happens when the VM fails. Where no hypervisor is declared, nothing can be restarted."""
+def on_failure(file: model.ApplianceFile, closed: frozenset[str]) -> declared.OnFailure:
+    """What happens when the VM fails, and which segments fail closed. Without a hypervisor, nothing is restarted."""
     written = file.on_failure or care.OnFailure()
     restart = written.restart
     startable = file.vm.libvirt or file.vm.programs
     return declared.OnFailure(
         written.order == "restart-then-bypass",
-        written.fail == "closed",
+        closed,
         tuple(declared.Rung(rung.method, rung.attempts) for rung in restart.ladder) if startable else (),
         milliseconds(restart.backoff),
         milliseconds(restart.backoff_max),
@@ -54,10 +59,10 @@ def hypervisor(vm: model.Vm) -> declared.Hypervisor | None:
     return None
 
 
-def _signal(name: str, written: care.Signal, grouped: bool) -> declared.Signal:
+def _signal(name: str, written: care.Signal, grouped: bool, guarded: tuple[str, ...]) -> declared.Signal:
     return declared.Signal(
         name,
-        _source(written),
+        _source(written, guarded),
         _streak(written.fall),
         _streak(written.rise),
         written.absent.before == "failed",
@@ -67,7 +72,7 @@ def _signal(name: str, written: care.Signal, grouped: bool) -> declared.Signal:
     )
 
 
-def _source(written: care.Signal) -> declared.Source:
+def _source(written: care.Signal, guarded: tuple[str, ...]) -> declared.Source:
     match written:
         case care.Heartbeat():
             return declared.Heartbeat(milliseconds(written.interval), written.socket, written.cid, written.port)
@@ -75,6 +80,8 @@ def _source(written: care.Signal) -> declared.Source:
             return declared.Domain()
         case care.Carrier():
             return declared.Carrier()
+        case care.Canary():
+            return _canary(written, guarded)
         case care.GuestPing():
             return declared.GuestPing(milliseconds(written.every), milliseconds(written.timeout))
         case care.Command():
@@ -85,6 +92,17 @@ def _source(written: care.Signal) -> declared.Source:
             )
         case _:
             assert_never(written)
+
+
+def _canary(written: care.Canary, guarded: tuple[str, ...]) -> declared.Canary:
+    segments = guarded if written.segment is None else (written.segment,)
+    if written.negative is None:
+        return declared.Canary(None, segments)
+    frame = written.negative
+    every_ms = milliseconds(frame.every)
+    return declared.Canary(
+        declared.Negative(frame.payload, every_ms, frame.source, frame.destination, frame.port), segments
+    )
 
 
 def _streak(written: int | str) -> declared.Streak:

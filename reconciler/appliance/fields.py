@@ -22,6 +22,8 @@ DRIVER = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$"
 URI = r"^[a-z][a-z0-9+]{0,30}://[!-~]{0,450}$"
 DOMAIN = r"^[A-Za-z0-9._+:@-]{1,100}$"
 NETDEV = r"^[!-.0-~]{1,127}$"
+_BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+IPV4 = rf"^{_BYTE}(?:\.{_BYTE}){{3}}$"
 # What is only for people, and so ends up on their terminals. Control characters have no business there.
 LINE = r"^[^\x00-\x1f\x7f-\x9f]{0,200}$"
 PROSE = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]{0,2000}$"
@@ -88,6 +90,8 @@ Mac = Annotated[
     *text(MAC, "a MAC address", 'six bytes in hexadecimal, as in "52:54:00:00:00:01"'),
 ]
 Duration = Annotated[str, *text(DURATION, "a duration", "a whole number and its unit: 200ms, 5s, 2m, 1h")]
+Ipv4 = Annotated[str, *text(IPV4, "an IPv4 address", 'as in "192.0.2.1"')]
+UdpPort = Annotated[int, Field(ge=1, le=65535), BeforeValidator(whole)]
 Line = Annotated[str, *text(LINE, "one line of at most 200 characters", "leave control characters out")]
 Prose = Annotated[str, *text(PROSE, "text of at most 2000 characters", "leave control characters out")]
 Roles = Annotated[list[Role], AfterValidator(_distinct), Field(max_length=MAX_PORTS, json_schema_extra=_UNIQUE)]

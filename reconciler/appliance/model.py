@@ -31,6 +31,7 @@ from reconciler.appliance.fields import (
     text,
     whole,
 )
+from reconciler.appliance.guard import Guard, GuardOrOff
 
 
 class Product(Model):
@@ -98,6 +99,11 @@ class Segment(Model):
     )
     ageing: Duration = Field(
         default="300s", description="How long a switch remembers behind which port an address is. `0s`: not at all."
+    )
+    guard: GuardOrOff = Field(
+        default=None,
+        description="The guard of this segment, in the place of the file's own `guard` as a whole: what is left out "
+        'here is the default, not what stands there. `"off"`: no guard here.',
     )
 
 
@@ -228,3 +234,7 @@ class ApplianceFile(Model):
     )
     health: Health | None = Field(default=None, description="How health is judged.")
     on_failure: OnFailure | None = Field(default=None, description="What happens when the VM fails.")
+    guard: Guard | None = Field(
+        default=None,
+        description="The guard of every segment that has none of its own. Left out: none there. `{}`: all defaults.",
+    )

@@ -1,9 +1,12 @@
 """Reading a raw document without believing anything of its shape."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from reconciler.appliance.document import Path
+from reconciler.appliance.fields import DURATION
+from reconciler.appliance.words import milliseconds
 
 
 def get(data: Any, key: str) -> Any:
@@ -22,3 +25,8 @@ def items(path: Path, data: Any) -> Iterator[tuple[Path, str]]:
     """Each text in the list `data`, with its own path; nothing where `data` is no list."""
     if isinstance(data, list):
         yield from (((*path, index), item) for index, item in enumerate(data) if isinstance(item, str))
+
+
+def duration(value: Any) -> int | None:
+    """A duration in milliseconds; None for what is none: that is found where it stands."""
+    return milliseconds(value) if isinstance(value, str) and re.fullmatch(DURATION, value) else None

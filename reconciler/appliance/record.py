@@ -1,18 +1,23 @@
 """A proven appliance as JSON, and back."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from reconciler.appliance import declared
 from reconciler.appliance.declared import (
     Adapter,
     Appliance,
+    Canary,
+    Frame,
     Group,
+    Guard,
     Health,
     Hypervisor,
     Match,
+    Negative,
     OnFailure,
     Port,
+    Probe,
     Rung,
     Segment,
     Signal,
@@ -29,6 +34,7 @@ _KINDS = {
         declared.Heartbeat,
         declared.Domain,
         declared.Carrier,
+        declared.Canary,
         declared.GuestPing,
         declared.Command,
         declared.Http,
@@ -43,6 +49,7 @@ def dump(appliance: Appliance) -> dict[str, Any]:
     data = asdict(appliance)
     for name, signal in appliance.health.signals.items():
         data["health"]["signals"][name]["kind"] = type(signal.source).__name__
+    data["on_failure"]["closed"] = sorted(appliance.on_failure.closed)
     if appliance.hypervisor:
         data["hypervisor"]["kind"] = type(appliance.hypervisor).__name__
     return data
@@ -58,17 +65,29 @@ def parse(data: Any) -> Appliance:
     return Appliance(
         sku=data["sku"],
         ports={role: Port(**{**port, "match": Match(**port["match"])}) for role, port in data["ports"].items()},
-        segments={
-            name: Segment(**{**segment, "ports": tuple(segment["ports"])}) for name, segment in data["segments"].items()
-        },
+        segments={name: _segment(segment) for name, segment in data["segments"].items()},
         adapters={role: Adapter(**adapter) for role, adapter in data["adapters"].items()},
         topologies={name: _topology(topology) for name, topology in data["topologies"].items()},
         hypervisor=_hypervisor(data["hypervisor"]),
         health=_health(data["health"]),
-        on_failure=OnFailure(
-            **{**data["on_failure"], "ladder": tuple(Rung(**rung) for rung in data["on_failure"]["ladder"])}
-        ),
+        on_failure=_on_failure(data["on_failure"]),
     )
+
+
+def _segment(data: Any) -> Segment:
+    return Segment(**{**data, "ports": tuple(data["ports"]), "guard": _guard(data["guard"])})
+
+
+def _guard(data: Any) -> Guard | None:
+    if data is None:
+        return None
+    probe = data["probe"]
+    return Guard(**{**data, "probe": Probe(**{**probe, "frame": Frame(probe["frame"])})})
+
+
+def _on_failure(data: Any) -> OnFailure:
+    ladder = tuple(Rung(**rung) for rung in data["ladder"])
+    return OnFailure(**{**data, "closed": frozenset(data["closed"]), "ladder": ladder})
 
 
 def _hypervisor(data: Any) -> Hypervisor | None:
@@ -90,6 +109,8 @@ def _signal(data: Any) -> Signal:
     source = _KINDS[data.pop("kind")](**_with_tuples(data["source"]))
     if not isinstance(source, Source):
         raise TypeError("no source of a signal")
+    if isinstance(source, Canary) and source.negative is not None:
+        source = replace(source, negative=Negative(**data["source"]["negative"]))
     return Signal(**{**data, "source": source, "fall": Streak(**data["fall"]), "rise": Streak(**data["rise"])})
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from reconciler.appliance import references_of_care
+from reconciler.appliance import references_of_care, references_of_guard
 from reconciler.appliance.declared import DEFAULT_SEGMENT
 from reconciler.appliance.document import Document, Mistake, Path, spell
 from reconciler.appliance.expand import joined_name, paired_name
@@ -30,6 +30,7 @@ def mistakes(document: Document) -> Iterator[Mistake]:
         yield from _topology(document, names, topology, form)
     yield from _unique(document, names)
     yield from references_of_care.mistakes(document, tuple(names.segments))
+    yield from references_of_guard.mistakes(document, names.segments)
 
 
 @dataclass(frozen=True, slots=True)

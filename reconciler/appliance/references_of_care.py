@@ -1,16 +1,14 @@
 """Rules that tie what the file says of health and failure to the rest of it: see `references`."""
 
-import re
 from collections.abc import Collection, Iterator
 from typing import Any, TypeGuard
 
 from reconciler.appliance.document import Document, Mistake, Path
-from reconciler.appliance.fields import DURATION
-from reconciler.appliance.raw import get, items, mapping
-from reconciler.appliance.words import Guesser, milliseconds, shown
+from reconciler.appliance.raw import duration, get, items, mapping
+from reconciler.appliance.words import Guesser, shown
 
 _NEEDS_LIBVIRT = ("domain", "guest-ping")
-_TELL_CHANGES = ("domain", "carrier")
+_TELL_CHANGES = ("domain", "carrier", "canary")
 
 
 def mistakes(document: Document, segments: Collection[str]) -> Iterator[Mistake]:
@@ -66,6 +64,7 @@ def _orders(document: Document) -> Iterator[Mistake]:
         yield from _above_zero(
             document, *(("health", "signals", name, key) for key in ("interval", "every", "timeout"))
         )
+        yield from _above_zero(document, ("health", "signals", name, "negative", "every"))
         if get(signal, "kind") == "heartbeat":
             yield from _longer_than_a_beat(document, ("health", "signals", name))
         if get(signal, "kind") in ("command", "http", "guest-ping"):
@@ -89,15 +88,15 @@ def _orders(document: Document) -> Iterator[Mistake]:
 def _above_zero(document: Document, *paths: Path) -> Iterator[Mistake]:
     """What is done so often, or has so much time, cannot be done in none."""
     for path in paths:
-        if _duration(_written(document, path)) == 0:
+        if duration(_written(document, path)) == 0:
             what = f"`{path[-1]}` is no time at all"
             yield Mistake(document.value(path), path, what, "give a duration above zero")
 
 
 def _longer_than_a_beat(document: Document, path: Path) -> Iterator[Mistake]:
-    fall = _duration(_written(document, (*path, "fall")))
+    fall = duration(_written(document, (*path, "fall")))
     interval = _written(document, (*path, "interval")) or "100ms"
-    beat = _duration(interval)
+    beat = duration(interval)
     if fall is not None and beat is not None and fall <= beat:
         what = f"a beat comes each {interval}: between two of them it would fail"
         yield Mistake(document.value((*path, "fall")), (*path, "fall"), what, "longer than `interval`")
@@ -108,16 +107,11 @@ def _not_above(document: Document, low: tuple[Path, str], high: tuple[Path, str]
     (least_path, least_default), (most_path, most_default) = low, high
     least = _written(document, least_path) or least_default
     most = _written(document, most_path) or most_default
-    low_ms, high_ms = _duration(least), _duration(most)
+    low_ms, high_ms = duration(least), duration(most)
     if low_ms is not None and high_ms is not None and low_ms > high_ms:
         path = least_path if _written(document, least_path) else most_path
         what = f"`{least_path[-1]}` is {least}, and `{most_path[-1]}` is {most}"
         yield Mistake(document.value(path), path, what, f"`{least_path[-1]}` may be at most `{most_path[-1]}`")
-
-
-def _duration(value: Any) -> int | None:
-    """In milliseconds; None for what is none: that is found where it stands."""
-    return milliseconds(value) if isinstance(value, str) and re.fullmatch(DURATION, value) else None
 
 
 def _number(value: Any) -> TypeGuard[float]:

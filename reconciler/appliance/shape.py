@@ -92,6 +92,9 @@ def _path(document: Document, error: ErrorDetails) -> Path:
     # A segment written as a list is a mapping with `ports` to the model, not in the file.
     if len(loc) > 2 and loc[0] == "segments" and loc[2] == "ports" and (*loc[:2], "ports") not in document.keys:
         return (*loc[:2], *loc[3:])
+    # So is a probe of which only the time is given, with `every`.
+    if loc[-3:] == ("guard", "probe", "every") and loc not in document.keys:
+        return loc[:-1]
     # To pydantic, the kind of a signal is a step on the way to its keys.
     if len(loc) > 3 and loc[:2] == ("health", "signals") and loc[3] in SIGNAL_KINDS:
         return (*loc[:3], *loc[4:])

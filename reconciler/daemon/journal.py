@@ -6,13 +6,18 @@ and what belongs to the event.
 
 import json
 import logging
+import logging.handlers
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from reconciler.console import escaped
 
 # sd-daemon(3): the priority that journald takes from the beginning of a line.
+# Lines that are kept until the end of a turn. Who has more to say writes them earlier.
+_GATHERED = 1_000
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
@@ -24,11 +29,26 @@ class Journal:
         self._logger = logging.Logger("reconciler")  # noqa: LOG001
         handler = logging.StreamHandler(stream)
         handler.setFormatter(_Json() if as_json else _Text(journald=bool(os.environ.get("JOURNAL_STREAM"))))
-        self._logger.addHandler(handler)
+        self._lines = logging.handlers.MemoryHandler(_GATHERED, flushLevel=logging.CRITICAL + 1, target=handler)
+        self._gathering = 0
+        self._logger.addHandler(self._lines)
 
     def tell(self, event: str, text: str, *, level: int = logging.INFO, **data: Any) -> None:
         """Write one line. Text and data may be a stranger's: they are escaped."""
         self._logger.log(level, "%s", text, extra={"event": event, "data": data})
+        if not self._gathering:
+            self._lines.flush()
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """While it lasts, lines are kept, each with its time: a reader that is stuck must not hold up a failover."""
+        self._gathering += 1
+        try:
+            yield
+        finally:
+            self._gathering -= 1
+            if not self._gathering:
+                self._lines.flush()
 
 
 class _Json(logging.Formatter):

@@ -7,8 +7,8 @@
 Whoever drives it (the loop, a simulation) calls `turn` when something was told, when links changed, and when `due_ms`
 has come. Nothing here waits, and nothing here asks for the time but through `clock`.
 
-In the order of a turn stands what must not be late: the wire first, then the memory, and the VM's restart last, when
-the attempt that it uses up is on disk.
+In the order of a turn stands what must not be late: the guard's lease first, then the wire, then the log and the
+memory, and the VM's restart last, when the attempt that it uses up is on disk.
 """
 
 import logging
@@ -23,6 +23,7 @@ from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError, TransientError
 from reconciler.health import policy, record
 from reconciler.health.signal import Reading
+from reconciler.health.signal import State as Colour
 from reconciler.health.state import (
     Choose,
     Decision,
@@ -38,6 +39,7 @@ from reconciler.health.state import (
 from reconciler.host.signals import carrier
 from reconciler.network import render
 from reconciler.network.bind import Problem
+from reconciler.network.desired import segments_of
 from reconciler.network.diff import Change, Difference
 from reconciler.network.plan import Outcome, Status, plan
 from reconciler.network.recognise import recognise
@@ -68,6 +70,35 @@ class Memory(Protocol):
         ...
 
 
+class Guard(Protocol):
+    """The dead-man switch in the kernel; the contract stands with `daemon.guarding.Guarding`."""
+
+    @property
+    def due_ms(self) -> int:
+        """When `listen` has something to do although nothing happens."""
+        ...
+
+    def choose(self, choice: Mapping[str, str], failed: Collection[str]) -> None:
+        """Segments shall have these topologies; those that `failed` at once, whatever the VM still holds."""
+        ...
+
+    def waits_until(self, segment: str) -> int | None:
+        """Until when a segment's interfaces have to stay where they are; None: they may be moved."""
+        ...
+
+    def settle(self, found: Difference) -> tuple[Reading, ...]:
+        """The network was looked at; what the guard's probes tell that is new."""
+        ...
+
+    def listen(self) -> tuple[Reading, ...]:
+        """Something may have come from the probes, or time has passed; what is new."""
+        ...
+
+    def declare(self, appliance: Appliance) -> None:
+        """The file was read anew."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """A decision, when it was made."""
@@ -91,6 +122,7 @@ class Keeper:
     memory: Memory
     restart: Callable[[Restart], None]
     running: Callable[[], Collection[str]] = lambda: ()
+    guard: Guard | None = None
     state: State = field(init=False)
     found: Difference | None = field(init=False, default=None)
     fights: Fights = field(init=False, default_factory=Fights)
@@ -128,13 +160,15 @@ class Keeper:
             f"{self.appliance.sku}: found {_spell(found)}; wanted {_spell(self.state.choice)}",
             found=dict(found),
         )
+        self._choose()
         self.turn((), changed=True)
 
     @property
     def due_ms(self) -> int:
         """When `turn` must be called although nothing happens."""
         soonest = policy.due(self.state)
-        return self._look_ms if soonest is None else min(self._look_ms, soonest)
+        moments = [self._look_ms, *([] if soonest is None else [soonest]), *([self.guard.due_ms] if self.guard else [])]
+        return min(moments)
 
     @property
     def converged(self) -> bool:
@@ -144,19 +178,29 @@ class Keeper:
 
     def turn(self, events: Iterable[Event], *, changed: bool = False) -> None:
         """Take events in, decide, and make the network match. `changed`: links may have changed."""
-        # Whatever was told is heard before silence, or the end of a hold-down, is judged: they may have waited for us.
-        for event in tuple(events) or (Tick(),):
-            self._step(event)
-        if changed or self.clock() >= self._look_ms:
-            self._converge()
+        with self.journal.gathered():
+            # Whatever was told is heard before silence, or the end of a hold-down, is judged: it may have waited.
+            for event in tuple(events) or (Tick(),):
+                self._step(event)
+            if changed or self.clock() >= self._look_ms:
+                self._converge()
+            elif self.guard and self.clock() >= self.guard.due_ms:
+                self._hear(self.guard.listen())
         self._remember()
         pending, self._pending = self._pending, []
         for effect in pending:
             self.restart(effect)
 
+    def listen(self) -> None:
+        """Hear the guard's probes, which tell something ten times a second, and seldom anything new."""
+        if self.guard and (news := self.guard.listen()):
+            self.turn(news)
+
     def declare(self, appliance: Appliance) -> None:
         """Go on with a file that was read anew."""
         self.appliance = appliance
+        if self.guard:
+            self.guard.declare(appliance)
         self._heard.clear()
         self.fights.forget()
         self._switched = True
@@ -178,6 +222,7 @@ class Keeper:
         for effect in effects:
             match effect:
                 case Choose():
+                    self._choose()
                     self._switched, self._look_ms = True, self.state.now_ms
                 case Restart():
                     self._pending.append(effect)
@@ -185,6 +230,16 @@ class Keeper:
                     self._decided(effect)
         if isinstance(event, RestartEnded) and not event.done:
             self.journal.tell("restart", f"the VM was not restarted: {event.reason}", level=logging.ERROR)
+
+    def _choose(self) -> None:
+        """Have the guard know first: by one message the kernel carries the wire past the VM; the switches follow."""
+        if self.guard:
+            failed = [name for name, one in self.state.segments.items() if one.verdict.state is Colour.FAILED]
+            self.guard.choose(self.state.choice, failed)
+
+    def _hear(self, news: Iterable[Reading]) -> None:
+        for reading in news:
+            self._step(reading)
 
     def _decided(self, decision: Decision) -> None:
         now, thing = self.state.now_ms, (decision.segment, decision.what)
@@ -215,6 +270,8 @@ class Keeper:
                 self._mend(found)
             else:
                 self._switched = False
+            if self.guard and self.found:
+                self._hear(self.guard.settle(self.found))
         except (TransientError, HostError) as error:
             self._look_ms = self.clock() + (RETRY_MS if error.retry_helps else REFUSED_MS)
             if str(error) != self._unread:
@@ -247,8 +304,12 @@ class Keeper:
                 self._step(reading)
 
     def _mend(self, found: Difference) -> None:
-        switched, self._switched = self._switched, False
         now = self.clock()
+        if until := self._draining(found):
+            # Under the guard's cover nothing hurries, and what the VM still holds needs its switches.
+            self._look_ms = until
+            return
+        switched, self._switched = self._switched, False
         if switched:
             self.fights.forget()
         changes = tuple(one for one in found.changes if self.fights.allowed(one, now, _index(one, found)))
@@ -265,6 +326,15 @@ class Keeper:
                 self._look_ms = min(self._look_ms, now + REFUSED_MS)
         if (wait := self.fights.due(waiting)) is not None:
             self._look_ms = min(self._look_ms, max(wait, now + 1))
+
+    def _draining(self, found: Difference) -> int | None:
+        """Until when what has to be changed has to wait; None: it need not, or something cannot wait for it."""
+        if not self.guard:
+            return None
+        places = segments_of(self.appliance)
+        roles = {change.link.role for change in found.changes if change.link.role}
+        waits = [self.guard.waits_until(places.get((role.kind, role.name), "")) for role in roles]
+        return max((until for until in waits if until), default=None) if all(waits) else None
 
     def _note(self, changes: Iterable[Change], found: Difference, refused: Collection[Thing]) -> None:
         for change in changes:

@@ -21,6 +21,7 @@ from reconciler.daemon.ask import digest, socket_of
 from reconciler.daemon.control import Control, RefusedError
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.keeper import Keeper
+from reconciler.daemon.kernel_guard import KernelGuard
 from reconciler.daemon.remember import Remembering
 from reconciler.daemon.requests import Requests
 from reconciler.errors import ReconcilerError
@@ -53,12 +54,20 @@ class Daemon:
     ) -> None:
         self._file, self._text, self._journal, self._stop_topology = file, text, journal, stop
         self._kernel, self._watch = Kernel(), Watch()
+        self._guard = KernelGuard(appliance, journal)
         self._memory = Remembering(places.state_dir(), appliance.sku, journal)
         self._service = Service()
         self._deeds = Deeds()
         self._hypervisor = hypervisor_of(appliance, self._deeds)
         self._keeper = Keeper(
-            appliance, self._kernel, clock.now_ms, journal, self._memory, self._restart, running_programs
+            appliance,
+            self._kernel,
+            clock.now_ms,
+            journal,
+            self._memory,
+            self._restart,
+            running_programs,
+            self._guard.guarding,
         )
         self._requests = Requests(self._keeper, self._tell_now, self._reload, self._about)
         self._control = Control(socket_of(places.run_dir(), appliance.sku), group, self._answer)
@@ -69,6 +78,7 @@ class Daemon:
         self._fed_ms = 0
         self._began_ms = clock.now_ms()
         self._over = False
+        self._heeded = -1
         self._reading = asyncio.Lock()
         self._scheduled: asyncio.Handle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,6 +94,7 @@ class Daemon:
         try:
             asyncio.run(self._serve())
         finally:
+            self._guard.close()
             self._watch.close()
             self._kernel.close()
 
@@ -98,6 +109,7 @@ class Daemon:
         # A restart that our predecessor was at may have destroyed the VM: that was no operator.
         self._deeds.destroyed = self._keeper.state.vm.attempts > 0
         loop.add_reader(self._watch, self._links_changed)
+        loop.add_reader(self._guard.watch, self._rules_changed)
         await self._control.open()
         self._gather()
         self._arm()
@@ -115,7 +127,11 @@ class Daemon:
         self._service.tell(STOPPING="1")
         # What is left behind is nobody's to change any more: not even ours, hearing of our own last change.
         self._over = True
-        asyncio.get_running_loop().remove_reader(self._watch)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._watch)
+        loop.remove_reader(self._guard.watch)
+        if self._heeded >= 0:
+            loop.remove_reader(self._heeded)
         self._cancel()
         for task in (*self._tasks, *self._gatherers):
             task.cancel()
@@ -146,11 +162,39 @@ class Daemon:
 
     def _links_changed(self) -> None:
         self._watch.drain()
+        self._look_again()
+
+    def _look_again(self) -> None:
         self._changed = True
         if clock.now_ms() >= self._not_before_ms:
             self._turn()
         else:
             self._arm()
+
+    def _rules_changed(self) -> None:
+        """Somebody has changed rules of nf_tables: ours are looked at as links are."""
+        if self._guard.disturbed():
+            self._look_again()
+
+    def _probes_told(self) -> None:
+        try:
+            self._keeper.listen()
+        except Exception as error:  # noqa: BLE001 - a callback's would be lost in the loop
+            self._break(error)
+        else:
+            self._heed()
+            self._arm()
+
+    def _heed(self) -> None:
+        """Listen to the prober that there is now: it may be another one than before the turn."""
+        number = self._guard.probing.fileno()
+        if number != self._heeded:
+            loop = asyncio.get_running_loop()
+            if self._heeded >= 0:
+                loop.remove_reader(self._heeded)
+            if number >= 0:
+                loop.add_reader(number, self._probes_told)
+            self._heeded = number
 
     def _soon(self) -> None:
         if self._over:
@@ -176,10 +220,13 @@ class Daemon:
         try:
             self._take_turn()
         except Exception as error:  # noqa: BLE001 - a callback's would be lost in the loop
-            # Something that was not foreseen: the network stays as it is, and the service manager starts us anew.
-            self._journal.tell("bug", f"internal error: {type(error).__name__}: {error}", level=logging.CRITICAL)
-            if not self._ended.done():
-                self._ended.set_exception(error)
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        """Something that was not foreseen: the network stays as it is, and the service manager starts us anew."""
+        self._journal.tell("bug", f"internal error: {type(error).__name__}: {error}", level=logging.CRITICAL)
+        if not self._ended.done():
+            self._ended.set_exception(error)
 
     def _take_turn(self) -> None:
         self._cancel()
@@ -187,6 +234,7 @@ class Daemon:
         changed = self._changed and began >= self._not_before_ms
         events, self._queue = self._queue, deque()
         self._keeper.turn(events, changed=changed)
+        self._heed()
         ended = clock.now_ms()
         if changed:
             self._changed = False

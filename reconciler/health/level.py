@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import assert_never
 
-from reconciler.appliance.declared import Command, Domain, GuestPing, Heartbeat, Http
+from reconciler.appliance.declared import Canary, Command, Domain, GuestPing, Heartbeat, Http, Source
 from reconciler.health import verdict
 from reconciler.health.signal import Reading, Rebooted
 from reconciler.health.signal import State as Colour
@@ -68,7 +68,7 @@ def _rebooted(state: State, event: Rebooted) -> State:
     for name, segment in state.rules.keys:
         signal = state.rules.health.signals[name]
         track = tracks.get((name, segment), UNHEARD)
-        if track.spoken and isinstance(signal.source, Heartbeat | GuestPing | Command | Http):
+        if track.spoken and isinstance(signal.source, Heartbeat | Canary | GuestPing | Command | Http):
             dark = Reading(name, Colour.FAILED, event.reason, segment)
             heard = verdict.hear(signal, track, dark, state.now_ms)
             tracks[name, segment] = replace(heard, believed=Colour.FAILED)
@@ -80,7 +80,7 @@ def _declared(state: State, rules: Rules, said: list[Decision]) -> State:
     old, signals = state.rules.health.signals, rules.health.signals
     new = begin(rules, dict.fromkeys(rules.segments), state.now_ms)
     # What another source told under the same name says nothing: its silence would be judged by the new one's measure.
-    keys = {key for key in rules.keys if key[0] in old and old[key[0]].source == signals[key[0]].source}
+    keys = {key for key in rules.keys if key[0] in old and _same(old[key[0]].source, signals[key[0]].source)}
     lost = {name: hold for name, hold in state.holds.items() if hold.topology not in rules.topologies}
     said += [
         Decision(f"the hold of {hold.owner} is void: no {hold.topology} any more", (), name)
@@ -95,6 +95,13 @@ def _declared(state: State, rules: Rules, said: list[Decision]) -> State:
         tracks={key: track for key, track in state.tracks.items() if key in keys},
         holds={name: hold for name, hold in state.holds.items() if name in rules.segments and name not in lost},
     )
+
+
+def _same(old: Source, new: Source) -> bool:
+    """Whether what `old` told still counts; a canary of other segments tells the same of those that stay."""
+    if isinstance(old, Canary) and isinstance(new, Canary):
+        return old.negative == new.negative
+    return old == new
 
 
 def judged(state: State, before_ms: int, said: list[Decision]) -> State:

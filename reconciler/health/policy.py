@@ -366,7 +366,7 @@ def _moved_segment(state: State, name: str, old: Segment, course: Course, said: 
     if course is Course.INSPECT and old.course is Course.PROVING:
         returned = now
     new = Segment(course, now, flaps, returned, old.verdict)
-    fallback = rules.on_failure.fallback
+    fallback = rules.on_failure.fallback(name)
     words = {
         Course.INSPECT: f"{fallback if old.course is Course.PROVING else 'waiting'} → {INSPECT}",
         Course.ENDURE: f"stays on {INSPECT} while the VM is restarted",

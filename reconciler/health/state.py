@@ -104,13 +104,13 @@ class State:
     def choice(self) -> dict[str, str]:
         """Which topology each segment shall have."""
         return {
-            name: self.holds[name].topology if name in self.holds else self._of(segment)
+            name: self.holds[name].topology if name in self.holds else self._of(name, segment)
             for name, segment in self.segments.items()
         }
 
-    def _of(self, segment: Segment) -> str:
+    def _of(self, name: str, segment: Segment) -> str:
         inspected = segment.course in (Course.INSPECT, Course.ENDURE)
-        return INSPECT if inspected else self.rules.on_failure.fallback
+        return INSPECT if inspected else self.rules.on_failure.fallback(name)
 
 
 @dataclass(frozen=True, slots=True)

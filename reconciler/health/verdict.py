@@ -8,7 +8,7 @@ Silence, by kind of source:
 
 - a heartbeat owes a beat each interval: over an open channel, each one that is missing is a failed reading;
 - a signal that is asked again and again has become absent when its answers stop;
-- a signal that only tells changes (`domain`, `carrier`) may be silent for ever.
+- a signal that only tells changes (`domain`, `carrier`, `canary`) may be silent for ever.
 
 All times are milliseconds of one clock that never steps.
 """
@@ -16,7 +16,18 @@ All times are milliseconds of one clock that never steps.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from reconciler.appliance.declared import Carrier, Command, GuestPing, Health, Heartbeat, Http, Signal, Source, Streak
+from reconciler.appliance.declared import (
+    Canary,
+    Carrier,
+    Command,
+    GuestPing,
+    Health,
+    Heartbeat,
+    Http,
+    Signal,
+    Source,
+    Streak,
+)
 from reconciler.health.signal import Reading, State
 
 Key = tuple[str, str | None]
@@ -46,8 +57,8 @@ UNHEARD = Track()
 
 def keys_of(signal: Signal, segments: tuple[str, ...]) -> tuple[Key, ...]:
     """The tracks that a signal has: one, or one for each segment where it speaks of each by itself."""
-    if isinstance(signal.source, Carrier) and signal.segment is None:
-        return tuple((signal.name, segment) for segment in segments)
+    if isinstance(signal.source, Canary) or (isinstance(signal.source, Carrier) and signal.segment is None):
+        return tuple((signal.name, segment) for segment in segments if _speaks_of(signal, segment))
     return ((signal.name, signal.segment),)
 
 
@@ -229,8 +240,14 @@ def degraded(tracks: Mapping[Key, Track]) -> tuple[Reading, ...]:
 def _about(health: Health, tracks: Mapping[Key, Track], segment: str) -> Iterator[tuple[str, Track]]:
     """Each signal that speaks of the segment, with its track; one that was never heard is absent, and has its say."""
     for name, signal in health.signals.items():
-        if signal.segment in (None, segment):
+        if _speaks_of(signal, segment):
             yield name, tracks.get((name, segment)) or tracks.get((name, None)) or UNHEARD
+
+
+def _speaks_of(signal: Signal, segment: str) -> bool:
+    if isinstance(signal.source, Canary):
+        return segment in signal.source.segments
+    return signal.segment in (None, segment)
 
 
 def _of_group(states: list[State], least: int) -> State:

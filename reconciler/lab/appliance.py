@@ -15,10 +15,12 @@ def appliance_file(
     *,
     vm: Mapping[str, Any] | None = None,
     sections: Mapping[str, Any] | None = None,
+    guards: Mapping[str, Mapping[str, Any] | str] | None = None,
 ) -> str:
     """The text of a file for a `Lab`: its `ports`, `adapters` and `segments`, in the same order.
 
-    `vm`: what else to say of the VM. `sections`: what else to say of the appliance (`health`, `on_failure`).
+    `vm`: what else to say of the VM. `sections`: what else to say of the appliance (`health`, `on_failure`,
+    `guard`). `guards`: the guards of single segments, by the segment's name; `"off"` is none.
     """
     roles = ["outside", "inside"] if len(ports) == 2 else [f"port{index}" for index in range(len(ports))]
     lines = [
@@ -31,7 +33,9 @@ def appliance_file(
     ]
     for number, segment in enumerate(segments):
         name = "edge" if len(segments) == 1 else f"seg{number}"
-        lines.append(f"  {name}: [{', '.join(roles[index] for index in segment)}]")
+        members = [roles[index] for index in segment]
+        own = (guards or {}).get(name)
+        lines.append(f"  {name}: {_flow(members if own is None else {'ports': members, 'guard': own})}")
     lines += ["vm:", *_block(vm or {}, "  "), "  adapters:"]
     lines += [f"    {role}: {{interface: {adapter}}}" for role, adapter in zip(roles, adapters, strict=True)]
     lines += ["topologies:", "  inspect: {pair: all}", "  bypass: {join: all}"]

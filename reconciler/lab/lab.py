@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 
 from pyroute2 import IPRoute
 
+from reconciler.lab import bridges
 from reconciler.lab.namespaces import LabError, Namespace, in_lab_thread, set_link_up
 from reconciler.lab.source import MIN_SIZE
 from reconciler.lab.traffic import Flow, Traffic
@@ -32,10 +33,6 @@ GATEWAY = "192.0.2.254"
 _PREFIX_LENGTH = 24
 _OFFICE_LINK = "lan0"
 _WIRE = "wire"
-
-# The VM passes every link-local group address that Linux lets a bridge pass: all but PAUSE.
-_BRIDGE_GROUP_FWD_MASK = 0xFFF8
-_PORT_GROUP_FWD_MASK = 0xFFFD
 
 _POLL_S = 0.001
 _RELEASE_S = 5.0
@@ -89,6 +86,7 @@ class Lab:
         segments: Sequence[Sequence[int]] | None = None,
         traffic: bool = True,
         vm: bool = True,
+        mtu: int = 1500,
     ) -> None:
         """Declare the lab; entering it builds it.
 
@@ -98,6 +96,7 @@ class Lab:
             traffic: False leaves out the clients and the VM's bridges, for a thousand ports: all cables of the NICs
                 then end in one namespace, and nothing passes from one to another.
             vm: False leaves the VM dead until `start_vm`: for a host whose adapters somebody else makes.
+            mtu: Of the ports' and the adapters' cables, at both ends, in bytes.
         """
         self.segments = tuple(tuple(segment) for segment in segments or [range(ports)])
         flat = list(itertools.chain.from_iterable(self.segments))
@@ -108,6 +107,7 @@ class Lab:
         self.clients: tuple[Namespace, ...] = ()
         self.vm: Namespace | None = None
         self._traffic = traffic
+        self._mtu = mtu
         self._vm_from_start = vm
         self._streams = itertools.count(1)
         self._open = contextlib.ExitStack()
@@ -157,7 +157,7 @@ class Lab:
 
         def connect(ipr: IPRoute) -> None:
             for index, (namespace, ifname) in enumerate(ends):
-                _add_cable(ipr, self.ports[index], namespace, ifname, _mac("02:00:00", index))
+                _add_cable(ipr, self.ports[index], namespace, ifname, address=_mac("02:00:00", index), mtu=self._mtu)
 
         netlink(self.host, connect)
         for namespace, ifname in ends:
@@ -166,8 +166,11 @@ class Lab:
 
     # The VM
 
-    def start_vm(self) -> None:
+    def start_vm(self, *, bridge: bool = True) -> None:
         """Bring the VM up: the same names as before, other interface indices.
+
+        Args:
+            bridge: False leaves its adapters apart, so that it forwards nothing until a program does.
 
         Raises:
             LabError: It is up already.
@@ -179,31 +182,31 @@ class Lab:
 
         def plug(ipr: IPRoute) -> None:
             for index, adapter in enumerate(self.adapters):
-                _add_cable(ipr, adapter, vm, f"eth{index}", _mac("52:54:00", index))
+                _add_cable(ipr, adapter, vm, f"eth{index}", address=_mac("52:54:00", index), mtu=self._mtu)
 
         netlink(self.host, plug)
         with vm.entered():
             for index in range(len(self.adapters)):
                 set_link_up(f"eth{index}", up=True)
-        if self._traffic:
-            netlink(vm, self._bridge_segments)
+        if self._traffic and bridge:
+            self.bridge_vm()
 
-    def _bridge_segments(self, ipr: IPRoute) -> None:
-        for number, segment in enumerate(self.segments):
-            ipr.link(
-                "add",
-                ifname=f"br{number}",
-                kind="bridge",
-                state="up",
-                br_stp_state=0,
-                br_mcast_snooping=0,
-                br_group_fwd_mask=_BRIDGE_GROUP_FWD_MASK,
-            )
-            bridge = ipr.link_lookup(ifname=f"br{number}")[0]
-            for index in segment:
-                adapter = ipr.link_lookup(ifname=f"eth{index}")[0]
-                ipr.link("set", index=adapter, master=bridge)
-                ipr.brport("set", index=adapter, group_fwd_mask=_PORT_GROUP_FWD_MASK)
+    def bridge_vm(self, segments: Iterable[int] | None = None) -> None:
+        """Let bridges in the VM join the adapters of these segments, by number, or of all, as `start_vm` does."""
+        chosen = {number: self.segments[number] for number in self._numbers(segments)}
+        netlink(self._living_vm(), lambda ipr: bridges.build(ipr, chosen))
+
+    def unbridge_vm(self, segments: Iterable[int] | None = None) -> None:
+        """Take the VM's bridges away, for a program that forwards in their place. Its adapters stay up."""
+        netlink(self._living_vm(), lambda ipr: bridges.remove(ipr, self._numbers(segments)))
+
+    def _numbers(self, segments: Iterable[int] | None) -> tuple[int, ...]:
+        return tuple(range(len(self.segments)) if segments is None else segments)
+
+    def _living_vm(self) -> Namespace:
+        if self.vm is None:
+            raise LabError("the VM is dead")
+        return self.vm
 
     def kill_vm(self) -> None:
         """Let the VM die: its processes and its namespace go, and with them its adapters, also at the host's end.
@@ -231,6 +234,8 @@ class Lab:
     def blackhole_vm(self, towards: Iterable[int] | None = None) -> None:
         """Make the VM swallow frames, while its links stay up and its bridges look healthy from outside.
 
+        This is a thing of its bridges: it takes `bridge_vm`.
+
         Args:
             towards: Indices of the adapters that the VM sends nothing out of any more. ``[1]`` blocks one direction,
                 ``lab.segments[0]`` one segment. Default: all.
@@ -242,21 +247,8 @@ class Lab:
         self._set_forwarding(towards, forward=True)
 
     def _set_forwarding(self, towards: Iterable[int] | None, *, forward: bool) -> None:
-        if self.vm is None:
-            raise LabError("the VM is dead")
         indices = tuple(itertools.chain.from_iterable(self.segments) if towards is None else towards)
-        # A bridge port that does not flood, and behind which no address is known, is never sent to; what it receives
-        # is still forwarded. That is how one direction can be closed without a packet filter.
-        flags = dict.fromkeys(("learning", "unicast_flood", "mcast_flood", "bcast_flood"), int(forward))
-
-        def change(ipr: IPRoute) -> None:
-            for index in indices:
-                adapter = ipr.link_lookup(ifname=f"eth{index}")[0]
-                ipr.brport("set", index=adapter, **flags)
-                # On its own and last, because a frame may be teaching the bridge an address at this moment.
-                ipr.brport("set", index=adapter, flush=True)
-
-        netlink(self.vm, change)
+        netlink(self._living_vm(), lambda ipr: bridges.set_forwarding(ipr, indices, forward=forward))
 
     # The cables
 
@@ -346,9 +338,7 @@ def _bridge_netfilter_off(namespace: Namespace) -> None:
                 Path(f"/proc/sys/net/bridge/bridge-nf-call-{name}").write_text("0", encoding="ascii")
 
 
-def _add_cable(ipr: IPRoute, ifname: str, far: Namespace, far_ifname: str, far_mac: str | None = None) -> None:
+def _add_cable(ipr: IPRoute, ifname: str, far: Namespace, far_ifname: str, mtu: int = 1500, **more: Any) -> None:
     """Add a veth pair, the near end up, the far end down (pyroute2's `peer` cannot say otherwise)."""
-    peer: dict[str, Any] = {"ifname": far_ifname, "net_ns_fd": far.fileno()}
-    if far_mac is not None:
-        peer["address"] = far_mac
-    ipr.link("add", ifname=ifname, kind="veth", state="up", peer=peer)
+    peer = {"ifname": far_ifname, "net_ns_fd": far.fileno(), "mtu": mtu, **more}
+    ipr.link("add", ifname=ifname, kind="veth", state="up", mtu=mtu, peer=peer)

@@ -1,28 +1,21 @@
 """Traffic whose losses, duplicates, reorderings and gaps are measured: sources, sinks, and both together as flows."""
 
 import contextlib
-import json
-import socket
-import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from reconciler.lab import source as source_program
 from reconciler.lab.measure import Arrivals, Measured, measure
 from reconciler.lab.namespaces import LabError, Namespace
+from reconciler.lab.program import Program
 from reconciler.lab.sink import Sink
 from reconciler.lab.source import MAX_RATE, MIN_RATE, MIN_SIZE, Sent
 
 __all__ = ["Arrivals", "Flow", "Measured", "Sent", "Sink", "Source", "Traffic", "measure"]
 
-_PROGRAM = Path(source_program.__file__)
 
-# Far beyond what a busy machine takes to start a Python without site-packages, or to answer.
-_ANSWER_S = 10.0
-
-
-class Source:
+class Source(Program):
     """A process that sends numbered frames out of an interface at a steady rate. Ready to start once constructed."""
 
     def __init__(
@@ -52,26 +45,13 @@ class Source:
         if not MIN_RATE <= rate <= MAX_RATE:
             raise ValueError(f"rate {rate} is not within {MIN_RATE} to {MAX_RATE} frames/s")
         arguments = {"--destination": destination.hex(":"), "--rate": rate, "--stream": stream, "--size": size}
-        self._what = f"source of stream {stream} on {ifname} in {namespace.name!r}"
         self._started = False
-        program = [sys.executable, "-I", "-S", str(_PROGRAM), ifname]
-        program += [f"{key}={value}" for key, value in arguments.items()]
-        with contextlib.ExitStack() as undo:
-            self._conversation, far = socket.socketpair()
-            undo.enter_context(self._conversation)
-            self._conversation.settimeout(_ANSWER_S)
-            self._answers = undo.enter_context(self._conversation.makefile("r", encoding="ascii"))
-            with far:
-                self._process = namespace.spawn(program, stdin=far, stdout=far)
-            undo.callback(self.close)
-            self._answer()
-            undo.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        super().__init__(
+            namespace,
+            Path(source_program.__file__),
+            [ifname, *(f"{key}={value}" for key, value in arguments.items())],
+            f"source of stream {stream} on {ifname} in {namespace.name!r}",
+        )
 
     def start(self) -> None:
         """Begin to send."""
@@ -89,33 +69,6 @@ class Source:
         self._say()
         # The process ends by itself now. Not waited for here, because other sources may be waiting to be stopped.
         return Sent(**self._answer())
-
-    def _say(self) -> None:
-        try:
-            self._conversation.sendall(b"\n")
-        except OSError as error:
-            raise LabError(f"{self._what} is gone") from error
-
-    def _answer(self) -> dict[str, Any]:
-        try:
-            line = self._answers.readline()
-        except TimeoutError as error:
-            raise LabError(f"{self._what} did not answer within {_ANSWER_S:g} s") from error
-        except (OSError, ValueError) as error:
-            raise LabError(f"{self._what} is gone") from error
-        if not line:
-            raise LabError(f"{self._what} died with status {self._process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise LabError(f"{self._what}: {answer['error']}")
-        return answer
-
-    def close(self) -> None:
-        """End the process. May be called again."""
-        self._process.kill()
-        self._process.wait()
-        self._answers.close()
-        self._conversation.close()
 
 
 class Flow:

@@ -37,6 +37,15 @@ def choice_of(appliance: Appliance, topology: str = INSPECT) -> dict[str, str]:
     return dict.fromkeys(appliance.segments, topology)
 
 
+def segments_of(appliance: Appliance) -> Mapping[tuple[str, str], str]:
+    """The segment of each port, adapter and switch, by kind and role name."""
+    found = {("port", role): segment.name for segment in appliance.segments.values() for role in segment.ports}
+    found |= {("adapter", role): segment for role, segment in appliance.homes.items()}
+    for topology in appliance.topologies.values():
+        found |= {("switch", switch.name): switch.segment for switch in topology.switches}
+    return found
+
+
 def desired(appliance: Appliance, choice: Choice) -> Network:
     """The network in which each segment has its chosen topology: the union of the segments' switches.
 

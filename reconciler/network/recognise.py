@@ -39,4 +39,5 @@ def _tells(appliance: Appliance, topology: str, segment: str, actual: Network) -
         return True
     stand = [switch.name for switch in (*declared.switches, *declared.standby) if switch.segment == segment]
     there = (actual.by_name.get(name) for name in stand)
-    return topology == appliance.on_failure.fallback and all(link and is_ours(appliance, link) for link in there)
+    fallback = appliance.on_failure.fallback(segment)
+    return topology == fallback and all(link and is_ours(appliance, link) for link in there)

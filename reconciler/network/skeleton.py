@@ -41,6 +41,7 @@ def skeleton(actual: Network, sku: str, vendor: str, *, virtual: bool = False) -
             "topologies:",
             "  inspect: {pair: all} # a switch per data port, with the adapter of its name: traffic crosses the VM",
             "  bypass: {join: all} # a switch per segment, with all of its ports: traffic passes by the VM",
+            "guard: {} # the kernel joins each wire by itself when nothing proves any more that the VM forwards",
             "",
         ]
     )

@@ -87,8 +87,8 @@ def test_failure_as_written():
     programs = {"programs": {"start": ["/a", "x"], "stop": ["/b"], "status": ["/c"], "reset": ["/d"], "timeout": "1s"}}
     found = appliance(with_vm(programs, on_failure={"order": "restart-then-bypass", "restart": restart}))
     assert found.hypervisor == Programs(("/a", "x"), ("/b",), ("/c",), ("/d",), 1000)
-    assert found.on_failure == OnFailure(True, False, (Rung("reset", 2),), 1000, 60_000, 90_000, 2, 30_000)
-    assert found.on_failure.fallback == "bypass"
+    assert found.on_failure == OnFailure(True, frozenset(), (Rung("reset", 2),), 1000, 60_000, 90_000, 2, 30_000)
+    assert found.on_failure.fallback("wire") == "bypass"
 
 
 # --- fail closed -----------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_failure_as_written():
 def test_who_fails_closed_has_a_topology_without_ports():
     found = appliance(file(on_failure={"fail": "closed"}))
     isolate = found.topologies[ISOLATE]
-    assert found.on_failure.fallback == ISOLATE
+    assert found.on_failure.fallback("wire") == ISOLATE
     assert (isolate.switches, isolate.detached) == ((), ("a", "b"))
     assert isolate.standby == (
         Switch("sw-a", "wire", (), ("a",)),
@@ -192,7 +192,7 @@ def test_generated_files_are_valid_and_come_back_from_the_record(data):
     found = appliance(data)
     assert record.parse(json.loads(json.dumps(record.dump(found)))) == found
     assert not list(VALIDATOR.iter_errors(data))
-    closed = found.on_failure.closed
+    closed = bool(found.on_failure.closed)
     assert (ISOLATE in found.topologies) is (closed or ISOLATE in data["topologies"])
 
 

@@ -101,8 +101,8 @@ def other_word(data, rng):
 
 
 def other_section(data, rng):
-    """The health, failure or VM section of another file."""
-    name = rng.choice([b"health", b"on_failure", b"vm"])
+    """The health, failure, guard or VM section of another file."""
+    name = rng.choice([b"health", b"on_failure", b"guard", b"vm"])
     pattern = re.compile(rb"^" + name + rb":.*\n(?:[ -].*\n)*", re.MULTILINE)
     found, others = pattern.search(data), [one for file in CORPUS if (one := pattern.search(file))]
     other = rng.choice(others)[0]

@@ -81,7 +81,11 @@ def test_defaults_read_as_a_vendor_writes_them():
         (("health", "signals", "beat", "heartbeat"), "interval"),
         (("health", "signals", "web", "http", "absent"), "before"),
         (("health", "groups", "one"), "n_of"),
+        (("health", "signals", "path", "canary", "negative"), "payload"),
         (("on_failure", "restart", "ladder", 0), "attempts"),
+        (("guard",), "lease"),
+        (("guard", "probe"), "frame"),
+        (("segments", "edge", "guard", "probe"), "every"),
         (("vm", "programs"), "reset"),
     ],
 )

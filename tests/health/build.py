@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 
 from reconciler.appliance.declared import (
+    Canary,
     Carrier,
     Command,
     Domain,
@@ -32,7 +33,7 @@ from reconciler.health.state import (
 
 BEAT = Heartbeat(100, "/run/agent.sock")
 POLLED = (GuestPing(1000, 400), Command(("/bin/check",), 1000, 400), Http("http://vm/", 200, 1000, 400))
-SOURCES: tuple[Source, ...] = (BEAT, Domain(), Carrier(), *POLLED)
+SOURCES: tuple[Source, ...] = (BEAT, Domain(), Carrier(), Canary(segments=("wire",)), *POLLED)
 
 
 def streak(value: int | str) -> Streak:
@@ -67,6 +68,8 @@ def rules(of: Health, failing: OnFailure | None = None, segments: tuple[str, ...
 DOMAIN, CARRIER = signal(Domain(), "domain"), signal(Carrier(), "carrier", fall="50ms", rise="100ms")
 HEARTBEAT = signal(BEAT, "beat", fall=3, rise=2)
 BOTH = ("lan", "wan")
+# Of two segments only one has a guard.
+CANARY = signal(Canary(segments=("lan",)), "canary")
 PATHS = tuple(signal(POLLED[2], f"path-{name}", fall=2, segment=name) for name in BOTH)
 ANY = Group("any", ("ping", "check"), 1)
 MEMBERS = (signal(POLLED[0], "ping", required=False), signal(POLLED[1], "check", fall="1500ms", required=False))
@@ -77,7 +80,8 @@ ALL_RULES = (
     rules(health(HEARTBEAT, DOMAIN, CARRIER), on_failure(restart_first=True, first_attempts=2)),
     rules(health(HEARTBEAT, DOMAIN, CARRIER), on_failure(restart_first=True, first_attempts=9, first_ms=30_000), BOTH),
     rules(health(HEARTBEAT, DOMAIN, *PATHS), segments=BOTH),
-    rules(health(HEARTBEAT, *MEMBERS, groups=(ANY,)), on_failure(closed=True)),
+    rules(health(HEARTBEAT, CARRIER, CANARY), on_failure(closed=frozenset({"lan"})), BOTH),
+    rules(health(HEARTBEAT, *MEMBERS, groups=(ANY,)), on_failure(closed=frozenset({"wire"}))),
     rules(health(HEARTBEAT), on_failure(ladder=())),
     rules(health(signal(Domain(), "domain", fails_after=True, fails_before=True)), on_failure(backoff_ms=0)),
     rules(

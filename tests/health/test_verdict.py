@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.appliance.declared import Carrier, Domain, Group, Signal, Source
-from reconciler.health import verdict
-from reconciler.health.signal import MAX_REASON, Reading, State
+from reconciler.appliance.declared import Canary, Carrier, Domain, Group, Negative, Signal, Source
+from reconciler.health import policy, verdict
+from reconciler.health.signal import MAX_REASON, Reading, Rebooted, State
+from reconciler.health.state import Declared, Rules, begin
 from reconciler.health.verdict import UNHEARD, Track
 
-from .build import ALL_RULES, BEAT, BOTH, POLLED, SOURCES, health, signal
+from .build import ALL_RULES, BEAT, BOTH, CANARY, POLLED, SOURCES, health, rules, signal
 
 HEALTHY, DEGRADED, FAILED, ABSENT = State.HEALTHY, State.DEGRADED, State.FAILED, State.ABSENT
 GRACE = 10_000
@@ -187,7 +188,7 @@ def test_who_is_asked_and_does_not_answer_any_more_is_absent(source: Source, sai
     assert (ear.until(2_399), ear.until(2_400)) == (said, ABSENT)
 
 
-@pytest.mark.parametrize("source", [Domain(), Carrier()])
+@pytest.mark.parametrize("source", [Domain(), Carrier(), Canary(segments=("wire",))])
 def test_who_tells_changes_may_be_silent_for_ever(source: Source) -> None:
     ear = Ear(signal(source, fails_before=True, fails_after=True))
     ear.hears(0, HEALTHY)
@@ -339,6 +340,45 @@ def test_a_signal_speaks_of_its_segment() -> None:
     assert verdict.judge(of, told, "lan") == verdict.Verdict(FAILED, ("lan-only",))
     assert verdict.judge(of, told, "wan") == verdict.Verdict(HEALTHY, ("must", "carrier"))
     assert verdict.judge(of, told | {("carrier", "wan"): down}, "wan") == verdict.Verdict(FAILED, ("carrier",))
+
+
+def test_a_canary_speaks_of_guarded_segments_each_by_itself() -> None:
+    of = health(MUST, CANARY, signal(Canary(segments=("wan", "dmz")), "others"))
+    segments = (*BOTH, "dmz")
+    assert verdict.keys_of(of.signals["canary"], segments) == (("canary", "lan"),)
+    assert verdict.keys_of(of.signals["others"], segments) == (("others", "wan"), ("others", "dmz"))
+    told = tracks(must=HEALTHY)
+    assert verdict.judge(of, told, "lan") == verdict.Verdict(ABSENT, ("canary",))
+    assert verdict.judge(of, told, "elsewhere") == verdict.Verdict(HEALTHY, ("must",))
+    told["canary", "lan"] = Track(FAILED, Reading("canary", FAILED, "no probe"), spoken=True)
+    assert verdict.judge(of, told, "lan") == verdict.Verdict(FAILED, ("canary",))
+    assert verdict.judge(of, told, "wan") == verdict.Verdict(ABSENT, ("others",))
+
+
+def test_a_canary_is_dark_when_the_vm_reboots() -> None:
+    state = begin(rules(health(CANARY, signal(Carrier(), "carrier")), segments=BOTH), dict.fromkeys(BOTH, "inspect"), 0)
+    for name in ("canary", "carrier"):
+        state, _ = policy.step(state, Reading(name, HEALTHY, "so", "lan"), 0)
+    assert state.segments["lan"].verdict.state is HEALTHY
+    state, _ = policy.step(state, Rebooted("domain", "guest"), 1)
+    assert state.tracks["canary", "lan"].believed is FAILED
+    assert state.tracks["carrier", "lan"].believed is HEALTHY
+
+
+def test_a_canary_goes_on_when_another_segment_gets_a_guard() -> None:
+    def ruled(*guarded: str, negative: Negative | None = None) -> Rules:
+        return rules(health(signal(Canary(negative, guarded), "canary")), segments=BOTH)
+
+    state, _ = policy.step(
+        begin(ruled("lan"), dict.fromkeys(BOTH, "inspect"), 0), Reading("canary", HEALTHY, "so", "lan"), 0
+    )
+    more, _ = policy.step(state, Declared(ruled(*BOTH)), 1)
+    assert more.tracks.keys() == {("canary", "lan")}
+    other, _ = policy.step(state, Declared(ruled("wan")), 1)
+    assert not other.tracks
+    # What must not come through has its say in each reading: those before say nothing of it.
+    negative, _ = policy.step(state, Declared(ruled("lan", negative=Negative("x"))), 1)
+    assert not negative.tracks
 
 
 def test_on_purpose_also_where_it_is_not_yet_believed() -> None:

@@ -146,7 +146,7 @@ class Oracle:
         for name, segment in state.segments.items():
             wire = self.wires.setdefault(name, Wire(past=segment.course in PAST))
             self._move(name, wire, segment, now)
-            wanted = self.holds[name][0] if name in self.holds else rules.fallback if wire.past else "inspect"
+            wanted = self.holds[name][0] if name in self.holds else rules.fallback(name) if wire.past else "inspect"
             if choice[name] != wanted:
                 raise ViolationError(f"{name} should be on {wanted}, and is on {choice[name]}")
             if name in self.holds:
@@ -206,7 +206,7 @@ class Oracle:
 
     def _check_failed(self, name: str, wire: Wire, failed: bool, topology: str, now: int) -> None:
         rules = self.appliance.on_failure
-        if not failed or topology == rules.fallback:
+        if not failed or topology == rules.fallback(name):
             wire.spared_since = None
             return
         if not rules.restart_first or not rules.ladder:
@@ -225,7 +225,7 @@ class Oracle:
                 continue
             live = keeper.found.actual.by_name.get(self.appliance.adapters[role].interface)  # type: ignore[union-attr]
             gone = live is None or live.nic is None or not live.nic.carrier
-            if gone and choice[segment] != rules.fallback:
+            if gone and choice[segment] != rules.fallback(segment):
                 raise ViolationError(f"{segment}: its adapters have no carrier, and it is on {choice[segment]}")
 
     def _check_network(self, keeper: Keeper, choice: dict[str, str], kernel: FakeKernel) -> None:

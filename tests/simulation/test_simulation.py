@@ -51,7 +51,7 @@ def test_a_seed_that_fails_prints_the_line_that_replays_it(
     from reconciler.health import state
 
     def held_by_nobody(self: state.State) -> dict[str, str]:
-        return {name: self._of(segment) for name, segment in self.segments.items()}
+        return {name: self._of(name, segment) for name, segment in self.segments.items()}
 
     monkeypatch.setattr(state.State, "choice", property(held_by_nobody))
     assert main(["0", "40"]) == 1

@@ -46,7 +46,6 @@ from reconciler.health.state import (  # noqa: E402
     RestartEnded,
 )
 from reconciler.network import ownership  # noqa: E402
-from reconciler.network.desired import choice_of  # noqa: E402
 from reconciler.network.state import Kind, Link, Network, Setting  # noqa: E402
 
 BEAT_MS = 2_000
@@ -195,7 +194,7 @@ def _hosts() -> tuple[tuple[FakeKernel, FakeKernel], ...]:
     made = []
     for of, _ in files():
         fresh, ready = host(of), host(of)
-        cycle.reconcile(ready, of, choice_of(of, of.on_failure.fallback))
+        cycle.reconcile(ready, of, {name: of.on_failure.fallback(name) for name in of.segments})
         made.append((fresh, ready))
     return tuple(made)
 
@@ -243,6 +242,9 @@ class Story:
     def tell(self, event: str, text: str, **_: Any) -> None:
         if self.aloud:
             print(f"{self._now() / 1000:9.3f}  {event:10} {text}")
+
+    def gathered(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 # --- the world -------------------------------------------------------------------------------------------------------
@@ -752,9 +754,9 @@ class World:
         if self.end == "stopped" and self.vm == "running":
             # It was being restarted when it was stopped, before anybody could tell.
             self.end = "well"
-        wanted = "inspect" if self.end == "well" else self.appliance.on_failure.fallback
+        fallback = self.appliance.on_failure.fallback
         state = keeper.state
-        if set(state.choice.values()) != {wanted}:
+        if state.choice != {name: "inspect" if self.end == "well" else fallback(name) for name in state.segments}:
             raise ViolationError(f"{self.end}, and in the end it is on {state.choice}")
         left = cycle.audit(self.kernel, self.appliance, state.choice)
         if left.changes or left.problems or keeper.found.changes:

@@ -13,6 +13,7 @@ from typing import Protocol, assert_never
 
 from reconciler.appliance.declared import (
     Appliance,
+    Canary,
     Carrier,
     Command,
     Domain,
@@ -71,7 +72,7 @@ class Supervised:
 
 
 def gatherers(appliance: Appliance, publish: Publish, deeds: Deeds) -> list[Supervised]:
-    """One for each declared signal but those of carrier, which the network observed tells (`carrier.readings`).
+    """One for each declared signal but carrier and canary: the network observed and the guard tell those.
 
     Raises:
         HostError: a signal needs libvirt, and the file does not say where the VM is.
@@ -105,7 +106,7 @@ def _gatherer(signal: Signal, appliance: Appliance, speak: Publish, deeds: Deeds
             return CommandGatherer(signal.name, source, speak)
         case Http() as source:
             return HttpGatherer(signal.name, source, speak)
-        case Carrier():
+        case Carrier() | Canary():
             return None
     assert_never(signal.source)
 

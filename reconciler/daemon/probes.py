@@ -1,0 +1,205 @@
+"""The prober from the daemon's side: what it is to send, with which addresses, out of which sockets; that it lives."""
+
+import logging
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from reconciler.appliance.declared import Appliance, Frame, Negative, Probe
+from reconciler.daemon.journal import Journal
+from reconciler.errors import ReconcilerError
+from reconciler.host.guard import probing
+from reconciler.host.guard.probing import Direction as Order
+from reconciler.host.guard.probing import Report
+from reconciler.host.signals.canary import ask_of, canary_of
+from reconciler.network import probe
+from reconciler.network.guard import Direction, Guarded, mark_of, token_from
+
+# A direction that was never proven is asked with another frame, so seldom that a VM does not mind.
+_ASK_MS = 500
+_ASK = Probe(_ASK_MS, Frame.ARP, "198.18.0.1", "198.19.0.1")
+# The prober is told that the daemon lives, at least so often; and a grace below the least would end by chance.
+CONSENT_MS = 1_000
+_LEAST_GRACE_MS = 4 * CONSENT_MS
+# After a failure to start it. One that ends by itself each time must not take the machine with it.
+_RETRY_MS = 2_000
+
+
+class Prober(Protocol):
+    """The process that sends, hears and counts probes; see `host.guard.probing.Probing`."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is one, as far as is known."""
+        ...
+
+    def connect(self) -> bool:
+        """Take over the one that a predecessor left. Whether there is one."""
+        ...
+
+    def spawn(self) -> None:
+        """Start one."""
+        ...
+
+    def order(self, orders: Sequence[Order], sockets: Sequence[socket.socket], grace_ms: int) -> None:
+        """Replace what it does."""
+        ...
+
+    def consent(self) -> None:
+        """Let it go on."""
+        ...
+
+    def end(self) -> None:
+        """End it."""
+        ...
+
+    def heard(self) -> Sequence[Report]:
+        """What it has told since the last time."""
+        ...
+
+
+@dataclass(slots=True)
+class Probes:
+    """See the module. `ear` opens an adapter's socket for frames with a mark; `random` gives so many bytes."""
+
+    appliance: Appliance
+    prober: Prober
+    clock: Callable[[], int]
+    journal: Journal
+    secret: bytes
+    ear: Callable[[str, bytes], socket.socket]
+    random: Callable[[int], bytes]
+    heard: Report | None = field(init=False, default=None)
+    _tokens: dict[str, bytes] = field(init=False, default_factory=dict)
+    _sockets: dict[tuple[str, int, bytes], socket.socket] = field(init=False, default_factory=dict)
+    _ordered: tuple[Order, ...] | None = field(init=False, default=None)
+    _proven: set[str] = field(init=False, default_factory=set)
+    _told_ms: int = field(init=False, default=0)
+    _retry_ms: int = field(init=False, default=0)
+    _failing: str = field(init=False, default="")
+
+    def token(self, segment: str) -> bytes:
+        """What the probes of a segment bear now."""
+        if segment not in self._tokens:
+            self._tokens[segment] = token_from(self.random(6))
+        return self._tokens[segment]
+
+    def take_over(self, segment: str, token: bytes) -> None:
+        """Go on with a token that is granted already."""
+        self._tokens[segment] = token
+
+    def change(self, segment: str) -> None:
+        """Never send what was sent before again: whatever of it comes back late proves nothing."""
+        self._tokens[segment] = token_from(self.random(6))
+
+    def addresses(self, one: Guarded) -> dict[str, bytes]:
+        """The first twelve bytes of a segment's probes, by lease; empty where not every direction can be probed."""
+        if not all(place.index for place in one.adapters):
+            return {}
+        return {way.lease: self.token(one.name) + self._mark(one, way) for way in one.directions}
+
+    def _mark(self, one: Guarded, way: Direction) -> bytes:
+        return mark_of(self.secret, one.name) + bytes([way.number])
+
+    @property
+    def due_ms(self) -> int:
+        """When `attend` has something to do although nothing happens."""
+        return self._told_ms + CONSENT_MS if self.prober.alive else self._retry_ms
+
+    def attend(self, segments: Iterable[Guarded]) -> None:
+        """See to it that a prober lives, that it does what it shall, and that it knows that we live."""
+        now = self.clock()
+        try:
+            if not self.prober.alive:
+                if now < self._retry_ms:
+                    return
+                self._retry_ms = now + _RETRY_MS
+                self._ordered = None
+                if not self.prober.connect():
+                    self.prober.spawn()
+            self._order(tuple(segments), now)
+            if now - self._told_ms >= CONSENT_MS:
+                self.prober.consent()
+                self._told_ms = now
+            self._failing = ""
+        except ReconcilerError as error:
+            if str(error) != self._failing:
+                self._failing = str(error)
+                self.journal.tell("prober", f"no probes are sent: {error}", level=logging.ERROR)
+
+    def _order(self, segments: tuple[Guarded, ...], now: int) -> None:
+        sockets: dict[tuple[str, int, bytes], socket.socket] = {}
+        places: dict[str, int] = {}
+        for one in segments:
+            for place in one.adapters if self.addresses(one) and self.probed(one) else ():
+                key = (place.interface, place.index, mark_of(self.secret, one.name))
+                places[f"{one.name}/{place.role}"] = len(sockets)
+                sockets[key] = self._sockets.get(key) or self.ear(place.interface, key[2])
+        orders = tuple(order for one in segments for order in self._orders(one, places))
+        if orders != self._ordered or sockets.keys() != self._sockets.keys():
+            grace_ms = min((one.guard.grace_ms for one in segments), default=0)
+            self.prober.order(orders, tuple(sockets.values()), max(grace_ms, _LEAST_GRACE_MS))
+            self._ordered, self._told_ms = orders, now
+        for key, gone in self._sockets.items():
+            if key not in sockets:
+                gone.close()
+        self._sockets = sockets
+
+    def probed(self, one: Guarded) -> bool:
+        """A lease that the daemon renews needs probes only where the file asks for a canary."""
+        return not one.guard.by_daemon or any(canary_of(self.appliance, one.name))
+
+    def _orders(self, one: Guarded, places: Mapping[str, int]) -> Iterable[Order]:
+        addresses = self.addresses(one) if self.probed(one) else {}
+        negative = next((canary.negative for canary in canary_of(self.appliance, one.name) if canary.negative), None)
+        for direction in one.directions:
+            if direction.lease not in addresses:
+                continue
+            ends = (places[f"{one.name}/{direction.source}"], places[f"{one.name}/{direction.target}"])
+            yield self._made(one, direction, ends, one.guard.probe, negative)
+            if one.guard.probe.frame is Frame.ETHERNET and direction.lease not in self._proven:
+                yield self._asked(one, direction, ends)
+
+    def _made(
+        self, one: Guarded, direction: Direction, ends: tuple[int, int], kind: Probe, check: Negative | None
+    ) -> Order:
+        mark, token = self._mark(one, direction), self.token(one.name)
+        never = probing.Canaries(probe.negative(check, mark, token), check.every_ms * 1_000) if check else None
+        return Order(
+            direction.lease,
+            *ends,
+            probe.frame(kind, mark, token),
+            kind.every_ms * 1_000,
+            max(one.guard.lease_ms, 2 * kind.every_ms) * 1_000,
+            never,
+        )
+
+    def _asked(self, one: Guarded, direction: Direction, ends: tuple[int, int]) -> Order:
+        # Not to be taken for a probe: its token is another one, which nobody ever grants.
+        mark = self._mark(one, direction)
+        token = mark_of(self.secret, self.token(one.name).hex()) + b"?"
+        made = probe.frame(_ASK, mark, token)
+        return Order(ask_of(direction.lease), *ends, made, _ASK_MS * 1_000, 2 * _ASK_MS * 1_000)
+
+    def listen(self) -> Sequence[Report]:
+        """What the prober has told since the last time; the latest is kept for who asks."""
+        told = self.prober.heard()
+        for report in told:
+            self.heard = report
+            self._proven |= {
+                one.name for one in report.directions if one.state == "back" and not one.name.endswith("?")
+            }
+        return told
+
+    def stop(self) -> None:
+        """End the prober: no more probes from now on."""
+        if self.prober.alive:
+            self.prober.end()
+        self.close()
+
+    def close(self) -> None:
+        """Close the sockets of this process; the prober has its own."""
+        for one in self._sockets.values():
+            one.close()
+        self._sockets, self._ordered = {}, None

@@ -1,0 +1,1 @@
+"""The guard's room: the way into the kernel's nf_tables."""

@@ -1,0 +1,339 @@
+"""The daemon's end of the probe sender: finds the one that is there or starts one, gives orders, hears reports.
+
+It has no loop of its own: watch `fileno` for reading, and call `heard`. Nothing here waits. When `alive` is false, the
+prober has hung up or ended, hangs, or speaks another language (that of another version); `reason` says which. One that
+hangs or is not understood has then been killed, so that no two of them send. `spawn` starts another.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler.errors import HostError
+from reconciler.host.guard import prober
+from reconciler.network.probe import Template
+
+_PROGRAM = Path(prober.__file__)
+_MAX_MESSAGE = 61_440  # bytes
+_MAX_TEXT = 200
+_MAX_NUMBER = 1 << 63
+_MAX_HEARD = 64  # reports taken in at once
+_LISTENER = 3  # the socket's number in the prober
+_UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid (linux/socket.h)
+_STATES = frozenset({prober.UNPROVEN, prober.BACK, prober.LOST})
+
+
+@dataclass(frozen=True, slots=True)
+class Canaries:
+    """Frames that must not come through, one each `every_us` microseconds."""
+
+    template: Template
+    every_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """What to send where: `out` and `back` are indexes of the sockets that go with the order.
+
+    A probe each `every_us`; the direction is lost when none has come back for `lost_us`, at least twice as long. Both
+    in microseconds.
+    """
+
+    name: str
+    out: int
+    back: int
+    template: Template
+    every_us: int
+    lost_us: int
+    negative: Canaries | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What became of a direction.
+
+    `head`: destination and source of its probes, 12 bytes. `state`: unproven, back or lost. `age_us`: since the last
+    probe came back, None if none has. `rtt_us`: least, mean and greatest round-trip time since the last report, None
+    without a probe. `sent`, `returned`, `errors` (sendings and receptions that the kernel refused) and `negative` (what
+    came through although it must not) count since the frame is as it is.
+    """
+
+    name: str
+    head: bytes
+    state: str
+    age_us: int | None
+    sent: int
+    returned: int
+    errors: int
+    rtt_us: tuple[int, int, int] | None
+    negative: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the prober says; times in microseconds of CLOCK_MONOTONIC.
+
+    `late_worst_us`: its worst lateness since the last report; `late`, `missed`, `stalls`: how many probes were later
+    than half their rhythm, how many were skipped, and how often it was away for longer than half of what makes a loss.
+    `priority`: ``fifo 10``, ``nice -20``, or ``none: EPERM``. `kept`: why it could not give up its capabilities, or ''.
+    `alone_ms`: since somebody consented.
+    """
+
+    now_us: int
+    directions: tuple[Heard, ...]
+    late_worst_us: int
+    late: int
+    missed: int
+    stalls: int
+    priority: str
+    kept: str
+    alone_ms: int
+
+
+class Probing:
+    """The prober of the appliance `sku`, whose socket is in `folder`."""
+
+    def __init__(self, folder: Path, sku: str) -> None:
+        self.path = folder / f"{sku}.prober"
+        self.pid: int | None = None
+        self.reason = "not started"
+        self._socket: socket.socket | None = None
+        # Descriptors of processes, so that no other that got the pid is ever killed: the prober's, and those of
+        # former ones that are to be waited for if they were children of ours.
+        self._process = -1
+        self._former: list[int] = []
+
+    @property
+    def alive(self) -> bool:
+        """Whether somebody was there when last heard or spoken to."""
+        return self._socket is not None
+
+    def fileno(self) -> int:
+        """What to watch for reading; -1 while nobody is there."""
+        return -1 if self._socket is None else self._socket.fileno()
+
+    def connect(self) -> bool:
+        """Take over the prober that is there, a predecessor's. Its report comes at once. Whether there is one."""
+        self.close()
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            link.connect(str(self.path))
+            pid, uid, _ = _UCRED.unpack(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            if uid not in (0, os.geteuid()):
+                raise PermissionError
+            self._process = os.pidfd_open(pid)
+        except OSError:
+            link.close()
+            return False
+        self._socket, self.pid, self.reason = link, pid, ""
+        return True
+
+    def spawn(self) -> None:
+        """Start a prober in place of any other, and connect to it.
+
+        Raises:
+            HostError: it cannot be started, or its socket cannot be made.
+
+        """
+        self._end_process()
+        self.close()
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as listener:
+                self._listen(listener)
+                self.pid = _start(listener)
+                self._process = os.pidfd_open(self.pid)
+                link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+                link.connect(str(self.path))
+        except OSError as error:
+            raise HostError(f"cannot start the probe sender ({self.path}): {error}") from None
+        self._socket, self.reason = link, ""
+
+    def _listen(self, listener: socket.socket) -> None:
+        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        # Whoever was here is dead, or hears nobody: without consent it ends.
+        self.path.unlink(missing_ok=True)
+        # Nobody gets in before the mode is what it shall be.
+        mask = os.umask(0o177)
+        try:
+            listener.bind(str(self.path))
+        finally:
+            os.umask(mask)
+        listener.listen()
+
+    def order(self, directions: Sequence[Direction], sockets: Sequence[socket.socket], grace_ms: int) -> None:
+        """Have these directions probed instead of all before, until `grace_ms` after the last consent.
+
+        The sockets (of `adapter_socket`) may be closed afterwards. A direction whose name and template stay keeps its
+        state and its counters.
+
+        Raises:
+            ValueError: these are more directions than fit into an order.
+
+        """
+        told = {"grace_ms": grace_ms, "directions": [_direction(direction) for direction in directions]}
+        message = json.dumps(told).encode()
+        if len(message) > _MAX_MESSAGE:
+            raise ValueError(f"an order of {len(message)} bytes is more than {_MAX_MESSAGE}")
+        rights = array("i", (one.fileno() for one in sockets))
+        self._say(message, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if sockets else [])
+
+    def consent(self) -> None:
+        """Let it go on."""
+        self._say(b"{}", [])
+
+    def end(self) -> None:
+        """Have it end at once, and leave nothing behind."""
+        self._say(b'{"end": true}', [])
+        self._lose("ended on purpose", kill=True)
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave it to itself and its grace, or to a successor."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process >= 0:
+            self._former.append(self._process)
+            self._process = -1
+        self._reap()
+
+    def heard(self) -> list[Report]:
+        """The reports that came since the last call, oldest first."""
+        self._reap()
+        reports: list[Report] = []
+        while self._socket is not None and len(reports) < _MAX_HEARD:
+            try:
+                data = self._socket.recv(_MAX_MESSAGE + 1)
+                if not data:
+                    # It may as well serve another daemon by now; whoever has the lock on the appliance.
+                    self._lose("it has ended, or hung up")
+                    break
+                reports.append(_report(json.loads(data)))
+            except BlockingIOError:
+                break
+            except OSError as error:
+                self._lose(f"it has ended: {error.strerror}")
+            except (ValueError, TypeError, LookupError, RecursionError) as error:
+                self._lose(f"it speaks nonsense: {error!a:.{_MAX_TEXT}}", kill=True)
+        return reports
+
+    def _say(self, message: bytes, beside: list[Any]) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._socket.sendmsg([message], beside)
+        except BlockingIOError:
+            self._lose("it hangs: it does not read what it is told", kill=True)
+        except OSError as error:
+            self._lose(f"it has ended: {error.strerror}")
+
+    def _lose(self, reason: str, *, kill: bool = False) -> None:
+        self.reason = reason
+        if kill:
+            self._end_process()
+        self.close()
+        self.pid = None
+
+    def _end_process(self) -> None:
+        if self._process >= 0:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self._process, signal.SIGKILL)
+
+    def _reap(self) -> None:
+        for process in tuple(self._former):
+            try:
+                gone = os.waitid(os.P_PIDFD, process, os.WEXITED | os.WNOHANG) is not None
+            except ChildProcessError:
+                # A predecessor's: no child of ours.
+                gone = True
+            if gone:
+                self._former.remove(process)
+                os.close(process)
+
+
+def _start(listener: socket.socket) -> int:
+    """Start the program with this socket. Not by `subprocess`, whose objects mind when a child outlives them."""
+    null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
+    argv = [sys.executable, "-I", "-S", str(_PROGRAM), str(_LISTENER)]
+    return os.posix_spawn(
+        sys.executable,
+        argv,
+        os.environ,
+        # Its own output would be ours, which it outlives.
+        file_actions=[*null, (os.POSIX_SPAWN_DUP2, listener.fileno(), _LISTENER)],
+        setsid=True,
+        # It ignores them, once it has come so far.
+        setsigmask=(signal.SIGINT, signal.SIGHUP),
+        setsigdef=(signal.SIGTERM, signal.SIGCHLD),
+    )
+
+
+def _direction(direction: Direction) -> dict[str, Any]:
+    negative = direction.negative
+    return {
+        "name": direction.name,
+        "out": direction.out,
+        "back": direction.back,
+        **_stream(direction.template, direction.every_us),
+        "lost_us": direction.lost_us,
+        "negative": _stream(negative.template, negative.every_us) if negative else None,
+    }
+
+
+def _stream(template: Template, every_us: int) -> dict[str, Any]:
+    return {"frame": template.frame.hex(), "stamp_at": template.stamp_at, "every_us": every_us}
+
+
+def _report(told: dict[str, Any]) -> Report:
+    """Raises ValueError, TypeError or LookupError: it is no report."""
+    return Report(
+        now_us=_number(told["now_us"]),
+        directions=tuple(_heard(one) for one in told["directions"]),
+        late_worst_us=_number(told["late_worst_us"]),
+        late=_number(told["late"]),
+        missed=_number(told["missed"]),
+        stalls=_number(told["stalls"]),
+        priority=_text(told["priority"]),
+        kept=_text(told["kept"]),
+        alone_ms=_number(told["alone_ms"]),
+    )
+
+
+def _heard(told: dict[str, Any]) -> Heard:
+    head = bytes.fromhex(told["frame"])
+    if len(head) != 12 or told["state"] not in _STATES:
+        raise ValueError("a direction without a frame or a state")
+    rtt = told["rtt_us"]
+    least, mean, greatest = (0, 0, 0) if rtt is None else map(_number, rtt)
+    return Heard(
+        name=_text(told["name"]),
+        head=head,
+        state=told["state"],
+        age_us=None if told["age_us"] is None else _number(told["age_us"]),
+        sent=_number(told["sent"]),
+        returned=_number(told["returned"]),
+        errors=_number(told["errors"]),
+        rtt_us=None if rtt is None else (least, mean, greatest),
+        negative=_number(told["negative"]),
+    )
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < _MAX_NUMBER:
+        raise ValueError(f"{ascii(value)[:_MAX_TEXT]} is no number")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        raise ValueError(f"{ascii(value)[:_MAX_TEXT]} is no text")
+    return value

@@ -1,0 +1,159 @@
+"""Rules as text, by libnftables in this process: whole or not at all, in the right namespace, and without surprises."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from kernels import ip
+from rules import RULES, TABLE, nft
+
+from reconciler.errors import HostError
+from reconciler.host.guard import nftables
+from reconciler.lab.namespaces import Namespace
+
+MANY = 20
+# In another process, for a mapping that is both writable and executable is forbidden for good: linux/prctl.h, and what
+# systemd's MemoryDenyWriteExecute= amounts to.
+FORBIDDING = """
+import ctypes, mmap, sys
+if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) != 0:  # PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN; from kernel 6.3 on
+    sys.exit(77)
+try:
+    mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+except PermissionError:
+    pass
+else:
+    sys.exit("it is not forbidden")
+from reconciler.host.guard import nftables
+nftables.run("add table netdev careful")
+print(nftables.listing("list tables"))
+"""
+
+
+def chains() -> set[str]:
+    told = json.loads(nft("-j", "list", "table", "netdev", TABLE))["nftables"]
+    return {one["chain"]["name"] for one in told if "chain" in one}
+
+
+@pytest.mark.netns
+@pytest.mark.usefixtures("here")
+def test_what_is_run_is_what_nft_lists() -> None:
+    nftables.run(RULES)
+    theirs = nft("list", "table", "netdev", TABLE)
+    assert nftables.listing(f"list table netdev {TABLE}") == theirs
+    assert "packets 7 bytes 420" in theirs
+    assert nftables.listing(f"list table netdev {TABLE}", stateless=True) == nft("-s", "list", "table", "netdev", TABLE)
+
+
+@pytest.mark.netns
+@pytest.mark.usefixtures("table")
+def test_it_is_done_whole_or_not_at_all() -> None:
+    before = chains()
+    bad = f"add chain netdev {TABLE} more\nadd rule netdev {TABLE} more goto nowhere\n"
+    with pytest.raises(HostError, match="No such file or directory"):
+        nftables.run(bad)
+    assert chains() == before
+    # The whole table, replaced: the same again.
+    nftables.run(f"add table netdev {TABLE}\ndelete table netdev {TABLE}\n{RULES}")
+    assert chains() == before
+
+
+@pytest.mark.netns
+@pytest.mark.usefixtures("here")
+def test_a_refusal_is_told_in_one_line() -> None:
+    for text, said in {
+        "list table netdev nope": "nftables: No such file or directory (list table netdev nope)",
+        "bogus": "nftables: syntax error, unexpected newline, expecting string (bogus)",
+        "add table netdev t\nadd rule netdev t nope accept\n": "nftables: Could not process rule: No such file or directory",
+    }.items():
+        for call in (nftables.run, nftables.listing):
+            with pytest.raises(HostError) as raised:
+                call(text)
+            assert str(raised.value).startswith(said[:30])
+            assert "\n" not in str(raised.value)
+    assert nft("list", "tables") == ""
+
+
+@pytest.fixture
+def unloaded() -> Iterator[None]:
+    nftables._library.cache_clear()
+    yield
+    nftables._library.cache_clear()
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_a_missing_library_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nftables, "_LIBRARY", "libnftables.so.0-that-is-nowhere")
+    for call in (nftables.run, nftables.listing):
+        with pytest.raises(HostError, match=r"^libnftables is not installed: apt-get install nftables$"):
+            call("list tables")
+
+
+def test_the_import_loads_no_library() -> None:
+    program = 'import reconciler.host.guard.nftables; print("libnftables" in open("/proc/self/maps").read())'
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.netns
+def test_it_works_where_the_thread_is(here: Namespace) -> None:
+    with Namespace("elsewhere") as elsewhere:
+        with elsewhere.entered():
+            nftables.run("add table netdev there")
+            assert nftables.listing("list tables") == "table netdev there\n"
+        assert nftables.listing("list tables") == ""
+        with here.entered():
+            nftables.run("add table netdev back")
+        assert nftables.listing("list tables") == "table netdev back\n"
+
+
+@pytest.mark.netns
+@pytest.mark.usefixtures("here")
+def test_an_interface_that_was_made_anew_is_not_taken_for_the_old_one() -> None:
+    text = 'add table netdev t\nadd chain netdev t c\nflush chain netdev t c\nadd rule netdev t c fwd to "other"\n'
+    for _ in range(3):
+        ip("link", "add", "other", "type", "bridge")
+        nftables.run(text)
+        # By its name, and not the number of one that is gone.
+        assert 'fwd to "other"' in nft("list", "table", "netdev", "t")
+        ip("link", "delete", "other")
+        assert 'fwd to "other"' not in nft("list", "table", "netdev", "t")
+
+
+@pytest.mark.netns
+@pytest.mark.usefixtures("here")
+def test_threads_in_several_namespaces_do_not_get_in_each_others_way() -> None:
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            with Namespace(f"thread {number}", ipv6=False) as own, own.entered():
+                for spare in range(number):
+                    ip("link", "add", f"spare{spare}", "type", "bridge")
+                ip("link", "add", "mine", "type", "bridge")
+                for turn in range(MANY):
+                    nftables.run(
+                        f'add table netdev t{turn}\nadd chain netdev t{turn} c\nadd rule netdev t{turn} c fwd to "mine"\n'
+                    )
+                assert nftables.listing("list ruleset").count('fwd to "mine"') == MANY
+        except BaseException as error:  # noqa: BLE001  # it is raised below
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+@pytest.mark.netns
+def test_it_needs_no_memory_that_can_be_written_and_executed(here: Namespace) -> None:
+    child = here.spawn([sys.executable, "-c", FORBIDDING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    output, error = child.communicate(timeout=60)
+    if child.returncode == 77:
+        pytest.skip("this kernel cannot forbid it")
+    assert (child.returncode, error, output) == (0, "", "table netdev careful\n\n")

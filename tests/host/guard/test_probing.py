@@ -1,0 +1,229 @@
+"""The daemon's end: starts, takes over, orders, hears, and knows when nobody is there any more."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from probes import PATIENCE_S, Stand, direction, first
+
+from reconciler.errors import HostError
+from reconciler.host.guard import probing as program
+from reconciler.host.guard.probing import Probing, Report
+from reconciler.lab.lab import Lab, wait_until
+
+HEARD = {
+    "name": "edge/outside-inside",
+    "frame": "06a1a2a3a4a502a1b2c3d400",
+    "state": "back",
+    "age_us": 7,
+    "sent": 3,
+    "returned": 2,
+    "errors": 1,
+    "rtt_us": [1, 2, 3],
+    "negative": 0,
+}
+TOLD = {
+    "now_us": 1,
+    "directions": [HEARD],
+    "late_worst_us": 2,
+    "late": 3,
+    "missed": 4,
+    "stalls": 5,
+    "priority": "fifo 10",
+    "kept": "",
+    "alone_ms": 6,
+}
+
+
+@pytest.fixture
+def probing(tmp_path: Path) -> Iterator[Probing]:
+    probing = Probing(tmp_path / "run", "sku")
+    yield probing
+    probing.end()
+
+
+def reports(probing: Probing) -> list[Report]:
+    """The next reports; none if it is gone."""
+    select.select([probing], [], [], PATIENCE_S)
+    return probing.heard()
+
+
+def gone(probing: Probing, consent: bool = False) -> str:
+    """Why nobody is there any more."""
+
+    def is_gone() -> bool:
+        if consent:
+            probing.consent()
+        else:
+            probing.heard()
+        return not probing.alive
+
+    wait_until(is_gone, PATIENCE_S, "it to be gone")
+    assert probing.fileno() == -1
+    return probing.reason
+
+
+def dead(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_there_is_nobody_at_first(probing: Probing) -> None:
+    assert not probing.connect()
+    assert (probing.alive, probing.fileno(), probing.pid, probing.heard()) == (False, -1, None, [])
+    probing.consent()
+    assert not probing.alive
+
+
+def test_it_is_started_and_only_its_owner_gets_in(probing: Probing) -> None:
+    probing.spawn()
+    assert probing.alive
+    assert stat.S_IMODE(probing.path.stat().st_mode) == 0o600
+    assert reports(probing)[0].directions == ()
+    assert probing.pid is not None
+    assert os.getsid(probing.pid) == probing.pid
+    probing.end()
+    assert (probing.alive, probing.reason, probing.path.exists()) == (False, "ended on purpose", False)
+
+
+def test_one_that_was_left_is_found_again(probing: Probing) -> None:
+    probing.spawn()
+    pid = probing.pid
+    assert reports(probing)
+    probing.close()
+    assert not probing.alive
+    assert probing.connect()
+    assert probing.pid == pid
+    assert reports(probing)
+
+
+def test_a_dead_one_is_noticed_waited_for_and_replaced(probing: Probing) -> None:
+    probing.spawn()
+    former = probing.pid
+    assert former is not None
+    os.kill(former, signal.SIGKILL)
+    assert "ended" in gone(probing)
+    assert not probing.connect()
+    probing.spawn()
+    assert probing.pid != former
+    assert reports(probing)
+    wait_until(lambda: probing.heard() is not None and not Path(f"/proc/{former}").exists(), PATIENCE_S, "no zombie")
+
+
+def test_one_that_hangs_is_noticed_and_killed(probing: Probing) -> None:
+    probing.spawn()
+    assert reports(probing)
+    pid = probing.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    assert "hangs" in gone(probing, consent=True)
+    wait_until(lambda: dead(pid), PATIENCE_S, "its end")
+    probing.spawn()
+    assert reports(probing)
+
+
+@pytest.mark.parametrize("said", ["nonsense", "[]", '{"now_us": 1}', "7", "[" * 50_000])
+def test_one_of_another_tongue_is_told_and_killed(probing: Probing, said: str) -> None:
+    serve = (
+        "import socket, sys\n"
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.bind(sys.argv[1]); s.listen()\n"
+        "print('ready', flush=True); c, _ = s.accept(); c.send(sys.stdin.buffer.read()); c.recv(9); sys.exit(5)\n"
+    )
+    probing.path.parent.mkdir()
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", serve, str(probing.path)], **pipes) as other:
+        assert other.stdin
+        assert other.stdout
+        assert other.stdout.readline() == "ready\n"
+        assert probing.connect()
+        other.stdin.write(said)
+        other.stdin.close()
+        assert "nonsense" in gone(probing)
+        # It would have ended with 5 (and `probing` may have waited for it before us).
+        assert other.wait(PATIENCE_S) != 5
+
+
+def test_a_place_where_there_can_be_no_socket_is_told(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="cannot start the probe sender"):
+        Probing(tmp_path / ("x" * 120), "sku").spawn()
+    (tmp_path / "file").touch()
+    with pytest.raises(HostError, match="cannot start the probe sender"):
+        Probing(tmp_path / "file", "sku").spawn()
+
+
+def test_orders_beyond_bounds_are_the_callers_mistake(probing: Probing) -> None:
+    with pytest.raises(ValueError, match="bytes is more than"):
+        probing.order([replace(direction(0), name=f"{number:080}") for number in range(300)], [], 1_000)
+
+
+def test_a_report_is_taken_for_what_it_says() -> None:
+    report = program._report(json.loads(json.dumps(TOLD)))
+    assert (report.now_us, report.late_worst_us, report.late, report.missed, report.stalls) == (1, 2, 3, 4, 5)
+    assert (report.priority, report.kept, report.alone_ms) == ("fifo 10", "", 6)
+    assert first(report).head == bytes.fromhex(str(HEARD["frame"]))
+    assert (first(report).age_us, first(report).rtt_us) == (7, (1, 2, 3))
+    silent = program._report({**TOLD, "directions": [{**HEARD, "age_us": None, "rtt_us": None}]})
+    assert (first(silent).age_us, first(silent).rtt_us) == (None, None)
+
+
+WRONG = [-1, 1 << 64, 1.5, True, None, "1", [], {}]
+
+
+@pytest.mark.parametrize("key", TOLD)
+def test_a_report_with_something_else_in_it_is_none(key: str) -> None:
+    for wrong in [*WRONG, "x" * 300]:
+        if (key in {"priority", "kept"} and wrong == "1") or (key == "directions" and wrong in ([], {})):
+            continue
+        with pytest.raises((ValueError, TypeError, LookupError)):
+            program._report({**TOLD, key: wrong})
+    with pytest.raises(LookupError):
+        program._report({name: value for name, value in TOLD.items() if name != key})
+
+
+@pytest.mark.parametrize("key", HEARD)
+def test_a_direction_with_something_else_in_it_is_none(key: str) -> None:
+    for wrong in WRONG:
+        if (key == "name" and wrong == "1") or (key in {"age_us", "rtt_us"} and wrong is None):
+            continue
+        with pytest.raises((ValueError, TypeError, LookupError)):
+            program._report({**TOLD, "directions": [{**HEARD, key: wrong}]})
+
+
+@pytest.mark.netns
+def test_the_sockets_of_an_order_may_be_closed(tmp_path: Path) -> None:
+    with Lab(2) as lab:
+        stand = Stand(lab, tmp_path)
+        stand.listen()
+        stand.probing.spawn()
+        with contextlib.closing(stand.probing):
+            stand.order()
+            for one in stand.sockets:
+                one.close()
+            stand.until_states("back", "back")
+            stand.probing.end()
+
+
+def test_it_keeps_nothing_open_that_is_ours(probing: Probing) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        os.set_inheritable(far.fileno(), True)
+        probing.spawn()
+        assert reports(probing)
+        kept = {str(Path(f"/proc/{probing.pid}/fd/{number}").readlink()) for number in (0, 1, 2)}
+        assert kept == {os.devnull}
+        far.close()
+        near.settimeout(PATIENCE_S)
+        assert near.recv(1) == b""
