@@ -308,7 +308,7 @@ def _daemon(lab: Lab, argv: Sequence[str], environment: Mapping[str, str]) -> "s
 
 @contextmanager
 def _open_vswitch(lab: Lab, folder: Path) -> Iterator[Hands]:
-    """The datapath in its own process: the kernel's would need a module. The topologies are rules, exchanged at once."""
+    """The datapath in its own process: the kernel's needs a module. A topology is rules, exchanged at once."""
     environment = {**os.environ, **{f"OVS_{name}DIR": str(folder) for name in ("RUN", "LOG", "DB", "SYSCONF")}}
     database, remote = str(folder / "conf.db"), f"unix:{folder / 'db.sock'}"
     spawned(["ovsdb-tool", "create", database], environment)

@@ -16,7 +16,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from reconciler import __version__, cli_daemon, cli_unit
+from reconciler import __version__, cli_daemon, cli_guard, cli_unit
 from reconciler.cli_options import FILE, OUTPUT, PATH
 from reconciler.console import say, say_json, show
 from reconciler.errors import ReconcilerError
@@ -262,7 +262,7 @@ def demo(rate: int) -> None:
     sys.exit(run(rate))
 
 
-for command in (*cli_daemon.COMMANDS, *cli_unit.COMMANDS):
+for command in (*cli_daemon.COMMANDS, *cli_guard.COMMANDS, *cli_unit.COMMANDS):
     cli.add_command(command)
 
 

@@ -23,6 +23,10 @@ class Host(Protocol):
         """Carry out a plan that was made against `actual`."""
         ...
 
+    def prepare(self, plan: Plan, actual: Network) -> Callable[[], object] | None:
+        """A plan made ready: calling what is returned carries it out, in one system call. None: it cannot be."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Report:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler.network.plan import AT_CREATION, MakeLink, Operation, Outcome, Plan, RemoveLink, SetLink, Status
+from reconciler.network.plan import AT_CREATION, MakeLink, Operation, Outcome, Plan, RemoveLink, SetLink, Status, Step
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, Nic, Setting, Value, marked_by
 from reconciler.network.uplinks import uplinks
 
@@ -111,6 +111,8 @@ class FakeKernel:
         base = {**_ANY, **(_BRIDGE if kind is Kind.BRIDGE else {})}
         if kind is Kind.TAP:
             base[Setting.PERSISTENT] = True
+        if kind is Kind.OTHER:
+            base[Setting.LRO] = False
         base[Setting.MAC] = f"02:fa:ce:00:{index >> 8:02x}:{index & 255:02x}"
         device = Device(name, index, kind, base, nic)
         self.devices[index] = device
@@ -162,6 +164,9 @@ class FakeKernel:
         device.master = master
         if bridge.kind is Kind.BRIDGE:
             device.settings |= MEMBERSHIP_DEFAULTS
+            if device.settings.get(Setting.LRO):
+                # dev_disable_lro() in br_add_if()
+                device.settings[Setting.LRO] = False
             self._settle(device)
             self._fit_mtu(bridge)
 
@@ -259,6 +264,12 @@ class FakeKernel:
                 outcomes.append(self._try(operation, index_of))
         return tuple(outcomes)
 
+    def prepare(self, plan: Plan, actual: Network) -> Callable[[], object] | None:
+        plain = (Step.MOVE, Step.MEMBERSHIP)
+        if not plan.operations or any(operation.step not in plain for operation in plan.operations):
+            return None
+        return lambda: self.execute(plan, actual)
+
     def _try(self, operation: Operation, index_of: dict[str, int]) -> Outcome:
         count = len(self.log)
         if self.foreign_hand:
@@ -285,8 +296,8 @@ class FakeKernel:
             case SetLink(link, setting, old, new):
                 _check(setting, new)
                 device = self.devices.get(index_of.get(link.name, 0))
-                if setting is Setting.IPV6:
-                    # The one thing that goes by name: a file of /proc/sys.
+                if setting in (Setting.IPV6, Setting.LRO):
+                    # What goes by name: a file of /proc/sys, and an ioctl.
                     device = self.named(link.name)
                 if device is None:
                     raise RefusedError(errno.ENOENT if setting is Setting.IPV6 else errno.ENODEV)
@@ -328,6 +339,12 @@ class FakeKernel:
             return
         if setting in MEMBERSHIP_DEFAULTS:
             self._set_membership(device, setting, new)
+            return
+        if setting is Setting.LRO:
+            if new:
+                # There are only veth pairs, bridges and taps here: none of them has any.
+                raise RefusedError(errno.EOPNOTSUPP)
+            device.settings |= {setting: False} if setting in device.settings else {}
             return
         if setting in _BRIDGE and device.kind is not Kind.BRIDGE:
             raise RefusedError(errno.EOPNOTSUPP)

@@ -122,7 +122,11 @@ class Guarding:
         """Segments shall have these topologies; of those that `failed`, what the VM still holds is not let out."""
         failed = set(failed)
         for name, segment in self.segments.items():
-            segment.stance, segment.failed = stance(self.appliance, name, choice[name]), name in failed
+            wanted = stance(self.appliance, name, choice[name])
+            if wanted is not segment.stance:
+                # What was in place was so for another topology.
+                self._in_place.pop(name, None)
+            segment.stance, segment.failed = wanted, name in failed
         for one in self.bound:
             if ACTS[self.segments[one.name].stance, self.segments[one.name].held] is not Act.GRANT:
                 self._act(one)
@@ -137,14 +141,14 @@ class Guarding:
     @property
     def due_ms(self) -> int:
         """When `settle` or `listen` has something to do although nothing happens."""
-        if not self.on or not self.segments:
-            return self.clock() + CHECK_MS  # nothing to do, ever
+        if not self._installed:
+            return self.clock() + CHECK_MS  # nothing to do before the next look at the network
         now, moments = self.clock(), [self.probes.due_ms]
         for one in self.bound:
             segment = self.segments[one.name]
             moments += [moment for moment in (segment.draining_until, segment.adopting_until) if moment > now]
             if one.guard.by_daemon and segment.held is Held.GRANTED and not segment.failed:
-                moments.append(segment.renewed_at + one.guard.lease_ms // 4)
+                moments.append(max(segment.renewed_at + one.guard.lease_ms // 4, self._looked_ms + LOOK_MS))
         return min(moments)
 
     def settle(self, found: Difference) -> tuple[Reading, ...]:
@@ -176,11 +180,13 @@ class Guarding:
             self._look()
             for one in self.bound:
                 self._act(one)
-            news = self.canaries.news(self.appliance, self.bound, self.clock())
-            self.probes.attend(self.bound)
         except ReconcilerError as error:
+            self.suspicious = True
             self._suffer(error)
-            return ()
+        news = self.canaries.news(self.appliance, self.bound, self.clock())
+        if self._installed:
+            # Before, it is not known what a predecessor's prober should be doing.
+            self.probes.attend(self.bound)
         self._note()
         return news
 
@@ -193,7 +199,10 @@ class Guarding:
         self.suspicious = True
         self.canaries.forget()
         if not self.segments:
-            self._take_away()
+            try:
+                self._take_away()
+            except ReconcilerError as error:
+                self._suffer(error)
 
     def switch(self, *, on: bool) -> None:
         """Set the guard, or take every trace of it away until it is set again.
@@ -203,9 +212,9 @@ class Guarding:
 
         """
         if on is not self.on:
-            self.on = on
             if not on:
                 self._take_away()
+            self.on = on
             self.suspicious = True
             self._note()
             self.journal.tell("guard", "the guard is set again" if on else "the guard was taken away, as asked")
@@ -230,8 +239,8 @@ class Guarding:
         if live is not None and not self._installed:
             self._adopt(bound)
         if made.digest == self._digest and live is not None and live == self._fingerprint:
+            self.table.prepare(bound)
             if not self._installed:
-                self.table.prepare(bound)
                 self.journal.tell("guard", "the guard was found as it was left")
             self.bound, self._installed, self._trouble = bound, True, ""
             return
@@ -249,6 +258,9 @@ class Guarding:
             if held.token is not None:
                 self.probes.take_over(one.name, held.token)
                 self._hold(segment, Held.GRANTED if held.held else Held.EXPIRED)
+            elif held.aside_ms:
+                segment.adopting_until = self.clock() + held.aside_ms
+                self._hold(segment, Held.ADOPTING)
             elif held.aside_ms is not None:
                 self._hold(segment, Held.ASIDE)
             else:
@@ -262,14 +274,16 @@ class Guarding:
         contents = {}
         for one in bound:
             segment, old = self.segments[one.name], before.get(one.name)
-            if old is not None and old.adapters != one.adapters and segment.held in (Held.GRANTED, Held.ADOPTING):
-                # Its adapters are others: who is behind them has proven nothing.
-                segment.held = Held.EXPIRED
-                self._act(old)
+            if old is not None and old.adapters != one.adapters:
+                # Who is behind others has proven nothing.
+                self.probes.change(one.name)
+                if segment.held in (Held.GRANTED, Held.ADOPTING):
+                    segment.held = Held.EXPIRED
+                    self._act(old)
             if live is None and not self._installed and self._is_inspected(one, found):
                 segment.adopting_until = now + ADOPT_MS
                 self._hold(segment, Held.ADOPTING)
-            contents[one.name] = self._contents(one, segment)
+            contents[one.name] = self._contents(one, segment, now)
         made = ruleset(self.appliance.sku, bound, self.probes.secret, contents, counted)
         self._fingerprint = self.table.install(made)
         self._digest = made.digest
@@ -285,12 +299,12 @@ class Guarding:
             segment = self.segments[one.name]
             self._hold(segment, segment.held)
 
-    def _contents(self, one: Guarded, segment: Segment) -> Contents:
+    def _contents(self, one: Guarded, segment: Segment, now: int) -> Contents:
         match segment.held:
             case Held.GRANTED:
                 return Contents(self.probes.token(one.name), held=True)
             case Held.ADOPTING:
-                return Contents(aside_ms=ADOPT_MS)
+                return Contents(aside_ms=max(1, segment.adopting_until - now))
             case Held.ASIDE:
                 return Contents(aside_ms=0)
             case Held.NOTHING | Held.EXPIRED:
@@ -322,8 +336,9 @@ class Guarding:
 
     def _act(self, one: Guarded) -> None:
         segment = self.segments[one.name]
+        act = ACTS[segment.stance, segment.held]
         try:
-            match ACTS[segment.stance, segment.held]:
+            match act:
                 case Act.LEAVE:
                     pass
                 case Act.GRANT:
@@ -336,21 +351,23 @@ class Guarding:
                     self.probes.change(one.name)
                 case Act.TRIP:
                     self._trip(one, segment)
-        except HostError as error:
-            # Somebody has removed the table, or a part of it: it is put back, and then holds what it should.
-            self.suspicious = True
-            if ACTS[segment.stance, segment.held] is not Act.GRANT:
+        except ReconcilerError as error:
+            # Somebody has removed the table, or a part of it: it is put back, and then holds what it should. So is one
+            # that looks as it was left, and did not obey.
+            self.suspicious, self._fingerprint = True, None
+            if act is not Act.GRANT:
                 self._hold(segment, Held.NOTHING)
+                self.probes.change(one.name)
             self._suffer(error)
 
     def _grant(self, one: Guarded, segment: Segment) -> None:
         if not self._in_place.get(one.name) or not self._proven(one):
             return
         self.table.grant(one, self.probes.token(one.name))
-        segment.renewed_at = self.clock()
-        if segment.open_since is not None:
-            self._tell_exposure(one, segment)
+        segment.renewed_at, opened = self.clock(), segment.open_since
         self._hold(segment, Held.GRANTED)
+        if opened is not None:
+            self._tell_exposure(one, segment, self.clock() - opened)
 
     def _proven(self, one: Guarded) -> bool:
         if not self.probes.probed(one):
@@ -390,15 +407,14 @@ class Guarding:
             segment.open_ms += now - segment.open_since
             segment.open_since = None
 
-    def _tell_exposure(self, one: Guarded, segment: Segment) -> None:
+    def _tell_exposure(self, one: Guarded, segment: Segment, lasted_ms: int) -> None:
         frames, size = self._passed(one)
         new, more = frames - segment.counted[0], size - segment.counted[1]
         segment.counted = frames, size
-        lasted = (self.clock() - (segment.open_since or self.clock())) / 1_000
         what = "were cut" if one.guard.closed else "went past the VM"
         self.journal.tell(
             "armed",
-            f"{one.name}: the VM has the wire again; {new} frames ({more} bytes) {what} in {lasted:.1f} s",
+            f"{one.name}: the VM has the wire again; {new} frames ({more} bytes) {what} in {lasted_ms / 1_000:.1f} s",
             segment=one.name,
             frames=new,
             bytes=more,

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from reconciler.appliance.declared import Appliance
 from reconciler.cycle import Host, Report, audit
+from reconciler.daemon.armed import Armed
 from reconciler.daemon.fight import Fights, Thing, about, suspects
 from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError, TransientError
@@ -41,7 +42,7 @@ from reconciler.network import render
 from reconciler.network.bind import Problem
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Change, Difference
-from reconciler.network.plan import Outcome, Status, plan
+from reconciler.network.plan import Outcome, Plan, Status, plan
 from reconciler.network.recognise import recognise
 
 # Catches what no event told.
@@ -136,6 +137,11 @@ class Keeper:
     _look_ms: int = field(init=False, default=0)
     _switched: bool = field(init=False, default=False)
     _remembered: Any = field(init=False, default=None)
+    _armed: Armed = field(init=False)
+    _fired: tuple[Change, ...] = field(init=False, default=())
+
+    def __post_init__(self) -> None:
+        self._armed = Armed(self.host)
 
     def start(self, remembered: Any = None, shift: int | None = None) -> None:
         """Adopt the network as it is, with what an earlier process remembered (see `health.record`).
@@ -199,6 +205,7 @@ class Keeper:
     def declare(self, appliance: Appliance) -> None:
         """Go on with a file that was read anew."""
         self.appliance = appliance
+        self._armed.disarm()
         if self.guard:
             self.guard.declare(appliance)
         self._heard.clear()
@@ -236,6 +243,13 @@ class Keeper:
         if self.guard:
             failed = [name for name, one in self.state.segments.items() if one.verdict.state is Colour.FAILED]
             self.guard.choose(self.state.choice, failed)
+        self._fire()
+
+    def _fire(self) -> None:
+        """Send what was made ready for segments that go to their fallback now; all else follows after a look."""
+        fallback = self.appliance.on_failure.fallback
+        going = [name for name, topology in self.state.choice.items() if topology == fallback(name)]
+        self._fired += self._armed.fire(name for name in going if not (self.guard and self.guard.waits_until(name)))
 
     def _hear(self, news: Iterable[Reading]) -> None:
         for reading in news:
@@ -266,10 +280,14 @@ class Keeper:
         try:
             found = self._look()
             self._look_ms = self.clock() + AUDIT_MS
+            if self._fired:
+                self._tell_fired(found)
             if found.changes:
                 self._mend(found)
             else:
                 self._switched = False
+            if self.found and not self.found.changes and not self.found.problems and not self._switched:
+                self._armed.arm(self.appliance, self.state.choice, self.found.actual)
             if self.guard and self.found:
                 self._hear(self.guard.settle(self.found))
         except (TransientError, HostError) as error:
@@ -374,6 +392,13 @@ class Keeper:
         )
         for one in failed:
             self.journal.tell("failed", _failure(one), level=logging.ERROR)
+
+    def _tell_fired(self, found: Difference) -> None:
+        left = {about(change) for change in found.changes}
+        done = tuple(change for change in self._fired if about(change) not in left)
+        self._fired = ()
+        if done:
+            self._tell(found, done, Report(found, Plan((), ()), (), found), switched=True)
 
     def _tell_problems(self, found: Difference) -> None:
         # What would be right instead may name all NICs of the machine, and is no part of what is wrong.

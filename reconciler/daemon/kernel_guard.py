@@ -15,7 +15,7 @@ from reconciler.host.guard.probing import Probing
 from reconciler.host.guard.table import Table
 from reconciler.host.statefile import StateFile
 
-_SECRET_BYTES = 16
+SECRET_BYTES = 16
 
 
 class KernelGuard:
@@ -28,7 +28,7 @@ class KernelGuard:
         self.table = Table(appliance.sku)
         self.watch = NetfilterWatch(self.table.port)
         self.probing = Probing(folder, appliance.sku)
-        secret = bytes.fromhex(remembered["secret"]) if remembered else os.urandom(_SECRET_BYTES)
+        secret = bytes.fromhex(remembered["secret"]) if remembered else os.urandom(SECRET_BYTES)
         probes = Probes(appliance, self.probing, clock.now_ms, journal, secret, adapter_socket, os.urandom)
         self.guarding = Guarding(appliance, self.table, probes, clock.now_ms, journal, notes, remembered)
 

@@ -19,6 +19,7 @@ from reconciler.appliance.declared import Appliance
 from reconciler.cycle import reconcile
 from reconciler.daemon.ask import digest, socket_of
 from reconciler.daemon.control import Control, RefusedError
+from reconciler.daemon.guard_status import guard_status
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.keeper import Keeper
 from reconciler.daemon.kernel_guard import KernelGuard
@@ -69,7 +70,7 @@ class Daemon:
             running_programs,
             self._guard.guarding,
         )
-        self._requests = Requests(self._keeper, self._tell_now, self._reload, self._about)
+        self._requests = Requests(self._keeper, self._tell_now, self._reload, self._about, self._switch_guard)
         self._control = Control(socket_of(places.run_dir(), appliance.sku), group, self._answer)
         self._queue: deque[Event] = deque()
         self._dropped = 0
@@ -330,6 +331,17 @@ class Daemon:
         self._arm()
         self._journal.tell("reload", f"{self._file} was read anew")
 
+    def _switch_guard(self, on: bool) -> None:
+        """Set the guard, or take it away.
+
+        Raises:
+            ReconcilerError: it could not be done.
+
+        """
+        self._guard.guarding.switch(on=on)
+        self._changed = True
+        self._turn()
+
     def _end(self) -> None:
         if not self._ended.done():
             self._ended.set_result(None)
@@ -344,5 +356,6 @@ class Daemon:
             "pid": os.getpid(),
             "file": str(self._file),
             "running_ms": clock.now_ms() - self._began_ms,
+            "guard": guard_status(self._guard.guarding, self._guard.probing.pid),
             "queue": {"bound": QUEUE, "dropped": self._dropped, "netlink_overruns": self._watch.lost},
         }

@@ -118,10 +118,11 @@ class Probes:
                 self._ordered = None
                 if not self.prober.connect():
                     self.prober.spawn()
-            self._order(tuple(segments), now)
+            # First, for an adapter that cannot be listened to is no reason to let the others' probes end.
             if now - self._told_ms >= CONSENT_MS:
                 self.prober.consent()
                 self._told_ms = now
+            self._order(tuple(segments), now)
             self._failing = ""
         except ReconcilerError as error:
             if str(error) != self._failing:

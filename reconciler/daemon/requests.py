@@ -24,8 +24,10 @@ class Requests:
         tell: Callable[[Event], None],
         reload: Callable[[], Awaitable[None]],
         about: Callable[[], dict[str, Any]],
+        switch_guard: Callable[[bool], None],
     ) -> None:
         self._keeper, self._tell, self._reload, self._about = keeper, tell, reload, about
+        self._switch_guard = switch_guard
         self.digest = ""
         self._verbs: dict[str, Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]]] = {
             "status": self._status,
@@ -35,6 +37,7 @@ class Requests:
             "hold": self._hold,
             "release": self._release,
             "reload": self._reloaded,
+            "guard": self._guard,
         }
 
     async def answer(self, request: dict[str, Any], user: str) -> dict[str, Any]:
@@ -113,6 +116,15 @@ class Requests:
     async def _reloaded(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         await self._reload()
         return {"sku": self._keeper.appliance.sku}
+
+    async def _guard(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+        on = request.get("on")
+        if not isinstance(on, bool):
+            raise RefusedError("the guard is set or taken away: `on` is true or false")
+        if not any(segment.guard for segment in self._keeper.appliance.segments.values()):
+            raise RefusedError("the file declares no guard")
+        self._switch_guard(on)
+        return {"on": on}
 
     def _segment(self, request: dict[str, Any]) -> str | None:
         segment = request.get("segment")

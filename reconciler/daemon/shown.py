@@ -17,6 +17,7 @@ def shown(status: Any) -> Iterator[Said]:
     yield Said(f"{escaped(status['sku'])}: the network is {how}")
     for segment in status["segments"]:
         yield from _segment(segment)
+    yield from _guard(status.get("guard"))
     yield from _vm(status["vm"])
     name = max((len(_name(signal)) for signal in status["signals"]), default=0)
     state = max((len(signal["state"]) for signal in status["signals"]), default=0)
@@ -74,6 +75,42 @@ def _segment(segment: Any) -> Iterator[Said]:
             f"    held on {hold['topology']} by {escaped(hold['owner'])} for {span(hold['left_ms'])} more: "
             f"{escaped(hold['reason'])}"
         )
+
+
+def _guard(guard: Any) -> Iterator[Said]:
+    if not guard:
+        return
+    for segment in guard["segments"]:
+        yield Said(f"guard of {escaped(segment['name'])}: {_guarded(segment)}")
+        for one in segment["directions"]:
+            rtt = f", {one['rtt_us'][1] / 1000:.2f} ms" if one["rtt_us"] else ""
+            missing = f"{one['sent'] - one['returned']} of {one['sent']} missing"
+            yield Said(f"    {escaped(one['from'])} → {escaped(one['to'])}: {one['state']}{rtt}, {missing}")
+    prober = guard["prober"]
+    if not prober["alive"]:
+        yield Said(f"    {click.style('no probes are sent', fg='red')}")
+    elif prober["priority"] and not prober["priority"].startswith("fifo"):
+        yield Said(f"    the prober has no real-time priority ({escaped(prober['priority'])}): load may trip the guard")
+    if guard["trouble"]:
+        yield Said(f"    {click.style('trouble', fg='red')}: {escaped(guard['trouble'])}")
+
+
+def _guarded(segment: Any) -> str:
+    words = {
+        "leased": f"the VM has the wire, on a lease of {segment['lease_ms']} ms",
+        "joined": "the wire is joined past the VM",
+        "cut": "the wire is cut",
+        "aside": "stands aside",
+        "off": click.style("off", fg="yellow"),
+    }
+    told = words[segment["state"]]
+    if segment["trips"]:
+        told += f"; tripped {segment['trips']} time{'s' if segment['trips'] != 1 else ''}"
+    passed = segment["passed"]
+    if passed["frames"]:
+        what = "kept from the wire" if segment["state"] == "cut" else "went past the VM"
+        told += f"; {passed['frames']} frames ({passed['bytes']} bytes) {what}, in {span(segment['open_ms'])}"
+    return told
 
 
 def _vm(vm: Any) -> Iterator[Said]:

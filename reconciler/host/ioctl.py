@@ -1,4 +1,7 @@
-"""What only ioctls can do: a persistent tap, and the driver of a NIC. Numbers are those of if_tun.h and ethtool.h."""
+"""What only ioctls can do: a persistent tap; a NIC's driver and its large receive offload.
+
+Numbers are those of if_tun.h, sockios.h and ethtool.h.
+"""
 
 import array
 import fcntl
@@ -11,8 +14,11 @@ from typing import NamedTuple, Self
 _TUN = "/dev/net/tun"
 _IFF_TAP, _IFF_NO_PI, _IFF_TUN_EXCL = 0x0002, 0x1000, 0x8000
 _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
-_SIOCETHTOOL, _ETHTOOL_GDRVINFO = 0x8946, 0x3
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GDRVINFO, _ETHTOOL_GFLAGS, _ETHTOOL_SFLAGS = 0x3, 0x25, 0x26
+_ETH_FLAG_LRO = 1 << 15
 _DRVINFO_BYTES = 196
+_ETHTOOL_VALUE = struct.Struct("=II")  # struct ethtool_value: cmd, data
 
 
 def make_tap(name: str, before_persistent: Callable[[], None]) -> None:
@@ -60,8 +66,11 @@ class Driver(NamedTuple):
     bus: str
 
 
-class DriverInfo:
-    """Asks for the drivers of NICs, by one socket. Works without privileges."""
+class Ethtool:
+    """Speaks to the drivers of NICs, by one socket, in the network namespace that the thread was in when it was made.
+
+    Asking works without privileges.
+    """
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -70,19 +79,49 @@ class DriverInfo:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
-    def of(self, interface: str) -> Driver | None:
+    def driver(self, interface: str) -> Driver | None:
         """The driver of an interface; None where it tells none."""
-        info = array.array("B", struct.pack("=I", _ETHTOOL_GDRVINFO) + bytes(_DRVINFO_BYTES - 4))
-        request = struct.pack("16sP16x", interface.encode(), info.buffer_info()[0])
         try:
-            fcntl.ioctl(self._socket, _SIOCETHTOOL, request)
+            told = self._call(interface, struct.pack("=I", _ETHTOOL_GDRVINFO) + bytes(_DRVINFO_BYTES - 4))
         except OSError:
             return None
-        told = info.tobytes()
         # struct ethtool_drvinfo: cmd, driver[32], version[32], fw_version[32], bus_info[32]
         return Driver(_text(told[4:36]), _text(told[100:132]))
+
+    def lro(self, interface: str) -> bool | None:
+        """Whether large receive offload is on; False also where there is none, None where nothing is told."""
+        try:
+            return bool(self._flags(interface) & _ETH_FLAG_LRO)
+        except OSError:
+            return None
+
+    def set_lro(self, interface: str, on: bool) -> None:
+        """Turn large receive offload on or off.
+
+        Raises:
+            OSError: as the kernel says; EOPNOTSUPP where it cannot be had, or not be turned off.
+
+        """
+        flags = self._flags(interface)
+        flags = flags | _ETH_FLAG_LRO if on else flags & ~_ETH_FLAG_LRO
+        self._call(interface, _ETHTOOL_VALUE.pack(_ETHTOOL_SFLAGS, flags))
+
+    def _flags(self, interface: str) -> int:
+        told: int = _ETHTOOL_VALUE.unpack(self._call(interface, _ETHTOOL_VALUE.pack(_ETHTOOL_GFLAGS, 0)))[1]
+        return told
+
+    def _call(self, interface: str, command: bytes) -> bytes:
+        """What the kernel makes of a command, whose structure it answers in."""
+        told = array.array("B", command)
+        request = struct.pack("16sP16x", interface.encode(), told.buffer_info()[0])
+        fcntl.ioctl(self._socket, _SIOCETHTOOL, request)
+        return told.tobytes()
 
 
 def _text(raw: bytes) -> str:

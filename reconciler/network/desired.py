@@ -94,8 +94,15 @@ def _switch(appliance: Appliance, switch: Switch) -> Link:
 
 def _port(segment: Segment, role: str, holder: Switch | None) -> Link:
     # A port that leaves a bridge leaves promiscuous mode with it, and a real NIC's filter would drop frames until it
-    # is in the next: so the promiscuity is our own.
-    settings = {**_SILENT, Setting.MTU: segment.mtu, Setting.PROMISCUOUS: True, Setting.UP: True}
+    # is in the next: so the promiscuity is our own. Frames that a NIC has joined cannot leave by another as they came,
+    # and a bridge sees to that only while it holds the port; the guard forwards also where none does.
+    settings = {
+        **_SILENT,
+        Setting.MTU: segment.mtu,
+        Setting.PROMISCUOUS: True,
+        Setting.LRO: False,
+        Setting.UP: True,
+    }
     return Link("", Kind.OTHER, {**settings, **_membership(segment, holder)}, Role("port", role))
 
 

@@ -20,11 +20,12 @@ class Step(IntEnum):
     MAKE = 0
     SILENCE = 1
     DISABLE_IPV6 = 2  # by sysctl: apart from the rest, which then fits one system call
-    SETTLE = 3
-    RAISE = 4
-    MOVE = 5
-    MEMBERSHIP = 6
-    REMOVE = 7
+    DISABLE_LRO = 3  # by ioctl: apart, too
+    SETTLE = 4
+    RAISE = 5
+    MOVE = 6
+    MEMBERSHIP = 7
+    REMOVE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ _STEP_OF = {
     Setting.ADDRGENMODE: Step.SILENCE,
     Setting.IPV6: Step.DISABLE_IPV6,
     Setting.ARP: Step.SILENCE,
+    Setting.LRO: Step.DISABLE_LRO,
     Setting.PROMISCUOUS: Step.RAISE,
     Setting.UP: Step.RAISE,
     Setting.SWITCH: Step.MOVE,

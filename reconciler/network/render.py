@@ -106,7 +106,7 @@ _STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
 
 
 def commands(plan: Plan) -> Iterator[str]:
-    """The plan as shell commands of iproute2 and procps, one or more lines per operation."""
+    """The plan as shell commands of iproute2, procps and ethtool, one or more lines per operation."""
     for operation in plan.operations:
         for words in _commands(operation):
             yield shlex.join(words)
@@ -143,6 +143,8 @@ def _commands(operation: Operation) -> Iterator[list[str]]:
             yield ["sysctl", "-qw", f"net/ipv6/conf/{link.name}/disable_ipv6={int(not new)}"]
         case SetLink(link, Setting.PERSISTENT, _, _):
             yield ["ip", "tuntap", "add", "dev", link.name, "mode", "tap"]
+        case SetLink(link, Setting.LRO, _, new):
+            yield ["ethtool", "-K", link.name, "lro", _on(new)]
         case SetLink(link, setting, _, new):
             yield ["ip", "link", "set", "dev", link.name, *_set_words(setting, new)]
 

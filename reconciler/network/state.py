@@ -36,6 +36,7 @@ class Setting(StrEnum):
     ADDRGENMODE = "addrgenmode"  # str: how the kernel makes IPv6 link-local addresses
     IPV6 = "ipv6"  # bool
     ADDRESSES = "addresses"  # tuple of IPv4 addresses with prefix length
+    LRO = "large-receive-offload"  # bool, of a NIC: whether it joins frames that it receives into larger ones
     PERSISTENT = "persistent"  # bool, of a tap: whether it outlives the process that holds it
     # Of a bridge.
     STP = "stp"

@@ -126,6 +126,15 @@ def test_only_of_those_of_which_no_other_speaks():
     assert canaries(two(wan={}, health=of)) == {"path": ("wan",)}
 
 
+def test_none_that_the_file_does_not_name_where_the_daemon_renews():
+    """Probes may not cross such a VM at all: what the verdict rests on, the file says."""
+    by_daemon = {"lease": "1s", "lease_by": "daemon"}
+    assert canaries(two(lan=by_daemon, guard={})) == {"canary": ("wan",)}
+    assert canaries(file(guard=by_daemon)) == {}
+    of = {"signals": {"path": {"kind": "canary"}}}
+    assert canaries(file(guard=by_daemon, health=of)) == {"path": ("wire",)}
+
+
 def test_under_a_name_that_is_free():
     of = {"signals": {"canary": {"kind": "carrier"}}}
     assert canaries(two(guard={}, health=of)) == {"canary-guard": ("lan", "wan")}
@@ -184,6 +193,7 @@ def test_a_guard_that_is_none_says_nothing_of_its_bounds():
 @settings(max_examples=60)
 def test_each_guard_has_one_canary_and_comes_back_from_the_record(data):
     found = appliance(data)
-    guarded = [name for name, segment in found.segments.items() if segment.guard]
-    assert [name for segments in canaries(data).values() for name in segments] == guarded
+    named = any(one["kind"] == "canary" for one in data["health"]["signals"].values())
+    spoken = [name for name, one in found.segments.items() if one.guard and (named or not one.guard.by_daemon)]
+    assert [name for segments in canaries(data).values() for name in segments] == spoken
     assert record.parse(json.loads(json.dumps(record.dump(found)))) == found

@@ -57,7 +57,8 @@ class Asked:
     def __init__(self, kept: Kept) -> None:
         self.kept = kept
         self.reloads = 0
-        self.requests = Requests(kept.keeper, kept.turn, self._reload, lambda: {"pid": 1})
+        self.guarded: list[bool] = []
+        self.requests = Requests(kept.keeper, kept.turn, self._reload, lambda: {"pid": 1}, self.guarded.append)
         self.requests.digest = digest(b"file")
 
     async def _reload(self) -> None:
@@ -207,7 +208,7 @@ def test_a_segment_that_is_none_is_refused(asked: Asked, verb: str, segment: Any
     assert asked.kept.keeper.state.holds == {}
 
 
-@pytest.mark.parametrize("verb", ["status", "choice", "audit", "reconcile", "hold", "release", "reload"])
+@pytest.mark.parametrize("verb", ["status", "choice", "audit", "reconcile", "hold", "release", "reload", "guard"])
 def test_whatever_is_sent_besides_is_refused_or_ignored_and_never_a_bug(asked: Asked, verb: str) -> None:
     keys = ("digest", "output", "topology", "reason", "seconds", "segment", "do ", "")
     for key in keys:
@@ -219,6 +220,27 @@ def test_whatever_is_sent_besides_is_refused_or_ignored_and_never_a_bug(asked: A
 def test_a_reload_is_done_by_who_can(asked: Asked) -> None:
     assert asked("reload") == {"sku": "two"}
     assert asked.reloads == 1
+
+
+def test_a_guard_is_set_and_taken_away_where_the_file_declares_one() -> None:
+    asked = Asked(kept(guard={}))
+    assert asked("guard", on=False) == {"on": False}
+    assert asked("guard", on=True) == {"on": True}
+    assert asked.guarded == [False, True]
+
+
+def test_a_guard_that_is_not_declared_is_not_set(asked: Asked) -> None:
+    with pytest.raises(RefusedError, match="declares no guard"):
+        asked("guard", on=True)
+    assert asked.guarded == []
+
+
+@pytest.mark.parametrize("on", [one for one in HOSTILE if not isinstance(one, bool)], ids=_id)
+def test_a_guard_is_on_or_off_and_nothing_else(on: Any) -> None:
+    asked = Asked(kept(guard={}))
+    with pytest.raises(RefusedError, match="true or false"):
+        asked("guard", on=on)
+    assert asked.guarded == []
 
 
 def test_a_network_that_is_not_there_yet_is_said_to_be_not_there_yet(asked: Asked) -> None:

@@ -83,6 +83,7 @@ def test_a_new_nic_has_the_settings_of_the_kernel(kernel: Scenery) -> None:
         Setting.ADDRGENMODE: "eui64",
         Setting.IPV6: True,
         Setting.ADDRESSES: (),
+        Setting.LRO: False,
     }
 
 
@@ -173,6 +174,7 @@ VALUES: dict[Setting, Value] = {
     Setting.MARK: "a mark",
     Setting.ADDRGENMODE: "none",
     Setting.IPV6: False,
+    Setting.LRO: False,
     Setting.STP: True,
     Setting.MULTICAST_SNOOPING: False,
     Setting.VLAN_FILTERING: True,
@@ -205,7 +207,7 @@ _OF_BRIDGE = [
     Setting.NF_CALL_IP6TABLES,
     Setting.NF_CALL_ARPTABLES,
 ]
-_OF_ANY = [one for one in VALUES if one not in (*_OF_BRIDGE, *MEMBERSHIP_DEFAULTS, Setting.SWITCH)]
+_OF_ANY = [one for one in VALUES if one not in (*_OF_BRIDGE, *MEMBERSHIP_DEFAULTS, Setting.SWITCH, Setting.LRO)]
 
 
 @pytest.mark.parametrize("setting", _OF_ANY)
@@ -226,6 +228,17 @@ def test_a_setting_of_a_bridge_is_what_it_was_set_to(kernel: Scenery, setting: S
         return
     assert run(kernel, change("br0", setting, VALUES[setting])) == [DONE]
     assert settings_of(kernel, "br0") == {**before, setting: VALUES[setting]}
+
+
+@pytest.mark.parametrize("name", ["nic0", "br0"])
+def test_large_receive_offload_can_be_off_everywhere_and_on_only_where_there_is_one(kernel: Scenery, name: str) -> None:
+    kernel.nic("nic0", 1)
+    kernel.bridge("br0", BRIDGE_MAC)
+    before = dict(settings_of(kernel, name))
+    assert before.get(Setting.LRO) is (False if name == "nic0" else None)
+    assert run(kernel, change(name, Setting.LRO, False)) == [DONE]
+    assert run(kernel, change(name, Setting.LRO, True)) == [failed(errno.EOPNOTSUPP)]
+    assert settings_of(kernel, name) == before
 
 
 @pytest.mark.parametrize("setting", list(MEMBERSHIP_DEFAULTS))

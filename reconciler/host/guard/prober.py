@@ -1,8 +1,8 @@
 """The process that sends probes through the VM, sees which come back, and outlives the daemon by a grace.
 
-Standard library only and no import from this package: it is started by its path with ``python -I -S`` and the number of
-a listening unix socket (SOCK_SEQPACKET), and has some 4.5 MB of memory of its own. It opens nothing: packet sockets
-come with the orders, so it needs no capability, and gives up those that it has.
+Standard library only and no import from this package: it is started by its path with ``python -I -S`` and the numbers
+of two unix sockets (SOCK_SEQPACKET): a bound one, to listen on, and one end of a pair, its first connection. It opens
+nothing: packet sockets come with the orders, so it needs no capability, and gives up those that it has.
 
 Conversation, one JSON object a message. From the daemon: orders, which replace all before them; ``{}``; and
 ``{"end": true}``. Any of these is consent; without one for the grace it ends. Who connects last steers; who sends
@@ -143,9 +143,9 @@ class Direction:
 class Prober:
     """Sends what it was ordered to, for as long as somebody consents."""
 
-    def __init__(self, listener: socket.socket, priority: str, kept: str) -> None:
+    def __init__(self, listener: socket.socket, peer: socket.socket, priority: str, kept: str) -> None:
         self.listener, self.priority, self.kept = listener, priority, kept
-        self.peer: socket.socket | None = None
+        self.peer: socket.socket | None = peer
         self.directions: dict[str, Direction] = {}
         self.streams: list[tuple[Direction, Stream]] = []
         self.ears: dict[int, tuple[socket.socket, dict[bytes, tuple[Direction, Stream]]]] = {}
@@ -381,21 +381,24 @@ def _drop_capabilities() -> str:
 
 
 def main() -> int:
-    """Serve the socket whose number is the only argument. Returns the exit status."""
+    """Serve the sockets whose numbers are the arguments. Returns the exit status."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    listener = socket.socket(fileno=int(sys.argv[1]))
-    os.closerange(listener.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    listener, peer = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
+    # What the daemon's libraries left open for its children is not for us to keep.
+    low, high = sorted((listener.fileno(), peer.fileno()))
+    for begin, end in ((3, low), (low + 1, high), (high + 1, os.sysconf("SC_OPEN_MAX"))):
+        os.closerange(begin, end)
     os.chdir("/")
     listener.setblocking(False)
-    # Again, so that whoever connects from now on learns our pid and not that of the daemon that made the socket.
+    # Here and not where the socket was made: who connects learns from the kernel the pid of who listens.
     listener.listen(_MOST_MESSAGES)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("-900")  # as the daemon's unit
     priority, kept = _take_priority(), _drop_capabilities()
     # Nothing here makes cycles; and memory that is not written to stays shared with the file cache.
     gc.disable()
-    Prober(listener, priority, kept).run()
+    Prober(listener, peer, priority, kept).run()
     return 0
 
 

@@ -24,10 +24,10 @@ from reconciler.network.probe import Template
 
 _PROGRAM = Path(prober.__file__)
 _MAX_MESSAGE = 61_440  # bytes
+_KIND = socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
 _MAX_TEXT = 200
 _MAX_NUMBER = 1 << 63
 _MAX_HEARD = 64  # reports taken in at once
-_LISTENER = 3  # the socket's number in the prober
 _UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid (linux/socket.h)
 _STATES = frozenset({prober.UNPROVEN, prober.BACK, prober.LOST})
 
@@ -124,7 +124,7 @@ class Probing:
     def connect(self) -> bool:
         """Take over the prober that is there, a predecessor's. Its report comes at once. Whether there is one."""
         self.close()
-        link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        link = socket.socket(socket.AF_UNIX, _KIND | socket.SOCK_NONBLOCK)
         try:
             link.connect(str(self.path))
             pid, uid, _ = _UCRED.unpack(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
@@ -138,28 +138,28 @@ class Probing:
         return True
 
     def spawn(self) -> None:
-        """Start a prober in place of any other, and connect to it.
+        """Start a prober in place of any other, which is ended.
 
         Raises:
             HostError: it cannot be started, or its socket cannot be made.
 
         """
-        self._end_process()
-        self.close()
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as listener:
-                self._listen(listener)
-                self.pid = _start(listener)
+        if self.connect():
+            self.end()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, _KIND)
+        ours.setblocking(False)
+        with theirs, socket.socket(socket.AF_UNIX, _KIND) as listener:
+            try:
+                self._bind(listener)
+                self.pid = _start(listener.fileno(), theirs.fileno())
                 self._process = os.pidfd_open(self.pid)
-                link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-                link.connect(str(self.path))
-        except OSError as error:
-            raise HostError(f"cannot start the probe sender ({self.path}): {error}") from None
-        self._socket, self.reason = link, ""
+            except OSError as error:
+                ours.close()
+                raise HostError(f"cannot start the probe sender ({self.path}): {error}") from None
+        self._socket, self.reason = ours, ""
 
-    def _listen(self, listener: socket.socket) -> None:
+    def _bind(self, listener: socket.socket) -> None:
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        # Whoever was here is dead, or hears nobody: without consent it ends.
         self.path.unlink(missing_ok=True)
         # Nobody gets in before the mode is what it shall be.
         mask = os.umask(0o177)
@@ -167,7 +167,6 @@ class Probing:
             listener.bind(str(self.path))
         finally:
             os.umask(mask)
-        listener.listen()
 
     def order(self, directions: Sequence[Direction], sockets: Sequence[socket.socket], grace_ms: int) -> None:
         """Have these directions probed instead of all before, until `grace_ms` after the last consent.
@@ -260,16 +259,16 @@ class Probing:
                 os.close(process)
 
 
-def _start(listener: socket.socket) -> int:
-    """Start the program with this socket. Not by `subprocess`, whose objects mind when a child outlives them."""
+def _start(*sockets: int) -> int:
+    """Start the program with these sockets. Not by `subprocess`, whose objects mind when a child outlives them."""
+    # Its own output would be ours, which it outlives. A descriptor that becomes itself stays open.
     null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
-    argv = [sys.executable, "-I", "-S", str(_PROGRAM), str(_LISTENER)]
+    kept = [(os.POSIX_SPAWN_DUP2, number, number) for number in sockets]
     return os.posix_spawn(
         sys.executable,
-        argv,
+        [sys.executable, "-I", "-S", str(_PROGRAM), *map(str, sockets)],
         os.environ,
-        # Its own output would be ours, which it outlives.
-        file_actions=[*null, (os.POSIX_SPAWN_DUP2, listener.fileno(), _LISTENER)],
+        file_actions=[*null, *kept],
         setsid=True,
         # It ignores them, once it has come so far.
         setsigmask=(signal.SIGINT, signal.SIGHUP),

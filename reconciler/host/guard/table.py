@@ -106,6 +106,8 @@ class Table:
         """No lease can stand from now on. `drain`: what the VM still holds is let out for a while."""
         prepared = self._prepared[one.name]
         self._netfilter.send(prepared.drain if drain else prepared.withdraw)
+        # A probe that was past its look-ups when the first message came may have renewed a lease behind it.
+        self._netfilter.send(prepared.drain if drain else prepared.withdraw)
 
     def stand_aside(self, one: Guarded) -> None:
         """Let everything pass from now on."""

@@ -73,11 +73,13 @@ class RawLink:
     carrier: bool = False
     physical: bool = False
 
-    def link(self, switch: str | None, addresses: tuple[str, ...], driver: str | None) -> Link:
-        """The link, with what other messages told."""
+    def link(self, switch: str | None, addresses: tuple[str, ...], lro: bool | None, driver: str | None) -> Link:
+        """The link, with what other messages and the driver told; None where it told nothing."""
         lower = (self.lower,) if self.lower else ()
         nic = Nic(self.index, self.pci, self.mac, driver, self.altnames, self.carrier, self.physical, lower)
         settings = {Setting.SWITCH: switch, **self.settings, Setting.ADDRESSES: addresses}
+        if lro is not None:
+            settings[Setting.LRO] = lro
         return Link(self.name, self.kind, settings, nic=nic)
 
 

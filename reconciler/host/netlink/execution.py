@@ -23,8 +23,9 @@ class _Way(Enum):
 class Execution:
     """One plan on its way into the kernel."""
 
-    def __init__(self, connection: Connection, plan: Plan, actual: Network) -> None:
+    def __init__(self, connection: Connection, ethtool: ioctl.Ethtool, plan: Plan, actual: Network) -> None:
         self._connection = connection
+        self._ethtool = ethtool
         self._plan = plan
         self._index_of = {link.name: link.nic.index for link in actual.links if link.nic}
         self._failures: dict[int, Failure] = {}
@@ -93,6 +94,8 @@ class Execution:
                     ioctl.make_tap(link.name, lambda: self._mark(position))
                 case SetLink(link, Setting.IPV6, _, new):
                     _write_sysctl(link.name, "0" if new else "1")
+                case SetLink(link, Setting.LRO, _, new):
+                    self._ethtool.set_lro(link.name, new is True)
                 case SetLink(link):
                     ioctl.persist_tap(link.name)
                 case RemoveLink():
@@ -120,13 +123,25 @@ class Execution:
         return Outcome(operation, Status.DONE)
 
 
+def encoded(plan: Plan, actual: Network) -> list[bytes]:
+    """The messages of a whole plan; none, where they do not fit into one batch or it takes more than netlink."""
+    index_of = {link.name: link.nic.index for link in actual.links if link.nic}
+    plain = all(_way(one) is _Way.NETLINK and one.step not in (Step.MAKE, Step.REMOVE) for one in plan.operations)
+    try:
+        batch = [message for one in plan.operations for message in requests.encode(one, index_of)] if plain else []
+    except KeyError:
+        # Something that is to hold the others does not exist yet.
+        return []
+    return batch if len(batch) <= CHANGES_AT_ONCE else []
+
+
 def _way(operation: Operation) -> _Way:
     match operation:
         case MakeLink(link):
             return _Way.IOCTL if link.kind is Kind.TAP else _Way.NETLINK
         case SetLink(setting=Setting.IPV6):
             return _Way.SYSCTL
-        case SetLink(setting=Setting.PERSISTENT):
+        case SetLink(setting=Setting.PERSISTENT | Setting.LRO):
             return _Way.IOCTL
         case _:
             return _Way.NETLINK

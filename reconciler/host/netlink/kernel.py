@@ -1,17 +1,20 @@
 """The live kernel: observe its network, execute plans on it.
 
-Two verbs, both for the network namespace that the thread was in when it opened the kernel:
+Three verbs, all for the network namespace that the thread was in when it opened the kernel:
 
 - `observe` reads what is asked for, unprivileged, and never half of it;
 - `execute` carries a plan out in as few system calls as the kernel allows, goes on with what does not depend on a
-  failed operation, and says what became of each. It believes nothing: whoever wants to know what is true observes.
+  failed operation, and says what became of each. It believes nothing: whoever wants to know what is true observes;
+- `prepare` encodes a plan for when there is no time: carrying it out is then one system call.
 """
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Self
 
+from reconciler.host.ioctl import Ethtool
 from reconciler.host.netlink.connection import Connection
-from reconciler.host.netlink.execution import Execution
+from reconciler.host.netlink.execution import Execution, encoded
 from reconciler.host.netlink.observation import Observer
 from reconciler.network.plan import Outcome, Plan
 from reconciler.network.state import Network
@@ -22,7 +25,8 @@ class Kernel:
 
     def __init__(self) -> None:
         self._connection = Connection()
-        self._observer = Observer(self._connection)
+        self._ethtool = Ethtool()
+        self._observer = Observer(self._connection, self._ethtool)
 
     def __enter__(self) -> Self:
         return self
@@ -33,6 +37,7 @@ class Kernel:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+        self._ethtool.close()
 
     def observe(self, names: Collection[str] | None = None) -> Network:
         """The network as it is: all of it, or what concerns the interfaces `names`.
@@ -52,4 +57,12 @@ class Kernel:
 
         `stop` is asked between system calls; once it says yes, the rest is skipped.
         """
-        return Execution(self._connection, plan, actual).run(stop)
+        return Execution(self._connection, self._ethtool, plan, actual).run(stop)
+
+    def prepare(self, plan: Plan, actual: Network) -> Callable[[], object] | None:
+        """Encode `plan`, which was made against `actual`; what is returned sends it. None: it takes more than that.
+
+        What fails is not told: whoever sends it observes afterwards, as always.
+        """
+        batch = encoded(plan, actual)
+        return partial(self._connection.send, batch) if batch else None

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reconciler.host import ioctl
+from reconciler.host.ioctl import Ethtool
 from reconciler.host.netlink import answers, requests, rtnetlink
 from reconciler.host.netlink.answers import RawLink
 from reconciler.host.netlink.connection import Connection
@@ -23,8 +23,9 @@ class Observer:
     The kernel tells most links in the very bytes of the last time: these are decoded once.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, ethtool: Ethtool) -> None:
         self._connection = connection
+        self._ethtool = ethtool
         self._last: dict[bytes, RawLink] = {}
         self._now: dict[bytes, RawLink] = {}
 
@@ -37,12 +38,14 @@ class Observer:
         else:
             found = self._concerning(frozenset(names), uplinks)
         addresses = _addresses(self._connection)
-        drivers = _drivers(found.links.values()) if names is None else {}
+        drivers = _drivers(self._ethtool, found.links.values()) if names is None else {}
         links = []
         for _, raw in sorted(found.links.items()):
             # An index that nothing is known of belongs to a master that vanished meanwhile: still somebody's.
             switch = found.name_of(raw.master) if raw.master else None
-            links.append(raw.link(switch, addresses.get(raw.index, ()), drivers.get(raw.index)))
+            # Bridges and taps receive nothing from a wire.
+            lro = self._ethtool.lro(raw.name) if raw.kind is Kind.OTHER else None
+            links.append(raw.link(switch, addresses.get(raw.index, ()), lro, drivers.get(raw.index)))
         routes = frozenset(found.links[index].name for index in uplinks if index in found.links)
         return Network(tuple(links), routes, _firewalled())
 
@@ -119,17 +122,16 @@ def _default_routes(connection: Connection) -> frozenset[int]:
     return frozenset(hops)
 
 
-def _drivers(raws: Iterable[RawLink]) -> dict[int, str]:
+def _drivers(ethtool: Ethtool, raws: Iterable[RawLink]) -> dict[int, str]:
     drivers: dict[int, str] = {}
-    with ioctl.DriverInfo() as info:
-        for raw in raws:
-            driver = info.of(raw.name)
-            if driver is None:
-                continue
-            drivers[raw.index] = driver.name
-            # A virtio NIC hangs on the virtio bus, and that on PCI: here the driver tells the address people know.
-            if raw.physical and raw.pci is None and _PCI.fullmatch(driver.bus):
-                raw.pci = driver.bus
+    for raw in raws:
+        driver = ethtool.driver(raw.name)
+        if driver is None:
+            continue
+        drivers[raw.index] = driver.name
+        # A virtio NIC hangs on the virtio bus, and that on PCI: here the driver tells the address people know.
+        if raw.physical and raw.pci is None and _PCI.fullmatch(driver.bus):
+            raw.pci = driver.bus
     return drivers
 
 

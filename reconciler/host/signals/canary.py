@@ -17,6 +17,8 @@ from reconciler.network.guard import Guarded
 SILENT_MS = 1_000
 # How long a direction that was never proven may take until that says something: a few probes, however slow the VM.
 UNPROVEN_MS = 1_000
+# A guard without a latch mends what is over soon by itself. What lasts longer, the policy hears of.
+UNLATCHED_MS = 3_000
 # Something that must not come through was seen; for so many of its intervals after the last time it counts.
 _NEGATIVE_INTERVALS = 3
 
@@ -41,10 +43,11 @@ class Canaries:
 
     def hear(self, told: Iterable[Heard], now: int) -> None:
         """Take in a report."""
-        self._heard_ms = now
+        # A direction that is not told of is not probed any more: what it was says nothing of what it will be.
+        before, self._ways, self._heard_ms = self._ways, {}, now
         for one in told:
-            old = self._ways.get(one.name)
-            same = old is not None and old.told.head == one.head
+            old = before.get(one.name)
+            same = old is not None and old.told.head == one.head and not _begins(old.told, one)
             since = old.since_ms if old and same else now
             negative = old.negative_ms if old else None
             if one.negative > (old.told.negative if old and same else 0):
@@ -79,7 +82,7 @@ class Canaries:
         changed = []
         for one in segments:
             for signal in appliance.health.signals.values():
-                if not isinstance(signal.source, Canary) or signal.segment not in (None, one.name):
+                if not isinstance(signal.source, Canary) or one.name not in signal.source.segments:
                     continue
                 every_ms = signal.source.negative.every_ms if signal.source.negative else 0
                 found = self._judge(one, every_ms, now)
@@ -109,10 +112,10 @@ class Canaries:
         let_through = _NEGATIVE_INTERVALS * negative_every_ms
         if any(way and way.negative_ms is not None and now - way.negative_ms < let_through for way in ways.values()):
             return State.FAILED, "the VM lets through what it must block (negative canary)"
-        lost = [name for name, way in ways.items() if way and way.told.state == "lost"]
+        lost = [name for name, way in ways.items() if way and way.told.state == "lost" and _counts(one, way)]
         if lost:
             return State.FAILED, f"probes do not come back: {', '.join(lost)}"
-        patience = max(UNPROVEN_MS, one.guard.lease_ms)
+        patience = max(UNPROVEN_MS if one.guard.latch else UNLATCHED_MS, one.guard.lease_ms)
         dark = [
             name for name, way in ways.items() if way and way.told.state != "back" and now - way.since_ms > patience
         ]
@@ -130,6 +133,16 @@ class Canaries:
         return State.FAILED, f"no probe has come back yet: {', '.join(dark)}"
 
 
+def _begins(old: Heard, new: Heard) -> bool:
+    """Whether another prober has begun to count: a direction that was proven does not become unproven."""
+    return new.state == "unproven" and old.state != new.state
+
+
+def _counts(one: Guarded, way: _Way) -> bool:
+    """Whether a direction that is lost is for the policy to hear of already."""
+    return one.guard.latch or (way.told.age_us or 0) >= UNLATCHED_MS * 1_000
+
+
 def ask_of(lease: str) -> str:
     """The name under which a direction is asked whether it passes other frames than the probes."""
     return f"{lease}?"
@@ -138,5 +151,5 @@ def ask_of(lease: str) -> str:
 def canary_of(appliance: Appliance, segment: str) -> Iterator[Canary]:
     """The canaries that speak of a segment."""
     for signal in appliance.health.signals.values():
-        if isinstance(signal.source, Canary) and signal.segment in (None, segment):
+        if isinstance(signal.source, Canary) and segment in signal.source.segments:
             yield signal.source

@@ -257,7 +257,7 @@ def test_who_sends_nonsense_is_hung_up_on_and_nobody_else(stand: Stand, message:
 
 @pytest.mark.parametrize("what", ["pipe", "unix", "many"])
 def test_strange_descriptors_are_refused(stand: Stand, what: str) -> None:
-    assert stand.probing.pid is not None
+    stand.until(lambda report: report.directions == (), "it to be up")
     count = len(list(Path(f"/proc/{stand.probing.pid}/fd").iterdir()))
     order = b'{"grace_ms": 1000, "directions": [{"name": "a", "out": 0, "back": 0, "frame": "%s"}]}' % (b"00" * 60)
     reading, writing = os.pipe()

@@ -123,6 +123,28 @@ def test_a_dead_one_is_noticed_waited_for_and_replaced(probing: Probing) -> None
     wait_until(lambda: probing.heard() is not None and not Path(f"/proc/{former}").exists(), PATIENCE_S, "no zombie")
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["well", "hung"])
+def test_there_is_never_a_second_one(probing: Probing, stopped: bool) -> None:
+    probing.spawn()
+    assert reports(probing)
+    former = probing.pid
+    assert former is not None
+    if stopped:
+        os.kill(former, signal.SIGSTOP)
+    successor = Probing(probing.path.parent, "sku")
+    try:
+        successor.spawn()
+        assert successor.pid not in (former, None)
+        assert reports(successor)
+        wait_until(lambda: dead(former), PATIENCE_S, "the former's end")
+        assert "ended" in gone(probing)
+        # Whose end takes nothing from its successor.
+        successor.consent()
+        assert successor.alive
+    finally:
+        successor.end()
+
+
 def test_one_that_hangs_is_noticed_and_killed(probing: Probing) -> None:
     probing.spawn()
     assert reports(probing)
@@ -227,3 +249,5 @@ def test_it_keeps_nothing_open_that_is_ours(probing: Probing) -> None:
         far.close()
         near.settimeout(PATIENCE_S)
         assert near.recv(1) == b""
+    probing.heard()
+    assert probing.alive, probing.reason
