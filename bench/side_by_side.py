@@ -269,7 +269,7 @@ def _call(made: Rehearsal, *words: str) -> None:
     program = str(Path(sys.executable).with_name("reconcile"))
     # A guarded switch has taken effect when the ports are yet to move, for the VM is drained first; `hold` may say 1.
     # Where traffic goes is looked at anyway.
-    spawned([program, *verb, "-f", str(made.file), *options], made.environment, (0, 1) if verb else (0,))
+    spawned([program, *verb, "-f", str(made.file), *options], made.environment, (0,))
 
 
 def _other_dry_runs(made: Rehearsal) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The command that prints what makes a host run the daemon, and keeps other network managers off its interfaces."""
+"""The command that prints what makes a host run daemon and guard, and keeps network managers off its interfaces."""
 
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from reconciler.host import places
 @click.option(
     "--print",
     "what",
-    type=click.Choice(["service", "networkmanager", "networkd"]),
+    type=click.Choice(["service", "guard", "networkmanager", "networkd"]),
     required=True,
-    help="The daemon's systemd unit; udev rules that keep NetworkManager (and newer systemd-networkd) off the "
-    "appliance's interfaces; beside these, a file for older systemd-networkd.",
+    help="The daemon's systemd unit; one that sets the guard early in the boot; udev rules that keep NetworkManager "
+    "(and newer systemd-networkd) off the appliance's interfaces; beside these, a file for older systemd-networkd.",
 )
 @click.option(
     "--program", default="/usr/bin/reconcile", show_default=True, metavar="PATH", help="Where this program lies."
@@ -38,10 +38,10 @@ def unit(group_file: Path | None, file: Path | None, what: str, program: str, ag
     from reconciler.host import systemd
 
     match what:
-        case "service":
+        case "service" | "guard":
             if not program.startswith("/") or not program.isprintable() or {*program} & {*' %$"\\'}:
                 raise click.UsageError(f"--program takes an absolute path without special characters, not {program!a}")
-            text = systemd.service(program)
+            text = systemd.service(program) if what == "service" else systemd.guard(program)
         case "networkd":
             text = systemd.networkd()
         case _:

@@ -177,6 +177,12 @@ class Keeper:
         return min(moments)
 
     @property
+    def draining(self) -> bool:
+        """Whether interfaces wait to be moved, until what is inside the VM has been let out."""
+        guard = self.guard
+        return guard is not None and any(guard.waits_until(name) is not None for name in self.state.segments)
+
+    @property
     def converged(self) -> bool:
         """Whether the network is as wanted, as far as it could be looked at since that was decided."""
         found = self.found

@@ -14,7 +14,7 @@ from reconciler.host.guard.probing import Direction as Order
 from reconciler.host.guard.probing import Report
 from reconciler.host.signals.canary import ask_of, canary_of
 from reconciler.network import probe
-from reconciler.network.guard import Direction, Guarded, mark_of, token_from
+from reconciler.network.guard import NEGATIVE, Direction, Guarded, mark_of, token_from
 
 # A direction that was never proven is asked with another frame, so seldom that a VM does not mind.
 _ASK_MS = 500
@@ -78,6 +78,7 @@ class Probes:
     _told_ms: int = field(init=False, default=0)
     _retry_ms: int = field(init=False, default=0)
     _failing: str = field(init=False, default="")
+    _began: bool = field(init=False, default=False)
 
     def token(self, segment: str) -> bytes:
         """What the probes of a segment bear now."""
@@ -99,8 +100,8 @@ class Probes:
             return {}
         return {way.lease: self.token(one.name) + self._mark(one, way) for way in one.directions}
 
-    def _mark(self, one: Guarded, way: Direction) -> bytes:
-        return mark_of(self.secret, one.name) + bytes([way.number])
+    def _mark(self, one: Guarded, way: Direction, extra: int = 0) -> bytes:
+        return mark_of(self.secret, one.name) + bytes([way.number + extra])
 
     @property
     def due_ms(self) -> int:
@@ -116,8 +117,10 @@ class Probes:
                     return
                 self._retry_ms = now + _RETRY_MS
                 self._ordered = None
-                if not self.prober.connect():
+                # A predecessor's may be there when we begin. One that we have lost is not asked again.
+                if self._began or not self.prober.connect():
                     self.prober.spawn()
+                self._began = True
             # First, for an adapter that cannot be listened to is no reason to let the others' probes end.
             if now - self._told_ms >= CONSENT_MS:
                 self.prober.consent()
@@ -166,7 +169,8 @@ class Probes:
         self, one: Guarded, direction: Direction, ends: tuple[int, int], kind: Probe, check: Negative | None
     ) -> Order:
         mark, token = self._mark(one, direction), self.token(one.name)
-        never = probing.Canaries(probe.negative(check, mark, token), check.every_ms * 1_000) if check else None
+        unseen = self._mark(one, direction, NEGATIVE)
+        never = probing.Canaries(probe.negative(check, unseen, token), check.every_ms * 1_000) if check else None
         return Order(
             direction.lease,
             *ends,

@@ -1,5 +1,6 @@
 """What can be asked of the daemon: each request checked, carried out, and answered."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from reconciler.daemon.status import status
 from reconciler.health.state import Event, Hold, HoldPlaced, HoldReleased
 from reconciler.network.plan import Plan, plan
 
+_POLL_S = 0.01
 MAX_HOLD_S = 30 * 86_400
 MAX_REASON = 200
 
@@ -104,13 +106,19 @@ class Requests:
             raise RefusedError("a hold lasts more than nothing and at most 30 days")
         until_ms = keeper.clock() + int(seconds * 1_000)
         self._tell(HoldPlaced(Hold(topology, user, reason, until_ms), self._segment(request)))
-        return {"choice": keeper.state.choice, "converged": self._keeper.converged}
+        return await self._steered()
 
     async def _release(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         segment = self._segment(request)
         if not any(segment in (None, name) for name in self._keeper.state.holds):
             raise RefusedError("nothing is held")
         self._tell(HoldReleased(user, segment))
+        return await self._steered()
+
+    async def _steered(self) -> dict[str, Any]:
+        """What is wanted now, and whether the network is there, once what is inside the VM has been let out."""
+        while self._keeper.draining:
+            await asyncio.sleep(_POLL_S)
         return {"choice": self._keeper.state.choice, "converged": self._keeper.converged}
 
     async def _reloaded(self, request: dict[str, Any], user: str) -> dict[str, Any]:

@@ -30,6 +30,9 @@ from reconciler.network.state import Network, Role, Setting, pinned_mac
 # Before everybody else's rules: those of the host's firewall must not see the wire's frames (NF_IP_PRI_FIRST is the
 # least; something is left for who needs to be earlier).
 _PRIORITY = -500
+# Added to a direction's number in the source address of what must not come through: told from probes by nothing else.
+# A ring has at most 64 directions (see `references_of_guard`).
+NEGATIVE = 0x80
 # The two bits of a MAC address's first byte (IEEE 802): locally administered, and not a group.
 _LOCAL, _GROUP = 0x02, 0x01
 
@@ -205,7 +208,7 @@ def ruleset(
     for. `counted`: by counter, frames and bytes to go on from.
     """
     segments = tuple(segments)
-    marks = [mac for one in segments for mac in _marks(one, secret)]
+    marks = [mac for one in segments for extra in (0, NEGATIVE) for mac in _marks(one, secret, extra)]
     rules = "\n".join(line for one in segments for line in _rules(one, secret, marks))
     things = "\n".join(line for one in segments for line in _sets(one, contents.get(one.name, Contents()), counted))
     name = table_of(sku)
@@ -227,8 +230,8 @@ def counters(segments: Iterable[Guarded]) -> Iterator[str]:
         yield from (f"{one.name}/adapter/{place.role}" for place in one.adapters)
 
 
-def _marks(one: Guarded, secret: bytes) -> list[str]:
-    return [(mark_of(secret, one.name) + bytes([direction.number])).hex(":") for direction in one.directions]
+def _marks(one: Guarded, secret: bytes, extra: int = 0) -> list[str]:
+    return [(mark_of(secret, one.name) + bytes([direction.number + extra])).hex(":") for direction in one.directions]
 
 
 def _sets(one: Guarded, held: Contents, counted: Mapping[str, tuple[int, int]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Files that make a host run the daemon, and systemd-networkd leave its interfaces alone."""
+"""Files that make a host set the guard and run the daemon, and systemd-networkd leave its interfaces alone."""
 
 from importlib.resources import files
 
@@ -7,12 +7,21 @@ _PROGRAM = "/usr/bin/reconcile"
 
 def service(program: str = _PROGRAM) -> str:
     """The unit of the daemon; `program` is where the command line lies."""
-    return _text("reconciler.service").replace(f"={_PROGRAM} ", f"={program} ")
+    return _unit("reconciler.service", program)
+
+
+def guard(program: str = _PROGRAM) -> str:
+    """The unit that sets the guard early in the boot."""
+    return _unit("reconciler-guard.service", program)
 
 
 def networkd() -> str:
     """The file by which systemd-networkd leaves alone what the udev rules mark (see `network.manners`)."""
     return _text("05-reconciler.network")
+
+
+def _unit(name: str, program: str) -> str:
+    return _text(name).replace(f"={_PROGRAM} ", f"={program} ")
 
 
 def _text(name: str) -> str:
