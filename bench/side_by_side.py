@@ -267,8 +267,6 @@ def _call(made: Rehearsal, *words: str) -> None:
     """`reconcile` on its file, as a process of its own."""
     verb, options = (words[:1], words[1:]) if words and not words[0].startswith("-") else ((), words)
     program = str(Path(sys.executable).with_name("reconcile"))
-    # A guarded switch has taken effect when the ports are yet to move, for the VM is drained first; `hold` may say 1.
-    # Where traffic goes is looked at anyway.
     spawned([program, *verb, "-f", str(made.file), *options], made.environment, (0,))
 
 

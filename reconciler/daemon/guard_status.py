@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler.daemon.guarding import Guarding, Segment
+from reconciler.daemon.exposure import Segment
+from reconciler.daemon.guarding import Guarding
 from reconciler.errors import ReconcilerError
 from reconciler.health.consent import Held
 from reconciler.network.guard import Guarded

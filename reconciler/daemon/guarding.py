@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from reconciler.appliance.declared import INSPECT, Appliance
+from reconciler.daemon.exposure import Segment
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.probes import Probes
 from reconciler.errors import HostError, ReconcilerError
@@ -61,27 +62,6 @@ class Notes(Protocol):
 
 
 @dataclass(slots=True)
-class Segment:
-    """One guarded segment as it is. Times in milliseconds.
-
-    `open_since`: since when no lease stands and nothing stands aside; None while the VM has the wire (or the switches
-    have). `open_ms`: how long that was so before. `trips`: how often the kernel tripped it. `counted`: frames and bytes
-    that went past the VM, when it was last granted.
-    """
-
-    stance: Stance = Stance.TRIPPED
-    held: Held = Held.NOTHING
-    failed: bool = True
-    draining_until: int = 0
-    adopting_until: int = 0
-    open_since: int | None = None
-    open_ms: int = 0
-    trips: int = 0
-    renewed_at: int = 0
-    counted: tuple[int, int] = (0, 0)
-
-
-@dataclass(slots=True)
 class Guarding:
     """The guard of one appliance. `notes`: see `Notes`; `remembered`: what they held when this process began."""
 
@@ -114,7 +94,7 @@ class Guarding:
         self._fingerprint = self.remembered.get("fingerprint")
         for name, kept in dict(self.remembered.get("segments", {})).items():
             if name in self.segments:
-                self.segments[name].trips, self.segments[name].open_ms = int(kept["trips"]), int(kept["open_ms"])
+                self.segments[name].recall(kept)
 
     # On the failover path
 
@@ -187,7 +167,9 @@ class Guarding:
         if self._installed:
             # Before, it is not known what a predecessor's prober should be doing.
             self.probes.attend(self.bound)
-        self._note()
+        if not news:
+            # What is news is acted upon first: no disk comes before the wire.
+            self._note()
         return news
 
     def declare(self, appliance: Appliance) -> None:
@@ -203,6 +185,15 @@ class Guarding:
                 self._take_away()
             except ReconcilerError as error:
                 self._suffer(error)
+
+    def forget(self) -> None:
+        """What the probes told is void, and is told again."""
+        self.canaries.forget()
+
+    def _renew(self, name: str) -> None:
+        """Nothing that is under way now proves anything any more."""
+        self.probes.change(name)
+        self.canaries.forget(name)
 
     def switch(self, *, on: bool) -> None:
         """Set the guard, or take every trace of it away until it is set again.
@@ -224,7 +215,7 @@ class Guarding:
         self.table.remove()
         self._digest, self._fingerprint, self._installed, self.bound = "", None, False, ()
         for segment in self.segments.values():
-            self._hold(segment, Held.NOTHING)
+            segment.hold(Held.NOTHING, self.clock())
             segment.open_since = None
 
     # The table
@@ -257,14 +248,14 @@ class Guarding:
                 continue
             if held.token is not None:
                 self.probes.take_over(one.name, held.token)
-                self._hold(segment, Held.GRANTED if held.held else Held.EXPIRED)
+                segment.hold(Held.GRANTED if held.held else Held.EXPIRED, self.clock())
             elif held.aside_ms:
                 segment.adopting_until = self.clock() + held.aside_ms
-                self._hold(segment, Held.ADOPTING)
+                segment.hold(Held.ADOPTING, self.clock())
             elif held.aside_ms is not None:
-                self._hold(segment, Held.ASIDE)
+                segment.hold(Held.ASIDE, self.clock())
             else:
-                self._hold(segment, Held.NOTHING)
+                segment.hold(Held.NOTHING, self.clock())
 
     def _replace(self, bound: tuple[Guarded, ...], found: Difference, live: str | None) -> None:
         """Set the table anew. What stands in it goes on standing, but for a VM that came back as another one."""
@@ -276,13 +267,13 @@ class Guarding:
             segment, old = self.segments[one.name], before.get(one.name)
             if old is not None and old.adapters != one.adapters:
                 # Who is behind others has proven nothing.
-                self.probes.change(one.name)
+                self._renew(one.name)
                 if segment.held in (Held.GRANTED, Held.ADOPTING):
                     segment.held = Held.EXPIRED
                     self._act(old)
             if live is None and not self._installed and self._is_inspected(one, found):
                 segment.adopting_until = now + ADOPT_MS
-                self._hold(segment, Held.ADOPTING)
+                segment.hold(Held.ADOPTING, self.clock())
             contents[one.name] = self._contents(one, segment, now)
         made = ruleset(self.appliance.sku, bound, self.probes.secret, contents, counted)
         self._fingerprint = self.table.install(made)
@@ -297,7 +288,7 @@ class Guarding:
         self.bound, self._installed, self._trouble = bound, True, ""
         for one in bound:
             segment = self.segments[one.name]
-            self._hold(segment, segment.held)
+            segment.hold(segment.held, self.clock())
 
     def _contents(self, one: Guarded, segment: Segment, now: int) -> Contents:
         match segment.held:
@@ -325,7 +316,7 @@ class Guarding:
         for one in self.bound:
             segment = self.segments[one.name]
             if segment.held is Held.ADOPTING and now >= segment.adopting_until:
-                self._hold(segment, Held.NOTHING)
+                segment.hold(Held.NOTHING, self.clock())
             if segment.held is not Held.GRANTED:
                 continue
             if not self.table.stands(one):
@@ -347,8 +338,8 @@ class Guarding:
                     self._withdraw(one, segment)
                 case Act.STAND_ASIDE:
                     self.table.stand_aside(one)
-                    self._hold(segment, Held.ASIDE)
-                    self.probes.change(one.name)
+                    segment.hold(Held.ASIDE, self.clock())
+                    self._renew(one.name)
                 case Act.TRIP:
                     self._trip(one, segment)
         except ReconcilerError as error:
@@ -356,8 +347,8 @@ class Guarding:
             # that looks as it was left, and did not obey.
             self.suspicious, self._fingerprint = True, None
             if act is not Act.GRANT:
-                self._hold(segment, Held.NOTHING)
-                self.probes.change(one.name)
+                segment.hold(Held.NOTHING, self.clock())
+                self._renew(one.name)
             self._suffer(error)
 
     def _grant(self, one: Guarded, segment: Segment) -> None:
@@ -365,7 +356,7 @@ class Guarding:
             return
         self.table.grant(one, self.probes.token(one.name))
         segment.renewed_at, opened = self.clock(), segment.open_since
-        self._hold(segment, Held.GRANTED)
+        segment.hold(Held.GRANTED, self.clock())
         if opened is not None:
             self._tell_exposure(one, segment, self.clock() - opened)
 
@@ -379,14 +370,14 @@ class Guarding:
         drain = segment.held is Held.GRANTED and not segment.failed and one.guard.drain_ms > 0
         self.table.withdraw(one, drain=drain)
         segment.draining_until = self.clock() + one.guard.drain_ms if drain else 0
-        self._hold(segment, Held.NOTHING)
-        self.probes.change(one.name)
+        segment.hold(Held.NOTHING, self.clock())
+        self._renew(one.name)
 
     def _trip(self, one: Guarded, segment: Segment) -> None:
         """The kernel was first. What may still be granted is withdrawn, so that nothing that comes late renews it."""
         segment.trips += 1
-        self._hold(segment, Held.NOTHING)
-        self.probes.change(one.name)
+        segment.hold(Held.NOTHING, self.clock())
+        self._renew(one.name)
         if one.guard.latch:
             self.canaries.trip(one.name)
         act = "cut" if one.guard.closed else "joined past the VM"
@@ -397,15 +388,6 @@ class Guarding:
             level=logging.WARNING,
             segment=one.name,
         )
-
-    def _hold(self, segment: Segment, held: Held) -> None:
-        segment.held, now = held, self.clock()
-        exposed = held in (Held.NOTHING, Held.EXPIRED)
-        if exposed and segment.open_since is None:
-            segment.open_since = now
-        elif not exposed and segment.open_since is not None:
-            segment.open_ms += now - segment.open_since
-            segment.open_since = None
 
     def _tell_exposure(self, one: Guarded, segment: Segment, lasted_ms: int) -> None:
         frames, size = self._passed(one)
@@ -444,7 +426,7 @@ class Guarding:
             "secret": self.probes.secret.hex(),
             "digest": self._digest,
             "fingerprint": self._fingerprint,
-            "segments": {name: {"trips": one.trips, "open_ms": one.open_ms} for name, one in self.segments.items()},
+            "segments": {name: one.kept() for name, one in self.segments.items()},
         }
         if value != self._noted:
             self._noted = value

@@ -23,7 +23,7 @@ from reconciler.daemon.fight import Fights, Thing, about, suspects
 from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError, TransientError
 from reconciler.health import policy, record
-from reconciler.health.signal import Reading
+from reconciler.health.signal import Reading, Rebooted
 from reconciler.health.signal import State as Colour
 from reconciler.health.state import (
     Choose,
@@ -97,6 +97,10 @@ class Guard(Protocol):
 
     def declare(self, appliance: Appliance) -> None:
         """The file was read anew."""
+        ...
+
+    def forget(self) -> None:
+        """What the probes told is void, and will be told again."""
         ...
 
 
@@ -177,10 +181,10 @@ class Keeper:
         return min(moments)
 
     @property
-    def draining(self) -> bool:
-        """Whether interfaces wait to be moved, until what is inside the VM has been let out."""
-        guard = self.guard
-        return guard is not None and any(guard.waits_until(name) is not None for name in self.state.segments)
+    def drained_ms(self) -> int | None:
+        """Until when interfaces wait to be moved, for what is inside the VM is let out first; None: nothing waits."""
+        waits = [self.guard.waits_until(name) for name in self.state.segments] if self.guard else []
+        return max((until for until in waits if until is not None), default=None)
 
     @property
     def converged(self) -> bool:
@@ -231,6 +235,8 @@ class Keeper:
     # Deciding
 
     def _step(self, event: Event) -> None:
+        if self.guard and isinstance(event, Rebooted):
+            self.guard.forget()
         self.state, effects = policy.step(self.state, event, self.clock())
         for effect in effects:
             match effect:

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from reconciler.appliance.declared import Appliance
+from reconciler.daemon.exposure import Segment
 from reconciler.daemon.guarding import Guarding
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.probes import Probes
@@ -70,10 +71,9 @@ def _known(found: Any) -> dict[str, Any]:
     """
     if not re.fullmatch(r"[0-9a-f]{32}", found["secret"]):
         raise ValueError("no secret")
-    segments = {
-        str(name): {"trips": int(one["trips"]), "open_ms": int(one["open_ms"])}
-        for name, one in found["segments"].items()
-    }
+    segments = {str(name): dict(one) for name, one in found["segments"].items()}
+    for one in segments.values():
+        Segment().recall(one)
     return {
         "on": found["on"] is True,
         "secret": found["secret"],

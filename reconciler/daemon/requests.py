@@ -12,7 +12,6 @@ from reconciler.daemon.status import status
 from reconciler.health.state import Event, Hold, HoldPlaced, HoldReleased
 from reconciler.network.plan import Plan, plan
 
-_POLL_S = 0.01
 MAX_HOLD_S = 30 * 86_400
 MAX_REASON = 200
 
@@ -117,8 +116,9 @@ class Requests:
 
     async def _steered(self) -> dict[str, Any]:
         """What is wanted now, and whether the network is there, once what is inside the VM has been let out."""
-        while self._keeper.draining:
-            await asyncio.sleep(_POLL_S)
+        if (until := self._keeper.drained_ms) is not None:
+            await asyncio.sleep(max(0, until - self._keeper.clock()) / 1_000)
+            self._keeper.turn(())
         return {"choice": self._keeper.state.choice, "converged": self._keeper.converged}
 
     async def _reloaded(self, request: dict[str, Any], user: str) -> dict[str, Any]:

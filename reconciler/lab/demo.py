@@ -43,9 +43,10 @@ _CARE = {
         "signals": {"wire": {"kind": "carrier"}},
     },
     "on_failure": {"order": "bypass-then-restart", "restart": {"backoff": "1s", "boot_timeout": "10s"}},
+    "guard": {},
 }
 # Of the daemon's log, what a spectator wants to see.
-_TOLD = ("start", "decision", "switched", "mended", "stop")
+_TOLD = ("start", "decision", "switched", "mended", "tripped", "armed", "stop")
 
 
 def run(rate: int) -> int:
@@ -99,6 +100,7 @@ class _Demo:
         self._hang()
         self._tamper()
         self._crash()
+        self._nobody_left()
         self._made.end_daemon()
         measured = self._traffic.stop()
         self._evaluate(measured)
@@ -175,6 +177,25 @@ class _Demo:
             self._made.wait_for(on("inspect"), "the daemon to have taken over")
             self._shows(crossing=True)
 
+    def _nobody_left(self) -> None:
+        self._title("the daemon is killed, and then the VM dies: nobody is left but the kernel")
+        with self._phase("both dead"):
+            assert self._made.daemon is not None  # noqa: S101 - started by the step before
+            self._made.daemon.kill()
+            self._made.daemon.wait()
+            self._event("daemon killed")
+            self._made.kill_vm()
+            self._event("VM killed")
+            self._await_traffic()
+            self._shows(crossing=False)
+        with self._phase("daemon, VM, proof"):
+            self._start_daemon()
+            self._made.wait_for(on("inspect"), "the return to inspect")
+        self._event("inspect again")
+        self._command("status", expect=0, says="went past the VM")
+        with self._phase("inspect at last"):
+            self._shows(crossing=True)
+
     # What they are made of
 
     def _title(self, text: str) -> None:
@@ -205,9 +226,8 @@ class _Demo:
                     continue
                 after_s = (time.time_ns() - self._begin_ns) / _SECOND_NS
                 text = Text(f"{after_s:7.2f} s  ", style="dim")
-                what = (
-                    told["text"] if told["event"] in ("start", "stop") else told.get("what", told["text"].split(":")[0])
-                )
+                whole = told["event"] in ("start", "tripped", "armed", "stop")
+                what = told["text"] if whole else told.get("what", told["text"].split(":")[0])
                 text.append(what, style="cyan")
                 for reason in told.get("why", ()):
                     text.append(f"\n             {reason}", style="dim")
@@ -275,7 +295,7 @@ class _Demo:
         self._console.print(table)
         self._console.print()
         self._console.print(self._timeline(measured), markup=False)
-        for what in ("inspect", "inspect again", "daemon killed, back"):
+        for what in ("inspect", "inspect again", "daemon killed, back", "inspect at last"):
             self._undisturbed(what)
         wrong = sum(part.duplicated + part.reordered for part in measured)
         self._check(wrong == 0, f"{wrong} frames were duplicated or reordered, in all {sum(m.sent for m in measured)}")

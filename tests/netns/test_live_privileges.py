@@ -20,19 +20,27 @@ pytestmark = pytest.mark.netns
 
 # Somebody who is not root: the user that QEMU runs as. In a user namespace there is nobody else.
 STRANGER = 65534 if TAP else 0
+SECOND_US = 1_000_000
 GROUP = next((one.gr_name for one in grp.getgrall() if (one.gr_gid != 0) == TAP), "root")
 
 
+def of_unit(key: str) -> str:
+    (line,) = (line for line in systemd.service().splitlines() if line.startswith(f"{key}="))
+    return line.partition("=")[2]
+
+
 def capabilities() -> set[str]:
-    lines = systemd.service().splitlines()
-    (line,) = (line for line in lines if line.startswith("CapabilityBoundingSet="))
-    return {word.removeprefix("CAP_").lower() for word in line.partition("=")[2].split()}
+    return {word.removeprefix("CAP_").lower() for word in of_unit("CapabilityBoundingSet").split()}
+
+
+# In a user namespace nobody may raise a limit.
+LIMITS = ("prlimit", f"--rtprio={of_unit('LimitRTPRIO')}", f"--rttime={SECOND_US}", "--") if TAP else ()
 
 
 def restricted(allowed: set[str]) -> tuple[str, ...]:
-    """What starts a program with these capabilities at most, as systemd would."""
+    """What starts a program with these capabilities at most, and with the unit's limits, as systemd would."""
     bounding = ",".join(["-all", *(f"+{one}" for one in sorted(allowed))])
-    return ("setpriv", "--no-new-privs", "--inh-caps", "-all", "--bounding-set", bounding)
+    return (*LIMITS, "setpriv", "--no-new-privs", "--inh-caps", "-all", "--bounding-set", bounding)
 
 
 class Guest:
@@ -91,6 +99,14 @@ def host(tmp_path: Path) -> Iterator[Live]:
         guest.close()
 
 
+@pytest.fixture
+def guarded(host: Live) -> Live:
+    document = json.loads(host.file.read_text())
+    document["segments"]["edge"]["guard"] = {}
+    host.file.write_text(json.dumps(document))
+    return host
+
+
 def daemon(host: Live, allowed: set[str]) -> "subprocess.Popen[str]":
     return host.start("run", "--group", GROUP, prefix=restricted(allowed))
 
@@ -116,14 +132,15 @@ def end(program: "subprocess.Popen[str]") -> str:
 
 
 def test_the_unit_leaves_it_few() -> None:
-    assert capabilities() == {"net_admin", "dac_override", "chown"}
+    assert capabilities() == {"net_admin", "net_raw", "dac_override", "chown"}
+    assert of_unit("LimitRTTIME") == "1s"
 
 
 def test_they_suffice_for_all_that_the_daemon_does(host: Live) -> None:
     program = daemon(host, capabilities())
     until(host, lambda found: found and found["choice"] == {"edge": "inspect"} and found["network"]["converged"])
     told = Path(f"/proc/{program.pid}/status").read_text()
-    assert int(told.partition("CapEff:")[2].split()[0], 16).bit_count() == 3
+    assert int(told.partition("CapEff:")[2].split()[0], 16).bit_count() == 4
     # Bridges, ports, the tap and the writes to /proc/sys: nothing differs from what is declared.
     host.is_converged()
     found = host.lab.run(["ip", "-d", "-j", "link", "show", host.inside]).stdout
@@ -137,6 +154,40 @@ def test_they_suffice_for_all_that_the_daemon_does(host: Live) -> None:
     until(host, lambda found: found["network"]["mended"] > 0 and found["network"]["converged"])
     assert host.apart("reload").code == 0
     end(program)
+
+
+def test_they_suffice_for_the_guard_and_its_prober(guarded: Live) -> None:
+    program = daemon(guarded, capabilities())
+    found = until(guarded, lambda found: found and found["guard"] and found["guard"]["prober"]["priority"])
+    try:
+        assert found["guard"]["on"]
+        assert found["guard"]["trouble"] == ""
+        assert found["guard"]["prober"]["alive"]
+        # In a user namespace without the limit there is only what the unit's Nice= would leave it.
+        assert found["guard"]["prober"]["priority"] == "fifo 10" if TAP else found["guard"]["prober"]["priority"]
+        told = Path(f"/proc/{found['guard']['prober']['pid']}/status").read_text()
+        assert {told.partition(f"{one}:")[2].split()[0] for one in ("CapEff", "CapPrm", "CapInh")} == {"0" * 16}
+        sent = until(guarded, lambda found: any(one["sent"] for one in directions(found)))
+        assert [one["name"] for one in sent["guard"]["segments"]] == ["edge"]
+        assert "table netdev reconciler-live" in guarded.lab.run(["nft", "list", "tables"]).stdout
+    finally:
+        guarded.apart("guard", "off")
+        end(program)
+    assert guarded.lab.run(["nft", "list", "tables"]).stdout == ""
+
+
+def directions(found: dict) -> list[dict]:
+    return [one for segment in found["guard"]["segments"] for one in segment["directions"]]
+
+
+def test_without_net_raw_no_probes_are_sent_and_it_says_why(guarded: Live) -> None:
+    program = daemon(guarded, capabilities() - {"net_raw"})
+    try:
+        until(guarded, lambda found: found and found["guard"] and found["guard"]["on"])
+        guarded.apart("guard", "off")
+    finally:
+        err = end(program)
+    assert "it takes the capability CAP_NET_RAW" in err
 
 
 def test_without_net_admin_it_says_what_it_needs(host: Live) -> None:

@@ -94,9 +94,9 @@ class Canaries:
                     changed.append(reading)
         return tuple(changed)
 
-    def forget(self) -> None:
-        """The file was read anew: everything is told again."""
-        self._last.clear()
+    def forget(self, segment: str | None = None) -> None:
+        """What was told of a segment, or of all, is told again."""
+        self._last = {key: reading for key, reading in self._last.items() if segment not in (None, key[1])}
 
     def _judge(self, one: Guarded, negative_every_ms: int, now: int) -> tuple[State, str] | None:
         """What the probes say of a segment; None: nothing yet."""
