@@ -98,7 +98,8 @@ def show(group_file: Path | None, file: Path | None) -> None:
         found = audit(kernel, appliance, choice_of(appliance))
     bound = bind_guard(appliance, found.desired, found.actual)
     # The addresses of the probes are a secret of the daemon: other ones stand here for them.
-    say(ruleset(appliance.sku, bound, b"", {}, {}).text.rstrip("\n"))
+    # Tabs are control characters, which nobody's terminal gets from us.
+    say(ruleset(appliance.sku, bound, b"", {}, {}).text.rstrip("\n").expandtabs(4))
 
 
 def _load(file: Path | None) -> Any:

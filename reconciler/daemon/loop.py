@@ -79,7 +79,6 @@ class Daemon:
         self._fed_ms = 0
         self._began_ms = clock.now_ms()
         self._over = False
-        self._heeded = -1
         self._reading = asyncio.Lock()
         self._scheduled: asyncio.Handle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,6 +110,7 @@ class Daemon:
         self._deeds.destroyed = self._keeper.state.vm.attempts > 0
         loop.add_reader(self._watch, self._links_changed)
         loop.add_reader(self._guard.watch, self._rules_changed)
+        loop.add_reader(self._guard.probing, self._probes_told)
         await self._control.open()
         self._gather()
         self._arm()
@@ -131,8 +131,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._watch)
         loop.remove_reader(self._guard.watch)
-        if self._heeded >= 0:
-            loop.remove_reader(self._heeded)
+        loop.remove_reader(self._guard.probing)
         self._cancel()
         for task in (*self._tasks, *self._gatherers):
             task.cancel()
@@ -183,19 +182,7 @@ class Daemon:
         except Exception as error:  # noqa: BLE001 - a callback's would be lost in the loop
             self._break(error)
         else:
-            self._heed()
             self._arm()
-
-    def _heed(self) -> None:
-        """Listen to the prober that there is now: it may be another one than before the turn."""
-        number = self._guard.probing.fileno()
-        if number != self._heeded:
-            loop = asyncio.get_running_loop()
-            if self._heeded >= 0:
-                loop.remove_reader(self._heeded)
-            if number >= 0:
-                loop.add_reader(number, self._probes_told)
-            self._heeded = number
 
     def _soon(self) -> None:
         if self._over:
@@ -235,7 +222,6 @@ class Daemon:
         changed = self._changed and began >= self._not_before_ms
         events, self._queue = self._queue, deque()
         self._keeper.turn(events, changed=changed)
-        self._heed()
         ended = clock.now_ms()
         if changed:
             self._changed = False

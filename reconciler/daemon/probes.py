@@ -73,11 +73,12 @@ class Probes:
     heard: Report | None = field(init=False, default=None)
     _tokens: dict[str, bytes] = field(init=False, default_factory=dict)
     _sockets: dict[tuple[str, int, bytes], socket.socket] = field(init=False, default_factory=dict)
-    _ordered: tuple[Order, ...] | None = field(init=False, default=None)
+    _ordered: tuple[int, tuple[Order, ...]] | None = field(init=False, default=None)
     _proven: set[str] = field(init=False, default_factory=set)
     _told_ms: int = field(init=False, default=0)
     _retry_ms: int = field(init=False, default=0)
     _failing: str = field(init=False, default="")
+    _asked_for: tuple[object, ...] = field(init=False, default=())
     _began: bool = field(init=False, default=False)
 
     def token(self, segment: str) -> bytes:
@@ -125,7 +126,11 @@ class Probes:
             if now - self._told_ms >= CONSENT_MS:
                 self.prober.consent()
                 self._told_ms = now
-            self._order(tuple(segments), now)
+            # Ten times a second, and hardly ever anything else than before.
+            asked = (tuple(segments), dict(self._tokens), len(self._proven), self.appliance.health)
+            if asked != self._asked_for or self._ordered is None:
+                self._order(asked[0], now)
+                self._asked_for = (asked[0], dict(self._tokens), *asked[2:])
             self._failing = ""
         except ReconcilerError as error:
             if str(error) != self._failing:
@@ -141,10 +146,10 @@ class Probes:
                 places[f"{one.name}/{place.role}"] = len(sockets)
                 sockets[key] = self._sockets.get(key) or self.ear(place.interface, key[2])
         orders = tuple(order for one in segments for order in self._orders(one, places))
-        if orders != self._ordered or sockets.keys() != self._sockets.keys():
-            grace_ms = min((one.guard.grace_ms for one in segments), default=0)
-            self.prober.order(orders, tuple(sockets.values()), max(grace_ms, _LEAST_GRACE_MS))
-            self._ordered, self._told_ms = orders, now
+        grace_ms = max(min((one.guard.grace_ms for one in segments), default=0), _LEAST_GRACE_MS)
+        if (grace_ms, orders) != self._ordered or sockets.keys() != self._sockets.keys():
+            self.prober.order(orders, tuple(sockets.values()), grace_ms)
+            self._ordered, self._told_ms = (grace_ms, orders), now
         for key, gone in self._sockets.items():
             if key not in sockets:
                 gone.close()

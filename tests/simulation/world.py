@@ -2,7 +2,8 @@
 
 The VM dies, hangs, lies, flaps and is stopped; signals are lost, late, doubled and wrong; other hands edit the network;
 the kernel refuses; the process is killed at any point, its memory torn, the machine rebooted. After each turn `Oracle`
-says whether that was safe. Then all misfortune ends, and what is right must come about within a bound.
+says whether that was safe, and where the file has a guard, `Guarded`. Then all misfortune ends, and what is right must
+come about within a bound.
 
     .venv/bin/python tests/simulation/world.py 4711        one seed, with its whole story
     .venv/bin/python tests/simulation/world.py 0 5000      many; prints the seeds that fail, each as a line to run
@@ -27,11 +28,13 @@ HERE = Path(__file__).resolve()
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[2])]
 
 from fake_kernel import Device, FakeKernel, Killed  # noqa: E402
+from guarded import Guarded  # noqa: E402
 from oracle import Oracle, ViolationError  # noqa: E402
 from worlds import FOREIGN, appliance, host, two_ports_document  # noqa: E402
 
 from reconciler import cycle  # noqa: E402
 from reconciler.appliance.declared import Appliance, Domain  # noqa: E402
+from reconciler.daemon import guarding, probes  # noqa: E402
 from reconciler.daemon.keeper import Keeper  # noqa: E402
 from reconciler.errors import HostError, ReconcilerError, TransientError  # noqa: E402
 from reconciler.health import record  # noqa: E402
@@ -45,10 +48,13 @@ from reconciler.health.state import (  # noqa: E402
     Restart,
     RestartEnded,
 )
-from reconciler.network import ownership  # noqa: E402
+from reconciler.host.signals import canary  # noqa: E402
+from reconciler.network import guard, ownership  # noqa: E402
 from reconciler.network.state import Kind, Link, Network, Setting  # noqa: E402
 
 BEAT_MS = 2_000
+# The prober tells of itself ten times a second, and of what has changed at once; here only the latter is so.
+REPORT_MS = 3_000
 TROUBLE_MS = 36_000
 # When all is well with the VM: grace, rise, the longest hold-down, the longest pause of a fight, an audit.
 CALM_MS = 3_000 + 6_000 + 20_000 + 60_000 + 12_000
@@ -64,7 +70,17 @@ _MAX_STEPS = 5_000
 # --- appliances ------------------------------------------------------------------------------------------------------
 
 
-def _file(*, wires: int, taps: bool, domain: bool, first: bool, closed: bool, ladder: int, hold_down: str) -> Appliance:
+def _file(
+    *,
+    wires: int,
+    taps: bool,
+    domain: bool,
+    first: bool,
+    closed: bool,
+    ladder: int,
+    hold_down: str,
+    guarding: dict[str, Any] | None = None,
+) -> Appliance:
     signals: dict[str, Any] = {
         "wire": {"kind": "carrier"},
         "beat": {
@@ -89,6 +105,7 @@ def _file(*, wires: int, taps: bool, domain: bool, first: bool, closed: bool, la
     return appliance(
         **two_ports_document(
             appliance={"sku": "sim"},
+            **({} if guarding is None else {"guard": guarding}),
             ports={"mgmt": {"match": {"name": "mgmt0"}, "role": "management"}, **ports},
             segments={f"s{number}": names[2 * number : 2 * number + 2] for number in range(wires)},
             vm={"adapters": {role: {kind: f"vif{number}"} for number, role in enumerate(names)}, **runs},
@@ -114,6 +131,9 @@ def _file(*, wires: int, taps: bool, domain: bool, first: bool, closed: bool, la
     )
 
 
+_EDITED = {"lease": "400ms", "drain": "300ms"}
+
+
 @functools.cache
 def files() -> tuple[tuple[Appliance, Appliance], ...]:
     """Appliances, each with what its file becomes when it is edited."""
@@ -128,9 +148,19 @@ def files() -> tuple[tuple[Appliance, Appliance], ...]:
             (1, False, True, False, False, 0),
             (2, False, True, False, False, 2),
             (2, True, False, True, False, 2),
+            (1, False, True, False, False, 2),
+            (2, True, True, True, True, 2),
         )
     ]
-    return tuple((_file(**row, hold_down="5s"), _file(**row, hold_down="8s")) for row in rows)
+    # Where there is a guard, the edited file has other rules for the kernel.
+    guards = (*[None] * 8, {}, {"drain": "0s", "latch": False})
+    return tuple(
+        (
+            _file(**row, hold_down="5s", guarding=guarding),
+            _file(**row, hold_down="8s", guarding=None if guarding is None else guarding | _EDITED),
+        )
+        for row, guarding in zip(rows, guards, strict=True)
+    )
 
 
 # --- the fake host ---------------------------------------------------------------------------------------------------
@@ -156,6 +186,10 @@ class Ether(FakeKernel):
             found = self._networks.setdefault((names is None, tuple(map(id, found.links)), found.default_route), found)
             self._seen[names is None] = self.generation, found
         return found
+
+    def is_seen(self) -> bool:
+        """Whether nothing has changed since somebody looked."""
+        return any(generation == self.generation for generation, _ in self._seen.values())
 
     def _link(self, device: Device, *, with_driver: bool) -> Link:
         master = self.devices.get(device.master)
@@ -221,9 +255,23 @@ def memoised() -> Iterator[None]:
             found[key] = wanted, actual, difference(of, wanted, actual)
         return found[key][2]
 
+    def rules(sku: str, segments: Any, secret: bytes, contents: Any, counted: Any) -> Any:
+        key = (segments, secret)
+        if contents or counted or key not in ruled:
+            made = guard.ruleset(sku, segments, secret, contents, counted)
+            if contents or counted:
+                return made
+            ruled[key] = made
+        return ruled[key]
+
+    ruled: dict[Any, Any] = {}
     with (
         mock.patch.object(cycle, "desired", want),
         mock.patch.object(cycle, "difference", differ),
+        mock.patch.object(guarding, "ruleset", rules),
+        mock.patch.object(probes, "CONSENT_MS", REPORT_MS),
+        mock.patch.object(canary, "SILENT_MS", REPORT_MS),
+        mock.patch.object(guard, "pinned_mac", _PINNED),
         mock.patch.object(ownership, "pinned_mac", _PINNED),
     ):
         yield
@@ -277,6 +325,8 @@ class World:
         self.calm = False
         self.keeper: Keeper | None = None
         self.oracle = Oracle(self.appliance)
+        self.guarded: Guarded | None = None
+        self._orders = self._changes = 0
         self.has_domain = any(isinstance(one.source, Domain) for one in self.appliance.health.signals.values())
         self._make_host()
 
@@ -291,6 +341,10 @@ class World:
         self.adapters = [one.interface for one in self.appliance.adapters.values()]
         self.ports = [port.match.name or "" for port in self.appliance.ports.values() if not port.management]
         self.foreign = self._look_at_foreign()
+        if any(segment.guard for segment in self.appliance.segments.values()):
+            kernel = self.kernel
+            self.guarded = Guarded(self.appliance, lambda: self.clock, kernel, kernel.is_seen)
+            self.guarded.wires.on_order = self._prober_is_ordered
 
     # Time
 
@@ -309,19 +363,21 @@ class World:
             self._set_adapters(present=self.vm == "hung")
         else:
             self._set_adapters(present=True)
+        self._forwards()
         self._start()
         self._beat()
         for _ in range(self.chance.randint(2, 9)):
             self.at(self.chance.randrange(TROUBLE_MS), self._misfortune)
         self._until(self.now + TROUBLE_MS)
         end = self._end_all_trouble()
+        quiet_ms = LONG_QUIET_MS if self.end == "stopped" else QUIET_MS
         while self.now < end:
             self._until(self.now + QUIET_MS // 2)
             with contextlib.suppress(ViolationError):
                 self._judge()
                 break
         done = len(self.kernel.log)
-        self._until(self.now + (LONG_QUIET_MS if self.end == "stopped" else QUIET_MS))
+        self._until(self.now + quiet_ms)
         self._judge()
         if len(self.kernel.log) != done:
             raise ViolationError("it does not rest when all is done")
@@ -359,6 +415,7 @@ class World:
             self,
             self._restart,
             lambda: ("NetworkManager",),
+            self.guarded and self.guarded.begin(self.appliance, self.story, self.chance),
         )
         value = json.loads(self._disk) if self._disk else None
         shift = None
@@ -402,6 +459,8 @@ class World:
 
     def _after(self, events: tuple[Event, ...], done: int = 0) -> None:
         assert self.keeper is not None
+        if self.guarded:
+            self.guarded.after(self.keeper.state.choice)
         refused = any(number for _, number in self.kernel.log[done:])
         self.oracle.after(self.keeper, events, self.clock, self.kernel, refused=refused)
         if len(self.kernel.log) != done and self._look_at_foreign() != self.foreign:
@@ -415,10 +474,13 @@ class World:
         self.story.tell("KILLED", self._die_at or "while it acted")
         self.oracle.died(keeper, self.clock, begun=keeper is self.keeper, idle=self._die_at == "idle")
         self.keeper, self._due, self._die_at, self.kernel.kill_after = None, None, "", None
-        if self.chance.random() < 0.1 and not self.calm:
+        torn = self.chance.random() < 0.1 and not self.calm
+        if torn:
             self.story.tell("TORN", "the memory is lost")
             self._disk = None
             self.oracle.amnesia()
+        if self.guarded:
+            self.guarded.died(torn=torn)
         self.at(self.chance.choice([0, 30, 500, 4_000]), self._start)
 
     def remember(self, state: Any) -> None:
@@ -465,6 +527,7 @@ class World:
         self.story.tell("VM", state)
         self.vm = state
         self.vm_life += 1
+        self._forwards()
         self._set_adapters(present=state not in ("dead", "stopped"))
         if self.has_domain:
             self.at(self.chance.choice([10, 100, 250]), self._tell_domain)
@@ -508,6 +571,52 @@ class World:
 
         self.at(self.chance.choice([0, 1, 3]), news)
 
+    def _forwards(self, silent: set[str] | None = None) -> None:
+        if self.guarded:
+            self.guarded.vm(forwards=self.vm in ("running", "sick"), silent=silent)
+            self._path_changes()
+
+    # The prober
+
+    def _prober_is_ordered(self) -> None:
+        self._orders += 1
+        number = self._orders
+
+        def again() -> None:
+            if number == self._orders:
+                self.at(REPORT_MS, again)
+                self._prober_tells()
+
+        self.at(REPORT_MS, again)
+        self._path_changes()
+
+    def _path_changes(self) -> None:
+        """The prober has something to tell soon: what came back for the first time, and what was lost."""
+        self._changes += 1
+        number = self._changes
+        for wait_ms in (45, 245, 445):
+            self.at(wait_ms, lambda: self._prober_tells() if number == self._changes else None)
+
+    def _prober_tells(self) -> None:
+        guarded, keeper = self.guarded, self.keeper
+        if guarded is None or keeper is None or not guarded.prober.alive:
+            return
+        if guarded.prober.process is guarded.wires.process and (told := guarded.wires.report()):
+            guarded.prober.told.append(told)
+        self._due = None
+        self.oracle.before(keeper, ())
+        done, before = len(self.kernel.log), keeper.state
+        try:
+            keeper.listen()
+        except Killed:
+            self._died(keeper)
+            return
+        if keeper.state is not before or len(self.kernel.log) > done:
+            self.steps += 1
+            self._after((), done)
+        else:
+            guarded.after(keeper.state.choice)
+
     def _tell_domain(self) -> None:
         told = {
             "dead": Reading("life", State.FAILED, "the hypervisor died"),
@@ -542,7 +651,7 @@ class World:
     def _misfortune(self) -> None:
         if self.calm:
             return
-        what = self.chance.choice(_MISFORTUNES)
+        what = self.chance.choice(_OF_GUARDS if self.guarded else _MISFORTUNES)
         self.story.tell("FATE", what.__name__)
         what(self)
 
@@ -597,6 +706,38 @@ class World:
         """Netlink events are lost, or never come."""
         self._deaf = 1.0
         self.at(self.chance.randint(1_000, 25_000), lambda: setattr(self, "_deaf", 0.0))
+
+    def _is_blinded(self) -> None:
+        """The VM forwards in some directions only."""
+        if self.guarded is None:
+            return
+        leases = [one for ring in self.guarded.leases.values() for one in ring]
+        self._forwards({one for one in leases if self.chance.random() < 0.5})
+        self.at(self.chance.choice([50, 150, 300, 3_000, 15_000]), lambda: self._forwards(set()))
+
+    def _is_flushed(self) -> None:
+        """Somebody runs `nft flush ruleset`, or loses the prober."""
+        if self.guarded is None:
+            return
+        self.guarded.disturb()
+        if self.chance.random() < 0.3:
+            self.guarded.wires.kill_prober()
+            self.at(1, self._prober_tells)
+            return
+        self.guarded.flush()
+        self.at(self.chance.choice([0, 1, 3]), self._rules_change)
+
+    def _rules_change(self) -> None:
+        kept = self.guarded and self.guarded.guarding
+        if kept and self.chance.random() >= self._deaf:
+            kept.suspicious = True
+            self._turn(changed=True)
+
+    def _rules_are_refused(self) -> None:
+        if self.guarded:
+            table = self.guarded.table
+            table.refuses = self.chance.choice(["ENOBUFS", "EPERM"])
+            self.at(self.chance.randint(50, 8_000), lambda: setattr(table, "refuses", ""))
 
     def _refuses(self) -> None:
         first = len(self.kernel.log)
@@ -676,6 +817,12 @@ class World:
             self.kernel.kill_after = len(self.kernel.log) + self.chance.randint(0, 6)
         elif self._die_at == "idle":
             self._turn()
+        if self.guarded and self.chance.random() < 0.5:
+            said = self.guarded.said + self.chance.randint(0, 1)
+            if self.chance.random() < 0.5:
+                self.guarded.die_before = said
+            else:
+                self.guarded.die_after = said + 1
 
     def _is_reloaded(self) -> None:
         if self.keeper is None:
@@ -684,6 +831,8 @@ class World:
         keeper, self._due = self.keeper, None
         self.oracle.before(keeper, ())
         self.oracle.declared(self.appliance)
+        if self.guarded:
+            self.guarded.appliance = self.appliance
         done = len(self.kernel.log)
         try:
             keeper.declare(self.appliance)
@@ -705,6 +854,7 @@ class World:
         self.oracle.power_cut(self.clock, self.now)
         self._booted = self.now - self.chance.randint(500, 2_000)
         self._make_host()
+        self._forwards()
         self._set_adapters(present=True)
         self._doomed = False
         life = self.vm_life
@@ -722,6 +872,10 @@ class World:
         self.calm = True
         self._noise = self._deaf = self.kernel.unreadable = 0.0
         self._lie, self._die_at = None, ""
+        if self.guarded:
+            self.guarded.table.refuses = ""
+            self.guarded.die_before = self.guarded.die_after = None
+            self._forwards(set())
         self.kernel.fail_at.clear()
         self.kernel.kill_after = None
         for name in self.ports:
@@ -765,6 +919,8 @@ class World:
             raise ViolationError(f"the VM is dead for ever, and it is {state.vm}")
         if self.end == "well" and state.vm.phase not in (Phase.STEADY, Phase.RESTARTING):
             raise ViolationError(f"all is well, and it is {state.vm}")
+        if self.guarded:
+            self.guarded.judge(well=self.end == "well")
         # Nobody brings back what was stopped on purpose; where all was tried before, it stays given up. Nor is anything
         # done where the answer of a restart got lost, and it still counts as under way.
         left_alone = state.vm.phase in (Phase.STOOD_DOWN, Phase.GIVEN_UP, Phase.RESTARTING) and self.vm == "stopped"
@@ -810,6 +966,7 @@ _MISFORTUNES: tuple[Callable[[World], None], ...] = (
     World._is_reloaded,
     World._power_fails,
 )
+_OF_GUARDS = (*_MISFORTUNES, *[World._is_blinded] * 4, *[World._is_flushed] * 3, World._rules_are_refused)
 
 
 def live(seed: int, *, aloud: bool = False) -> World:

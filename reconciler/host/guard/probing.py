@@ -8,6 +8,7 @@ hangs or is not understood has then been killed, so that no two of them send. `s
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -107,6 +108,8 @@ class Probing:
         self.pid: int | None = None
         self.reason = "not started"
         self._socket: socket.socket | None = None
+        # Of whoever watches us: a socket that is closed may have its number again as another one a moment later.
+        self._ready = select.epoll()
         # Descriptors of processes, so that no other that got the pid is ever killed: the prober's, and those of
         # former ones that are to be waited for if they were children of ours.
         self._process = -1
@@ -118,8 +121,8 @@ class Probing:
         return self._socket is not None
 
     def fileno(self) -> int:
-        """What to watch for reading; -1 while nobody is there."""
-        return -1 if self._socket is None else self._socket.fileno()
+        """What to watch for reading: the same whoever is there."""
+        return self._ready.fileno()
 
     def connect(self) -> bool:
         """Take over the prober that is there, a predecessor's. Its report comes at once. Whether there is one."""
@@ -134,7 +137,8 @@ class Probing:
         except OSError:
             link.close()
             return False
-        self._socket, self.pid, self.reason = link, pid, ""
+        self._take(link)
+        self.pid, self.reason = pid, ""
         return True
 
     def spawn(self) -> None:
@@ -156,7 +160,12 @@ class Probing:
             except OSError as error:
                 ours.close()
                 raise HostError(f"cannot start the probe sender ({self.path}): {error}") from None
-        self._socket, self.reason = ours, ""
+        self._take(ours)
+        self.reason = ""
+
+    def _take(self, link: socket.socket) -> None:
+        self._socket = link
+        self._ready.register(link, select.EPOLLIN)
 
     def _bind(self, listener: socket.socket) -> None:
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -198,6 +207,7 @@ class Probing:
     def close(self) -> None:
         """Leave it to itself and its grace, or to a successor."""
         if self._socket is not None:
+            self._ready.unregister(self._socket)
             self._socket.close()
             self._socket = None
         if self._process >= 0:

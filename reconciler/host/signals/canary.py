@@ -60,9 +60,10 @@ class Canaries:
 
     def proven(self, one: Guarded, addresses: Mapping[str, bytes], now: int) -> bool:
         """Whether probes with these addresses (by lease) come back in every direction of a segment, as of now."""
-        if now - self._heard_ms > SILENT_MS or not addresses:
+        if not addresses:
             return False
-        fresh_us = one.guard.lease_ms * 1_000 // 2
+        # Of the report itself, too: who has not heard for that long knows nothing of now.
+        fresh_us = one.guard.lease_ms * 1_000 // 2 - (now - self._heard_ms) * 1_000
         return all(
             (way := self._ways.get(lease)) is not None
             and way.told.head == wanted
@@ -92,6 +93,7 @@ class Canaries:
                 if self._last.get((signal.name, one.name)) != reading:
                     self._last[signal.name, one.name] = reading
                     changed.append(reading)
+            self._untold.discard(one.name)
         return tuple(changed)
 
     def forget(self, segment: str | None = None) -> None:
@@ -101,7 +103,6 @@ class Canaries:
     def _judge(self, one: Guarded, negative_every_ms: int, now: int) -> tuple[State, str] | None:
         """What the probes say of a segment; None: nothing yet."""
         if one.name in self._untold:
-            self._untold.discard(one.name)
             return State.FAILED, f"the guard tripped: a probe was missing for {one.guard.lease_ms} ms"
         if now - self._heard_ms > SILENT_MS:
             return State.ABSENT, "the prober tells nothing"
@@ -117,7 +118,7 @@ class Canaries:
             return State.FAILED, f"probes do not come back: {', '.join(lost)}"
         patience = max(UNPROVEN_MS if one.guard.latch else UNLATCHED_MS, one.guard.lease_ms)
         dark = [
-            name for name, way in ways.items() if way and way.told.state != "back" and now - way.since_ms > patience
+            name for name, way in ways.items() if way and way.told.state == "unproven" and now - way.since_ms > patience
         ]
         if dark:
             return self._never(one, dark)

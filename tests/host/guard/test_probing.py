@@ -70,7 +70,7 @@ def gone(probing: Probing, consent: bool = False) -> str:
         return not probing.alive
 
     wait_until(is_gone, PATIENCE_S, "it to be gone")
-    assert probing.fileno() == -1
+    assert select.select([probing], [], [], 0)[0] == []
     return probing.reason
 
 
@@ -83,7 +83,8 @@ def dead(pid: int) -> bool:
 
 def test_there_is_nobody_at_first(probing: Probing) -> None:
     assert not probing.connect()
-    assert (probing.alive, probing.fileno(), probing.pid, probing.heard()) == (False, -1, None, [])
+    assert (probing.alive, probing.pid, probing.heard()) == (False, None, [])
+    assert select.select([probing], [], [], 0)[0] == []
     probing.consent()
     assert not probing.alive
 
@@ -97,6 +98,19 @@ def test_it_is_started_and_only_its_owner_gets_in(probing: Probing) -> None:
     assert os.getsid(probing.pid) == probing.pid
     probing.end()
     assert (probing.alive, probing.reason, probing.path.exists()) == (False, "ended on purpose", False)
+
+
+def test_who_watches_hears_whoever_comes_next_also_by_the_same_number(probing: Probing) -> None:
+    with select.epoll() as watch:
+        watch.register(probing, select.EPOLLIN)
+        for _ in range(3):
+            probing.spawn()
+            wait_until(lambda: bool(watch.poll(0)), PATIENCE_S, "a report")
+            assert reports(probing)
+            assert probing.pid is not None
+            os.kill(probing.pid, signal.SIGKILL)
+            assert gone(probing)
+            assert watch.poll(0) == []
 
 
 def test_one_that_was_left_is_found_again(probing: Probing) -> None:

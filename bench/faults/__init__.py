@@ -1,0 +1,1 @@
+"""What happens to the wire when something breaks: see `__main__`."""

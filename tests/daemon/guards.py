@@ -1,0 +1,141 @@
+"""A keeper with its guard on a fake kernel: see `keeping`, and `fake_guard` for the table, the prober and the VM."""
+
+import copy
+import itertools
+from typing import Any
+
+from fake_guard import REPORT_MS, FakeProber, Wires
+from fake_kernel import FakeKernel
+from keeping import Kept, watched
+from worlds import converge, host
+
+from reconciler.appliance.declared import Appliance
+from reconciler.daemon.guarding import Guarding
+from reconciler.daemon.keeper import Keeper
+from reconciler.daemon.probes import Probes
+from reconciler.health.consent import Held
+from reconciler.health.state import Event
+from reconciler.network.desired import choice_of
+
+TO_INSIDE, TO_OUTSIDE = "wire/lease/inside", "wire/lease/outside"
+
+
+def guarded(guard: dict[str, Any] | None = None, **more: Any) -> Appliance:
+    """Two ports, a guard, its canary, and a hold-down of ten seconds."""
+    return watched(guard={} if guard is None else guard, **{"signals": {}, **more})
+
+
+class Guards(Kept):
+    """See the module. Time goes in steps of `step_ms`; the prober's reports come as they come."""
+
+    def __init__(self, of: Appliance | None = None, kernel: FakeKernel | None = None, *, now: int = 10_000) -> None:
+        of = of or guarded()
+        kernel = kernel or host(of)
+        self.now = now
+        self.wires = Wires(lambda: self.now, kernel)
+        self.table = self.wires.table
+        self.notes: Any = {}
+        self.full = False
+        self.step_ms = 10
+        self._random = itertools.count(1)
+        self._told_ms = 0
+        self._states: tuple[tuple[str, str], ...] = ()
+        kernel.foreign_hand = lambda _, __: self.wires.order.append("link")
+        super().__init__(of, kernel, now=now)
+
+    def write(self, value: Any) -> None:
+        """As `Notes`."""
+        if self.full:
+            raise OSError("No space left on device")
+        self.notes = copy.deepcopy(value)
+
+    def _new(self) -> Keeper:
+        keeper = super()._new()
+        keeper.guard = self.guarding = self._guard(keeper)
+        return keeper
+
+    def _guard(self, keeper: Keeper) -> Guarding:
+        self.prober = FakeProber(self.wires)
+        self.table.forget()
+        secret = bytes.fromhex(self.notes["secret"]) if self.notes else bytes([next(self._random)]) * 16
+        probes = Probes(self.of, self.prober, lambda: self.now, keeper.journal, secret, self.wires.ear, self._bytes)
+        return Guarding(self.of, self.table, probes, lambda: self.now, keeper.journal, self, copy.deepcopy(self.notes))
+
+    def _bytes(self, count: int) -> bytes:
+        return next(self._random).to_bytes(count, "big")
+
+    def turn(self, *events: Event, changed: bool = False) -> None:
+        self.wires.advance()
+        super().turn(*events, changed=changed)
+
+    def _hear(self) -> None:
+        """The prober reports ten times a second, and when a direction has become another."""
+        told = self.wires.report()
+        states = tuple((one.name, one.state) for one in told.directions) if told else ()
+        if told and (states != self._states or self.now - self._told_ms >= REPORT_MS):
+            self._states, self._told_ms = states, self.now
+            self.prober.told.append(told)
+        if self.prober.told or (self.prober.alive and self.wires.process is None):
+            self.keeper.listen()
+
+    def wait(self, milliseconds: int) -> None:
+        end = self.now + milliseconds
+        while self.now < end:
+            self.now = min(self.now + self.step_ms, end)
+            self._hear()
+            for _ in range(20):
+                if self.keeper.due_ms > self.now:
+                    break
+                self.turn()
+            else:
+                raise AssertionError("it does not rest")
+
+    def until(self, condition: Any, most_ms: int = 60_000) -> int:
+        """Let time pass until something is so; how long it took."""
+        began = self.now
+        while not condition():
+            assert self.now - began < most_ms, "in vain"
+            self.wait(self.step_ms)
+        return self.now - began
+
+    def forget(self) -> None:
+        super().forget()
+        self.wires.order.clear()
+
+    def granted(self) -> "Guards":
+        """A start on a wire that was bypassed, until the VM has it."""
+        converge(self.kernel, self.of, choice_of(self.of, "bypass"))
+        self.start()
+        self.until(lambda: self.held is Held.GRANTED)
+        assert self.choice == "inspect"
+        self.forget()
+        return self
+
+    def adopting(self) -> "Guards":
+        """A start on a wire that is inspected already, without a guard."""
+        converge(self.kernel, self.of, choice_of(self.of))
+        self.start()
+        return self
+
+    def die(self) -> None:
+        """The process is killed."""
+        self.keeper = None  # type: ignore[assignment]
+
+    def sleep(self, milliseconds: int) -> None:
+        """Time passes and no process is there."""
+        self.now += milliseconds
+        self.wires.advance()
+
+    @property
+    def held(self) -> Held:
+        return self.guarding.segments["wire"].held
+
+    @property
+    def token(self) -> str:
+        (token,) = self.table.tokens("wire")
+        return token
+
+    def messages(self, *but: str) -> list[str]:
+        """What was said to the kernel, in this order; moves of links in a row are one."""
+        said = [one for one in self.wires.order if one not in but]
+        return [one for one, _ in itertools.groupby(said)]

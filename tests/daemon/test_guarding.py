@@ -1,0 +1,802 @@
+"""The guard's table, consent and prober, as the keeper drives them: what is said to the kernel, and in which order."""
+
+import json
+from typing import Any
+
+import pytest
+from fake_guard import Ear
+from guards import TO_INSIDE, TO_OUTSIDE, Guards, guarded
+from keeping import BEAT, beat
+
+from reconciler.appliance.declared import Appliance
+from reconciler.daemon.guarding import ADOPT_MS
+from reconciler.errors import HostError
+from reconciler.health.consent import Held
+from reconciler.health.signal import State
+from reconciler.health.state import Hold, HoldPlaced, HoldReleased
+
+DRAIN_MS, LEASE_MS = 100, 200
+PROVEN_MS = 300
+"""Orders, some probes, and the report of them."""
+
+
+def hold(kept: Guards, topology: str = "bypass") -> None:
+    kept.turn(HoldPlaced(Hold(topology, "alice", "tests", kept.now + 3_600_000)))
+
+
+def release(kept: Guards) -> None:
+    kept.turn(HoldReleased("alice"))
+
+
+def ports(kept: Guards) -> set[str | None]:
+    return {kept.where("eth0"), kept.where("eth1")}
+
+
+INSPECTED, BYPASSED = {"sw-outside", "sw-inside"}, {"sw-bypass"}
+
+
+# --- set for the first time ------------------------------------------------------------------------------------------
+
+
+def test_a_wire_that_is_inspected_already_stays_so_until_the_vm_has_proven_itself() -> None:
+    kept = Guards().adopting()
+    assert kept.messages() == ["link", "install"]
+    assert kept.held is Held.ADOPTING
+    assert kept.table.has("wire/aside")
+    took = kept.until(lambda: kept.held is Held.GRANTED)
+    assert took <= PROVEN_MS
+    assert kept.messages() == ["link", "install", "grant wire"]
+    assert not kept.table.has("wire/aside")
+    assert kept.table.opens("wire")
+    assert kept.choice == "inspect"
+    assert kept.texts("guard") == ["the guard was set"]
+    kept.wait(20_000)
+    assert kept.table.opens("wire")
+    assert kept.table.installed == kept.wires.spawned == 1
+
+
+def test_a_vm_that_never_proves_itself_loses_it() -> None:
+    kept = Guards()
+    kept.wires.vm(dead=True)
+    kept.adopting()
+    kept.until(lambda: not kept.table.opens("wire"), ADOPT_MS)
+    kept.wait(ADOPT_MS)
+    assert kept.choice == "bypass"
+    assert ports(kept) == BYPASSED
+    assert "grant wire" not in kept.messages()
+
+
+def test_one_that_passes_no_probes_but_arp_is_not_called_dead_and_its_guard_trips_all_the_same() -> None:
+    kept = Guards()
+    kept.wires.vm(only_arp=True)
+    kept.adopting()
+    assert kept.until(lambda: not kept.table.opens("wire")) == ADOPT_MS
+    kept.wait(2_000)
+    assert kept.choice == "inspect"
+    assert kept.held is Held.NOTHING
+    (path,) = kept.keeper.state.tracks.values()
+    assert "give the guard another `probe`" in str(path)
+
+
+def test_a_wire_that_is_not_inspected_gets_its_guard_tripped() -> None:
+    kept = Guards()
+    kept.start()
+    assert kept.choice == "bypass"
+    assert kept.held is Held.NOTHING
+    assert not kept.table.opens("wire")
+    kept.until(lambda: kept.choice == "inspect")
+    assert kept.table.opens("wire") is kept.table.has(TO_INSIDE) is (kept.held is Held.GRANTED)
+
+
+def test_killed_while_it_adopts_it_goes_on() -> None:
+    kept = Guards()
+    kept.wires.vm(dead=True)
+    kept.adopting()
+    kept.wait(500)
+    kept.killed_and_started()
+    assert kept.held is Held.ADOPTING
+    kept.wires.vm(dead=False)
+    kept.until(lambda: kept.held is Held.GRANTED, PROVEN_MS)
+    assert kept.table.installed == 1
+    kept = Guards()
+    kept.wires.vm(only_arp=True)
+    kept.adopting()
+    kept.wait(500)
+    kept.killed_and_started()
+    assert kept.until(lambda: not kept.table.opens("wire")) == ADOPT_MS - 500
+    assert kept.held is Held.NOTHING
+
+
+# --- switches on purpose ---------------------------------------------------------------------------------------------
+
+
+def test_a_planned_switch_lets_out_what_the_vm_holds_and_only_then_moves_the_ports() -> None:
+    kept = Guards().granted()
+    hold(kept)
+    assert kept.messages() == ["drain wire"]
+    assert kept.table.has("wire/drain")
+    assert not kept.table.opens("wire")
+    assert ports(kept) == INSPECTED
+    assert kept.keeper.drained_ms == kept.now + DRAIN_MS
+    assert kept.until(lambda: ports(kept) == BYPASSED) == DRAIN_MS
+    assert kept.messages() == ["drain wire", "link"]
+    assert not kept.table.has("wire/drain")
+    assert kept.keeper.drained_ms is None
+    kept.wait(5_000)
+    assert kept.messages() == ["drain wire", "link"]
+    assert kept.keeper.converged
+
+
+def test_back_the_ports_come_first_and_then_the_proof_with_another_token() -> None:
+    kept = Guards().granted()
+    old = kept.token
+    hold(kept)
+    kept.wait(1_000)
+    kept.wires.vm(silent={TO_INSIDE})
+    kept.wait(150)
+    kept.forget()
+    release(kept)
+    kept.wait(40)
+    assert kept.messages() == ["link"]
+    assert ports(kept) == INSPECTED
+    assert not kept.table.opens("wire")
+    kept.wires.vm(silent=())
+    kept.until(lambda: kept.held is Held.GRANTED, PROVEN_MS)
+    assert kept.messages() == ["link", "grant wire"]
+    assert kept.token != old
+    assert kept.table.opens("wire")
+
+
+def test_what_was_proven_on_the_bypass_does_not_count_before_the_ports_are_back() -> None:
+    """Also where the network cannot be looked at just then."""
+    kept = Guards().granted()
+    hold(kept)
+    kept.wait(1_000)
+    observe, kept.kernel.observe = kept.kernel.observe, refuses  # type: ignore[method-assign]
+    kept.forget()
+    release(kept)
+    kept.wait(500)
+    assert kept.messages() == []
+    assert ports(kept) == BYPASSED
+    kept.kernel.observe = observe  # type: ignore[method-assign]
+    kept.until(lambda: kept.held is Held.GRANTED, 3_000)
+    assert kept.messages() == ["link", "grant wire"]
+
+
+def refuses(_: Any = None) -> Any:
+    raise HostError("it refuses to be read")
+
+
+def test_back_before_the_drain_is_over_nothing_was_moved_and_yet_all_is_proven_anew() -> None:
+    kept = Guards().granted()
+    old = kept.token
+    hold(kept)
+    kept.wait(50)
+    assert kept.held is Held.NOTHING
+    release(kept)
+    kept.until(lambda: kept.held is Held.GRANTED, PROVEN_MS)
+    assert kept.messages() == ["drain wire", "grant wire"]
+    assert kept.token != old
+    assert not kept.table.has("wire/drain")
+
+
+def test_without_a_drain_nothing_waits() -> None:
+    kept = Guards(guarded({"drain": "0s"})).granted()
+    hold(kept)
+    assert kept.messages() == ["withdraw wire", "link"]
+    assert ports(kept) == BYPASSED
+
+
+def test_a_port_that_is_not_in_place_keeps_the_lease_away() -> None:
+    kept = Guards().granted()
+    hold(kept)
+    kept.wait(1_000)
+    kept.kernel["eth0"].busy = True
+    release(kept)
+    kept.wait(3_000)
+    assert kept.held is Held.NOTHING
+    kept.kernel["eth0"].busy = False
+    kept.until(lambda: kept.held is Held.GRANTED, 60_000)
+    assert ports(kept) == INSPECTED
+
+
+def test_in_a_topology_of_its_own_meaning_the_guard_stands_aside() -> None:
+    more = {"inspect": {"pair": "all"}, "bypass": {"join": "all"}}
+    mirror = {"switches": {"sw-m": {"ports": ["outside", "inside"], "adapters": ["outside"]}}}
+    kept = Guards(guarded(topologies={**more, "mirror": mirror})).granted()
+    old = kept.token
+    hold(kept, "mirror")
+    kept.wait(100)
+    assert kept.messages() == ["stand aside wire", "link"]
+    assert kept.table.opens("wire")
+    assert kept.table.tokens("wire") == set()
+    kept.killed_and_started()
+    assert kept.held is Held.ASIDE
+    kept.wait(1_000)
+    assert kept.messages() == ["stand aside wire", "link"]
+    release(kept)
+    kept.until(lambda: kept.held is Held.GRANTED)
+    assert kept.messages() == ["stand aside wire", "link", "withdraw wire", "link", "grant wire"]
+    assert kept.token != old
+
+
+# --- failures that the daemon finds ----------------------------------------------------------------------------------
+
+
+def test_after_a_failure_the_lease_goes_first_and_nothing_is_let_out() -> None:
+    kept = Guards(guarded(signals={"beat": BEAT}))
+    kept.start()
+    for _ in range(20):
+        kept.wait(1_000)
+        kept.turn(beat())
+    assert kept.held is Held.GRANTED
+    kept.forget()
+    kept.turn(beat(State.FAILED), beat(State.FAILED))
+    assert kept.messages() == ["withdraw wire", "link"]
+    assert kept.held is Held.NOTHING
+    assert not kept.table.has("wire/drain")
+    assert ports(kept) == BYPASSED
+
+
+def test_when_its_carrier_goes_too() -> None:
+    kept = Guards(guarded(signals={"carrier": {"kind": "carrier"}})).granted()
+    kept.power(on=False)
+    kept.turn(changed=True)
+    assert kept.messages() == ["withdraw wire", "link"]
+    assert kept.wires.spawned == 1
+
+
+# --- trips -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("silent", [{TO_INSIDE}, {TO_OUTSIDE}, {TO_INSIDE, TO_OUTSIDE}], ids=len)
+def test_a_lease_that_runs_out_is_a_trip_and_a_failure(silent: set[str]) -> None:
+    kept = Guards().granted()
+    old = kept.token
+    kept.wires.vm(silent=silent)
+    assert kept.until(lambda: not kept.table.opens("wire")) <= LEASE_MS
+    kept.until(lambda: kept.choice == "bypass", 100)
+    assert kept.messages() == ["withdraw wire", "link"]
+    assert kept.texts("tripped") == [
+        "wire: the guard tripped, and the wire is joined past the VM: a lease of 200 ms ran out"
+    ]
+    assert kept.guarding.segments["wire"].trips == 1
+    assert len([one for one in kept.texts("decision") if "the guard tripped" in one and "inspect → bypass" in one]) == 1
+    kept.wires.vm(silent=())
+    took = kept.until(lambda: kept.held is Held.GRANTED)
+    assert took >= 10_000, "the hold-down"
+    assert kept.token != old
+
+
+def test_it_is_a_failure_also_when_the_path_is_there_again_a_moment_later() -> None:
+    kept = Guards().granted()
+    kept.wires.vm(dead=True)
+    kept.now += LEASE_MS + 10
+    kept.wires.vm(dead=False)
+    kept.now += 40
+    kept.until(lambda: kept.choice == "bypass", 200)
+    assert kept.guarding.segments["wire"].trips == 1
+
+
+def test_without_a_latch_the_wire_is_given_back_as_soon_as_it_is_proven_anew() -> None:
+    kept = Guards(guarded({"latch": False})).granted()
+    old = kept.token
+    kept.wires.vm(dead=True)
+    kept.until(lambda: not kept.table.opens("wire"), LEASE_MS)
+    kept.wait(1_000)
+    assert kept.events("tripped") == ["tripped"]
+    assert kept.events("decision") == []
+    kept.wires.vm(dead=False)
+    assert kept.until(lambda: kept.held is Held.GRANTED) <= PROVEN_MS
+    assert kept.messages() == ["withdraw wire", "grant wire"]
+    assert kept.token != old
+    assert kept.choice == "inspect"
+    kept.wires.vm(dead=True)
+    kept.until(lambda: kept.choice == "bypass", 5_000)
+    assert kept.guarding.segments["wire"].trips == 2
+
+
+def test_a_wire_that_fails_closed_is_cut() -> None:
+    kept = Guards(guarded(on_failure={"fail": "closed"}))
+    kept.adopting()
+    kept.until(lambda: kept.held is Held.GRANTED)
+    assert "fwd to" not in str(kept.table.rules)
+    kept.wires.vm(dead=True)
+    kept.until(lambda: kept.choice == "isolate", 400)
+    assert kept.texts("tripped") == ["wire: the guard tripped, and the wire is cut: a lease of 200 ms ran out"]
+    assert ports(kept) == {None}
+
+
+def test_what_went_past_the_vm_is_told_when_it_has_the_wire_again() -> None:
+    kept = Guards().granted()
+    kept.table.passed |= {"wire/port/outside": (7, 700), "wire/port/inside": (3, 300), "wire/adapter/inside": (9, 9)}
+    hold(kept)
+    kept.wait(2_000)
+    release(kept)
+    kept.until(lambda: kept.held is Held.GRANTED)
+    (told,) = kept.texts("armed")
+    assert "10 frames (1000 bytes) went past the VM in 2." in told
+    hold(kept)
+    kept.wait(1_000)
+    release(kept)
+    kept.until(lambda: kept.held is Held.GRANTED)
+    assert "0 frames (0 bytes)" in kept.texts("armed")[1]
+
+
+# --- another process -------------------------------------------------------------------------------------------------
+
+
+def test_a_new_process_takes_over_what_it_finds() -> None:
+    kept = Guards().granted()
+    kept.wait(1_000)
+    token, installed = kept.token, kept.table.installed
+    kept.die()
+    kept.sleep(20_000)
+    assert kept.table.opens("wire"), "nobody needs to be alive for it"
+    kept.killed_and_started()
+    assert kept.held is Held.GRANTED
+    kept.wait(30_000)
+    assert kept.table.opens("wire")
+    assert kept.messages() == []
+    assert (kept.token, kept.table.installed, kept.wires.spawned) == (token, installed, 1)
+    assert kept.texts("guard") == ["the guard was found as it was left"]
+    assert kept.events("tripped") == []
+
+
+def test_one_with_another_file_replaces_the_rules_and_keeps_what_they_held() -> None:
+    kept = Guards().granted()
+    token, counted = kept.token, {"wire/port/outside": (5, 500)}
+    kept.table.passed |= counted
+    kept.of = guarded({"lease": "400ms"})
+    kept.killed_and_started()
+    assert kept.messages() == ["install"]
+    assert kept.held is Held.GRANTED
+    assert kept.token == token
+    assert counted.items() <= kept.table.passed.items()
+    kept.wait(5_000)
+    assert kept.table.opens("wire")
+    assert kept.events("tripped") == []
+
+
+@pytest.mark.parametrize("notes", [{}, "torn"])
+def test_one_without_notes_too(notes: Any) -> None:
+    kept = Guards().granted()
+    token = kept.token
+    kept.notes = {} if notes == {} else {**kept.notes, "fingerprint": None, "digest": "", "segments": {}}
+    kept.killed_and_started()
+    assert kept.messages() == ["install"]
+    assert (kept.held, kept.token) == (Held.GRANTED, token)
+    kept.wait(5_000)
+    assert kept.table.opens("wire")
+    assert kept.choice == "inspect"
+    assert kept.wires.spawned == 1
+
+
+def test_one_that_comes_after_the_grace_finds_it_tripped() -> None:
+    kept = Guards(guarded({"grace": "10s"})).granted()
+    kept.wait(1_000)
+    kept.die()
+    kept.sleep(12_000)
+    assert not kept.table.opens("wire")
+    kept.killed_and_started()
+    assert kept.texts("tripped") != []
+    assert kept.guarding.segments["wire"].trips == 1
+    assert kept.choice == "bypass"
+    assert kept.wires.spawned == 2
+    kept.until(lambda: kept.held is Held.GRANTED)
+
+
+def test_nor_does_another_file_give_back_what_had_run_out() -> None:
+    kept = Guards().granted()
+    kept.die()
+    kept.wires.vm(dead=True)
+    kept.sleep(1_000)
+    kept.wires.vm(dead=False)
+    kept.sleep(1_000)
+    kept.of = guarded({"lease": "400ms"})
+    given: list[bool] = []
+    kept.table.after_message = lambda _: given.append(kept.table.opens("wire"))
+    kept.killed_and_started()
+    assert kept.messages() == ["install", "withdraw wire", "link"]
+    assert given == [False, False]
+    assert kept.guarding.segments["wire"].trips == 1
+
+
+def test_one_that_cannot_look_at_the_network_leaves_the_prober_alone() -> None:
+    kept = Guards().granted()
+    kept.wait(1_000)
+    kept.keeper = kept._new()
+    observe = kept.kernel.observe
+    looks = iter([1])
+    kept.kernel.observe = lambda names=None: observe(names) if next(looks, None) else refuses()  # type: ignore[method-assign]
+    kept.start()
+    kept.wait(3_000)
+    assert kept.guarding.bound == ()
+    assert kept.table.opens("wire")
+    kept.kernel.observe = observe  # type: ignore[method-assign]
+    kept.wait(3_000)
+    assert kept.held is Held.GRANTED
+    assert kept.messages() == []
+
+
+def test_what_it_notes_outlives_it_and_trips_go_on_being_counted() -> None:
+    kept = Guards().granted()
+    kept.wires.vm(dead=True)
+    kept.until(lambda: kept.choice == "bypass")
+    kept.wait(1_000)
+    assert json.loads(json.dumps(kept.notes)) == kept.notes
+    kept.killed_and_started()
+    assert kept.guarding.segments["wire"].trips == 1
+    assert kept.messages() == ["withdraw wire", "link"]
+
+
+def test_a_full_disk_does_not_stop_it() -> None:
+    kept = Guards()
+    kept.full = True
+    kept.adopting()
+    kept.until(lambda: kept.held is Held.GRANTED)
+    assert any("cannot be kept" in text for text in kept.texts("guard"))
+
+
+# --- adapters come and go --------------------------------------------------------------------------------------------
+
+
+def test_adapters_that_come_back_as_others_are_trusted_when_they_are_proven() -> None:
+    kept = Guards().granted()
+    old = kept.token
+    kept.wires.advance()
+    for name in ("vif0", "vif1"):
+        kept.kernel.remove(name)
+        kept.kernel.add(name, up=True)
+    kept.turn(changed=True)
+    assert kept.held is Held.NOTHING
+    assert not kept.table.opens("wire")
+    assert kept.table.tokens("wire") == set()
+    kept.until(lambda: kept.held is Held.GRANTED)
+    assert kept.token != old
+    assert kept.wires.process is not None
+    assert {(one.interface, one.index) for one in kept.wires.process.ears} == {
+        (name, kept.kernel[name].index) for name in ("vif0", "vif1")
+    }
+
+
+def test_while_one_is_missing_no_probe_is_sent() -> None:
+    kept = Guards().granted()
+    kept.wires.advance()
+    kept.kernel.remove("vif1")
+    kept.turn(changed=True)
+    assert not kept.table.opens("wire")
+    kept.wait(1_000)
+    assert kept.choice == "bypass"
+    assert kept.wires.process is not None
+    assert kept.wires.process.orders == {}
+    kept.kernel.add("vif1", up=True)
+    kept.turn(changed=True)
+    kept.until(lambda: kept.held is Held.GRANTED)
+
+
+def test_what_the_old_ones_proved_is_no_proof_for_others_although_nothing_was_granted() -> None:
+    kept = Guards().granted()
+    hold(kept)
+    kept.wait(1_000)
+    old = kept.guarding.probes.token("wire")
+    for name in ("vif0", "vif1"):
+        kept.kernel.remove(name)
+        kept.kernel.add(name, up=True)
+    kept.turn(changed=True)
+    assert kept.guarding.probes.token("wire") != old
+
+
+# --- strangers -------------------------------------------------------------------------------------------------------
+
+
+def test_what_somebody_flushed_is_put_back_as_it_was() -> None:
+    kept = Guards().granted()
+    token = kept.token
+    kept.table.flush()
+    kept.guarding.suspicious = True
+    kept.turn(changed=True)
+    assert kept.messages() == ["install"]
+    assert (kept.held, kept.token) == (Held.GRANTED, token)
+    assert kept.texts("guard")[-1] == "the guard was put back: somebody had removed it"
+    kept.wait(5_000)
+    assert kept.table.opens("wire")
+    assert kept.events("tripped") == []
+
+
+def test_and_without_news_of_it_at_the_next_audit() -> None:
+    kept = Guards().granted()
+    kept.table.flush()
+    kept.wait(11_000)
+    assert kept.table.installed == 2
+    assert kept.held is Held.GRANTED
+    assert kept.table.opens("wire")
+    assert len(kept.texts("guard")) == 2, "told once that it is gone, and once that it is back"
+
+
+def test_in_bypass_it_is_put_back_tripped() -> None:
+    kept = Guards().granted()
+    hold(kept)
+    kept.wait(1_000)
+    kept.table.flush()
+    kept.guarding.suspicious = True
+    kept.turn(changed=True)
+    assert kept.held is Held.NOTHING
+    assert not kept.table.opens("wire")
+
+
+def test_a_failure_while_the_table_is_gone_is_no_consent_later() -> None:
+    kept = Guards(guarded(signals={"carrier": {"kind": "carrier"}})).granted()
+    token = kept.token
+    kept.table.flush()
+    kept.power(on=False)
+    kept.turn(changed=True)
+    assert ports(kept) == BYPASSED
+    kept.wait(1_000)
+    assert kept.table.rules is not None
+    assert kept.table.tokens("wire") == set()
+    assert not kept.table.opens("wire")
+    assert kept.guarding.probes.token("wire") != token
+
+
+def test_rules_of_somebody_elses_are_put_right() -> None:
+    kept = Guards().granted()
+    kept.table.tamper()
+    kept.guarding.suspicious = True
+    kept.turn(changed=True)
+    assert "stranger" not in str(kept.table.rules)
+    assert kept.texts("guard")[-1] == "the guard was put right: somebody had changed it"
+    kept.wait(1_000)
+    assert kept.table.opens("wire")
+
+
+# --- off, and on again -----------------------------------------------------------------------------------------------
+
+
+def test_taken_away_it_leaves_no_trace_and_stays_so() -> None:
+    kept = Guards().granted()
+    kept.guarding.switch(on=False)
+    assert kept.messages() == ["remove"]
+    assert kept.table.rules is kept.wires.process is None
+    kept.wait(12_000)
+    kept.killed_and_started()
+    kept.wait(12_000)
+    assert kept.table.rules is kept.wires.process is None
+    assert not kept.guarding.on
+    assert kept.choice == "inspect"
+    hold(kept)
+    kept.wait(1_000)
+    assert ports(kept) == BYPASSED
+    release(kept)
+    kept.wait(1_000)
+    kept.guarding.switch(on=True)
+    kept.turn(changed=True)
+    assert kept.held is Held.ADOPTING
+    kept.until(lambda: kept.held is Held.GRANTED, PROVEN_MS)
+    assert kept.messages() == ["remove", "link", "install", "grant wire"]
+
+
+def test_what_cannot_be_taken_away_is_not_off() -> None:
+    kept = Guards().granted()
+    kept.table.refuses = "Operation not permitted"
+    with pytest.raises(HostError, match="not permitted"):
+        kept.guarding.switch(on=False)
+    kept.table.refuses = ""
+    kept.guarding.switch(on=False)
+    assert kept.table.rules is None
+
+
+# --- reading the file anew -------------------------------------------------------------------------------------------
+
+
+UNGUARDED: dict[str, Any] = {"segments": {"wire": {"ports": ["outside", "inside"], "guard": "off"}}}
+
+
+def declare(kept: Guards, of: Appliance) -> None:
+    kept.of = of
+    kept.wires.advance()
+    kept.keeper.declare(of)
+
+
+def test_a_file_without_a_guard_takes_it_away_and_one_with_it_sets_it() -> None:
+    kept = Guards().granted()
+    declare(kept, guarded(**UNGUARDED))
+    assert kept.table.rules is kept.wires.process is None
+    kept.wait(1_000)
+    assert kept.choice == "inspect"
+    declare(kept, guarded())
+    assert kept.held is Held.ADOPTING
+    kept.until(lambda: kept.held is Held.GRANTED, PROVEN_MS)
+    assert kept.messages() == ["remove", "install", "grant wire"]
+
+
+def test_what_cannot_be_taken_away_then_is_told() -> None:
+    kept = Guards().granted()
+    kept.table.refuses = "Operation not permitted"
+    declare(kept, guarded(**UNGUARDED))
+    assert any("Operation not permitted" in text for text in kept.texts("guard"))
+
+
+def test_other_rules_hold_what_the_old_ones_held() -> None:
+    kept = Guards().granted()
+    token = kept.token
+    declare(kept, guarded({"lease": "400ms", "probe": "50ms"}))
+    assert kept.messages() == ["install"]
+    assert (kept.held, kept.token) == (Held.GRANTED, token)
+    kept.wait(5_000)
+    assert kept.table.opens("wire")
+    assert kept.events("tripped") == []
+    assert kept.wires.process is not None
+    assert {one.every_us for one in kept.wires.process.orders.values()} == {50_000}
+
+
+def test_what_is_no_part_of_the_rules_changes_without_them() -> None:
+    kept = Guards(guarded({"drain": "0s"})).granted()
+    declare(kept, guarded({"drain": "300ms", "grace": "1m"}))
+    assert kept.messages() == []
+    hold(kept)
+    assert kept.messages() == ["drain wire"]
+    assert kept.table.has("wire/drain")
+    kept.wait(290)
+    assert kept.table.has("wire/drain")
+
+
+# --- a lease by the daemon -------------------------------------------------------------------------------------------
+
+BY_DAEMON = {"lease": "1s", "lease_by": "daemon"}
+
+
+def by_daemon() -> Guards:
+    kept = Guards(guarded(BY_DAEMON, signals={"beat": {**BEAT, "absent": {"before": "failed", "after": "failed"}}}))
+    kept.start()
+    for _ in range(30):
+        kept.wait(500)
+        kept.turn(beat())
+    assert kept.held is Held.GRANTED
+    kept.forget()
+    return kept
+
+
+def test_the_daemon_renews_on_its_verdict() -> None:
+    kept = by_daemon()
+    assert kept.wires.process is not None
+    assert kept.wires.process.orders == {}
+    for _ in range(20):
+        kept.wait(500)
+        kept.turn(beat())
+        assert kept.table.opens("wire")
+    assert set(kept.messages()) == {"renew wire"}
+    kept.forget()
+    kept.turn(beat(State.FAILED), beat(State.FAILED))
+    assert kept.messages() == ["withdraw wire", "link"]
+    kept.wait(5_000)
+    assert kept.messages() == ["withdraw wire", "link"]
+
+
+def test_dead_it_renews_nothing() -> None:
+    kept = by_daemon()
+    kept.die()
+    kept.sleep(1_001)
+    assert not kept.table.opens("wire")
+    kept.killed_and_started()
+    assert kept.guarding.segments["wire"].trips == 1
+    assert kept.texts("tripped") != []
+
+
+def test_a_table_that_is_gone_is_no_reason_to_hurry() -> None:
+    kept = by_daemon()
+    kept.table.refuses = "No buffer space available"
+    kept.wait(3_000)
+    assert len([one for one in kept.texts("guard") if "No buffer space" in one]) == 1
+
+
+# --- the prober ------------------------------------------------------------------------------------------------------
+
+
+def test_a_prober_that_dies_is_replaced_and_the_lease_stands() -> None:
+    kept = Guards().granted()
+    token = kept.token
+    kept.wires.kill_prober()
+    kept.wait(1_000)
+    assert kept.wires.spawned == 2
+    assert (kept.held, kept.token) == (Held.GRANTED, token)
+    assert kept.events("tripped", "decision") == []
+    kept.wait(5_000)
+    assert kept.table.opens("wire")
+
+
+def test_one_that_cannot_be_started_is_told_once_and_tried_again() -> None:
+    kept = Guards().granted()
+    kept.prober.refuses = "cannot start the probe sender"
+    kept.wires.kill_prober()
+    kept.wait(5_000)
+    assert kept.texts("prober") == ["no probes are sent: cannot start the probe sender"]
+    assert not kept.table.opens("wire")
+    kept.prober.refuses = ""
+    kept.until(lambda: kept.held is Held.GRANTED)
+
+
+def test_an_adapter_that_nobody_can_listen_at_costs_the_others_nothing() -> None:
+    kept = Guards().granted()
+
+    def ear(interface: str, _: bytes) -> Ear:
+        raise HostError(f"cannot listen at {interface}")
+
+    kept.guarding.probes.ear = ear
+    kept.wires.advance()
+    kept.kernel.remove("vif1")
+    kept.kernel.add("vif1", up=True)
+    kept.turn(changed=True)
+    kept.wait(60_000)
+    assert kept.wires.process is not None
+    assert kept.wires.spawned == 1
+    assert kept.texts("prober") == ["no probes are sent: cannot listen at vif1"]
+    kept.guarding.probes.ear = kept.wires.ear
+    kept.until(lambda: kept.held is Held.GRANTED)
+
+
+# --- a kernel that refuses -------------------------------------------------------------------------------------------
+
+
+def test_a_table_that_cannot_be_set_is_told_once_tried_again_and_stops_no_switch() -> None:
+    kept = Guards()
+    kept.table.refuses = "libnftables is not installed"
+    kept.adopting()
+    assert kept.texts("guard") == ["the guard cannot do its work: libnftables is not installed"]
+    assert kept.guarding.trouble == "libnftables is not installed"
+    kept.wait(1_000)
+    hold(kept)
+    assert ports(kept) == BYPASSED
+    release(kept)
+    assert ports(kept) == INSPECTED
+    assert len(kept.texts("guard")) == 1
+    kept.table.refuses = ""
+    kept.until(lambda: kept.held is Held.GRANTED, 12_000)
+    assert kept.guarding.trouble == ""
+
+
+def test_while_the_table_cannot_be_read_the_prober_goes_on() -> None:
+    kept = Guards(guarded({"grace": "5s"})).granted()
+    kept.table.refuses = "No buffer space available"
+    kept.wait(20_000)
+    kept.table.refuses = ""
+    kept.wait(11_000)
+    assert kept.wires.spawned == 1
+    assert kept.held is Held.GRANTED
+    assert kept.table.opens("wire")
+    assert kept.events("tripped") == []
+
+
+def test_a_refused_withdrawal_stops_no_switch_and_is_made_good() -> None:
+    kept = Guards(guarded(signals={"carrier": {"kind": "carrier"}})).granted()
+    token, refused = kept.token, []
+
+    def refuse(what: str) -> None:
+        if what == "withdraw wire":
+            refused.append(what)
+            raise HostError("No buffer space available")
+
+    kept.table.before_message = refuse
+    kept.power(on=False)
+    kept.turn(changed=True)
+    assert refused
+    assert ports(kept) == BYPASSED
+    assert kept.table.tokens("wire") == set()
+    assert not kept.table.opens("wire")
+    assert kept.guarding.probes.token("wire") != token
+
+
+def test_a_refused_grant_is_tried_again() -> None:
+    kept = Guards()
+    refused = []
+
+    def refuse(what: str) -> None:
+        if what == "grant wire" and len(refused) < 3:
+            refused.append(what)
+            raise HostError("No buffer space available")
+
+    kept.table.before_message = refuse
+    kept.adopting()
+    kept.until(lambda: kept.held is Held.GRANTED, 2_000)
+    assert len(refused) == 3
+    assert kept.table.opens("wire")

@@ -1,0 +1,286 @@
+"""What probes tell, direction by direction, and what is made of it."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from worlds import two_ports
+
+from reconciler.appliance.declared import Appliance
+from reconciler.health.signal import Reading, State
+from reconciler.host.guard.probing import Heard
+from reconciler.host.signals.canary import SILENT_MS, UNLATCHED_MS, UNPROVEN_MS, Canaries, ask_of, canary_of
+from reconciler.network.guard import Guarded, Place
+
+OUT, IN = "wire/lease/outside", "wire/lease/inside"
+HEAD = bytes.fromhex("06a1a2a3a4a5")
+HEADS = {OUT: HEAD + bytes.fromhex("02b1b2b3b401"), IN: HEAD + bytes.fromhex("02b1b2b3b400")}
+
+
+def appliance(guard: dict[str, Any] | None = None, **signals: Any) -> Appliance:
+    return two_ports(guard=guard or {}, health={"signals": signals or {"path": {"kind": "canary"}}})
+
+
+def bound(of: Appliance, name: str = "wire", indexes: Iterable[int] = (3, 4)) -> Guarded:
+    guard = of.segments[name].guard
+    assert guard is not None
+    adapters = tuple(
+        Place(role, f"tap{index}" if index else "", index)
+        for role, index in zip(("outside", "inside"), indexes, strict=True)
+    )
+    return Guarded(name, guard, (Place("outside", "nic0", 1), Place("inside", "nic1", 2)), adapters)
+
+
+def heard(lease: str, state: str = "back", age_ms: int | None = 0, **more: Any) -> Heard:
+    age_us = None if age_ms is None or state == "unproven" else age_ms * 1_000
+    returned = 0 if age_us is None else 1
+    told = Heard(lease, HEADS.get(lease.removesuffix("?"), b"\0" * 12), state, age_us, 10, returned, 0, None, 0)
+    return replace(told, **more)
+
+
+def both(**more: Any) -> list[Heard]:
+    return [heard(OUT, **more), heard(IN, **more)]
+
+
+class Ear:
+    """Canaries of one appliance, and what was new at each moment."""
+
+    def __init__(self, of: Appliance | None = None, *segments: Guarded) -> None:
+        self.of = of or appliance()
+        self.segments = segments or (bound(self.of),)
+        self.canaries = Canaries()
+
+    def hear(self, now: int, *told: Heard) -> tuple[Reading, ...]:
+        self.canaries.hear(told, now)
+        return self.news(now)
+
+    def news(self, now: int) -> tuple[Reading, ...]:
+        return self.canaries.news(self.of, self.segments, now)
+
+    def proven(self, now: int, heads: dict[str, bytes] | None = None) -> bool:
+        return self.canaries.proven(self.segments[0], HEADS if heads is None else heads, now)
+
+
+def path(state: State, reason: str) -> tuple[Reading, ...]:
+    return (Reading("path", state, reason, "wire"),)
+
+
+HEALTHY = path(State.HEALTHY, "probes come back in every direction")
+TRIPPED = path(State.FAILED, "the guard tripped: a probe was missing for 200 ms")
+SILENT = path(State.ABSENT, "the prober tells nothing")
+LEAK = path(State.FAILED, "the VM lets through what it must block (negative canary)")
+
+
+# --- readings --------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_healthy_when_every_direction_is_back_and_that_is_told_once() -> None:
+    ear = Ear()
+    assert ear.hear(100, heard(OUT), heard(IN, "unproven")) == ()
+    assert ear.hear(200, *both()) == HEALTHY
+    assert ear.hear(300, *both()) == ()
+    ear.canaries.forget("other")
+    assert ear.hear(400, *both()) == ()
+    ear.canaries.forget()
+    assert ear.hear(500, *both()) == HEALTHY
+
+
+def test_a_direction_that_is_lost_is_named() -> None:
+    ear = Ear()
+    ear.hear(100, *both())
+    lost = path(State.FAILED, "probes do not come back: outside → inside")
+    assert ear.hear(400, heard(OUT), heard(IN, "lost", 201)) == lost
+    assert ear.hear(500, heard(OUT), heard(IN, "lost", 301)) == ()
+    assert ear.hear(600, *both()) == HEALTHY
+
+
+def test_without_a_latch_only_what_lasts_is_told() -> None:
+    ear = Ear(appliance({"latch": False}))
+    ear.hear(100, *both())
+    assert ear.hear(60_000, *both(state="lost", age_ms=UNLATCHED_MS - 1)) == ()
+    told = ear.hear(60_100, *both(state="lost", age_ms=UNLATCHED_MS))
+    assert told == path(State.FAILED, "probes do not come back: outside → inside, inside → outside")
+
+
+def test_what_was_never_proven_is_a_failure_after_a_while() -> None:
+    ear = Ear()
+    dark = both(state="unproven")
+    assert ear.hear(100, *dark) == ()
+    assert ear.hear(100 + UNPROVEN_MS, *dark) == ()
+    told = path(State.FAILED, "no probe has come back yet: outside → inside, inside → outside")
+    assert ear.hear(101 + UNPROVEN_MS, *dark) == told
+
+
+@pytest.mark.parametrize(
+    ("guard", "patience_ms"),
+    [({}, UNPROVEN_MS), ({"lease": "5s"}, 5_000), ({"latch": False}, UNLATCHED_MS)],
+    ids=str,
+)
+def test_how_long_that_may_take(guard: dict[str, Any], patience_ms: int) -> None:
+    ear = Ear(appliance(guard))
+    for now in range(100, 101 + patience_ms, 100):
+        assert ear.hear(now, *both(state="unproven")) == ()
+    (told,) = ear.hear(200 + patience_ms, *both(state="unproven"))
+    assert told.state is State.FAILED
+
+
+@pytest.mark.parametrize("after", ["addresses", "prober", "gap"])
+def test_patience_begins_anew(after: str) -> None:
+    """With other addresses, with another prober, and when the direction was not probed meanwhile."""
+    ear = Ear()
+    ear.hear(100, *both(state="back" if after == "prober" else "unproven"))
+    if after == "gap":
+        ear.hear(1_000)
+    new = {"head": b"\6" * 12} if after == "addresses" else {}
+    assert not [one for one in ear.hear(1_050, *both(state="unproven", **new)) if one.state is State.FAILED]
+    assert ear.hear(1_050 + UNPROVEN_MS, *both(state="unproven", **new)) == ()
+    (told,) = ear.hear(1_051 + UNPROVEN_MS, *both(state="unproven", **new))
+    assert told.state is State.FAILED
+
+
+def asked(**more: Any) -> list[Heard]:
+    return [heard(ask_of(lease), **more) for lease in (OUT, IN)]
+
+
+def test_a_vm_that_passes_arp_and_no_probes_is_told_apart_from_a_dead_one() -> None:
+    hint = path(State.ABSENT, "the VM passes ARP but no probes (ethertype 0x88b5): give the guard another `probe`")
+    told = [*both(state="unproven"), *asked()]
+    ear = Ear()
+    assert ear.hear(100, *told) == ()
+    assert ear.hear(200 + UNPROVEN_MS, *told) == hint
+    # One direction is not enough; and who probes by ARP has asked already.
+    ear = Ear()
+    ear.hear(100, *told[:3])
+    assert ear.hear(200 + UNPROVEN_MS, *told[:3])[0].state is State.FAILED
+    arp = {"frame": "arp", "source": "192.0.2.1", "destination": "192.0.2.2"}
+    ear = Ear(appliance({"probe": arp}))
+    ear.hear(100, *told)
+    assert ear.hear(200 + UNPROVEN_MS, *told)[0].state is State.FAILED
+
+
+def test_a_prober_that_is_silent_says_nothing_of_the_vm() -> None:
+    ear = Ear()
+    ear.hear(2_000, *both())
+    assert ear.news(2_000 + SILENT_MS) == ()
+    assert ear.news(2_001 + SILENT_MS) == SILENT
+    assert ear.news(9_000) == ()
+    assert ear.hear(9_100, *both()) == HEALTHY
+
+
+def test_where_an_adapter_is_missing_no_probe_can_be_sent() -> None:
+    of = appliance()
+    ear = Ear(of, bound(of, indexes=(0, 4)))
+    assert ear.hear(100) == path(State.FAILED, "no probe can be sent: the adapter outside is not there")
+    # What was told before it went says nothing of what came back.
+    ear = Ear(of)
+    ear.hear(100, *both())
+    ear.segments = (bound(of, indexes=(0, 0)),)
+    (told,) = ear.hear(200)
+    assert told.reason == "no probe can be sent: the adapter outside, inside is not there"
+    ear.segments = (bound(of, indexes=(5, 6)),)
+    assert ear.news(300) == ()
+
+
+def negative() -> Ear:
+    return Ear(appliance(path={"kind": "canary", "negative": {"payload": "EICAR", "every": "100ms"}}))
+
+
+def test_what_must_not_come_through_is_a_failure_for_three_of_its_intervals() -> None:
+    ear = negative()
+    assert ear.hear(100, *both()) == HEALTHY
+    assert ear.hear(200, heard(OUT, negative=1), heard(IN)) == LEAK
+    assert ear.hear(499, heard(OUT, negative=1), heard(IN)) == ()
+    assert ear.hear(500, heard(OUT, negative=1), heard(IN)) == HEALTHY
+    assert ear.hear(600, heard(OUT, negative=2), heard(IN)) == LEAK
+    # With another frame the count begins anew.
+    assert ear.hear(901, heard(OUT, head=b"\6" * 12), heard(IN)) == HEALTHY
+    assert ear.hear(950, heard(OUT, head=b"\6" * 12, negative=1), heard(IN)) == LEAK
+
+
+def test_who_has_no_negative_canary_does_not_mind() -> None:
+    assert Ear().hear(100, *both(negative=5)) == HEALTHY
+
+
+# --- a trip ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_trip_is_told_once_also_when_the_path_is_proven_a_moment_later() -> None:
+    ear = Ear()
+    ear.hear(100, *both())
+    ear.canaries.trip("wire")
+    assert ear.hear(200, *both()) == TRIPPED
+    assert ear.hear(300, *both()) == HEALTHY
+    assert ear.hear(400, *both()) == ()
+
+
+def test_a_trip_is_told_of_its_segment_and_of_no_other() -> None:
+    of = two_ports(
+        ports={name: {"match": {"name": f"eth-{name}"}} for name in "abcd"},
+        segments={"left": ["a", "b"], "right": ["c", "d"]},
+        vm={"adapters": {name: {"tap": f"tap-{name}"} for name in "abcd"}},
+        guard={},
+        health={"signals": {"path": {"kind": "canary"}}},
+    )
+    guard = of.segments["left"].guard
+    assert guard is not None
+    left, right = (
+        Guarded(name, guard, (), tuple(Place(role, role, 1) for role in roles))
+        for name, roles in (("left", "ab"), ("right", "cd"))
+    )
+    assert len(list(canary_of(of, "left"))) == len(list(canary_of(of, "right"))) == 1
+    ear = Ear(of, left, right)
+    ear.canaries.trip("left")
+    told = ear.hear(100)
+    assert told == (Reading("path", State.FAILED, TRIPPED[0].reason, "left"),)
+
+
+ORDER: dict[str, tuple[Reading, ...]] = {
+    "tripped": TRIPPED,
+    "silent": SILENT,
+    "missing": path(State.FAILED, "no probe can be sent: the adapter outside is not there"),
+    "negative": LEAK,
+    "lost": path(State.FAILED, "probes do not come back: outside → inside"),
+}
+
+
+@pytest.mark.parametrize("first", ORDER)
+def test_the_weightiest_is_told(first: str) -> None:
+    """Everything from `first` on is so at once."""
+    so = list(ORDER)[list(ORDER).index(first) :]
+    ear = negative()
+    told = [heard(OUT, negative="negative" in so), heard(IN, "lost" if "lost" in so else "back", 300)]
+    ear.canaries.hear(told, 1_000)
+    if "missing" in so:
+        ear.segments = (bound(ear.of, indexes=(0, 4)),)
+    if "tripped" in so:
+        ear.canaries.trip("wire")
+    assert ear.news(1_100 if "silent" not in so else 1_001 + SILENT_MS) == ORDER[first]
+
+
+# --- the proof -------------------------------------------------------------------------------------------------------
+
+
+def test_proven_is_what_came_back_just_now_with_these_addresses_in_every_direction() -> None:
+    ear = Ear()
+    assert not ear.proven(100)
+    ear.hear(100, *both())
+    assert ear.proven(100)
+    assert not ear.proven(100, {})
+    other = HEADS | {OUT: b"\6" * 12}
+    assert not ear.proven(100, other)
+    ear.hear(200, heard(OUT), heard(IN, "lost", 250))
+    assert not ear.proven(200)
+    ear.hear(300, heard(OUT))
+    assert not ear.proven(300)
+    assert ear.canaries.told(OUT) == heard(OUT)
+    assert ear.canaries.told(IN) is None
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "later_ms", "proven"), [(100, 0, True), (101, 0, False), (20, 80, True), (20, 81, False)]
+)
+def test_half_a_lease_ago_is_just_now_however_late_the_report(age_ms: int, later_ms: int, proven: bool) -> None:
+    ear = Ear()
+    ear.hear(1_000, *both(age_ms=age_ms))
+    assert ear.proven(1_000 + later_ms) is proven
