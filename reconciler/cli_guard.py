@@ -54,7 +54,7 @@ def on(group_file: Path | None, file: Path | None, boot: bool) -> None:
             done = reconcile(kernel, appliance, fallback)
             set_guard(appliance, done.after)
             if not done.converged:
-                wrong = [str(problem).split("\n")[0] for problem in done.after.problems]
+                wrong = [f"{problem.role}: {problem.what}" for problem in done.after.problems]
                 raise HostError(
                     "the guard is set, but not all of the wire is up: " + "; ".join(wrong or ["see --dry-run"])
                 )

@@ -58,9 +58,11 @@ class Strays:
         """How many frames were heard since the last time: of a source that begins with one of these, and others."""
         marks, heard = set(marks), []
         for ear in self._ears:
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    heard.append(ear.recv(_LARGEST))
+            # A wire that went down says so once, in place of a frame.
+            for _ in range(2):
+                with contextlib.suppress(OSError):
+                    while True:
+                        heard.append(ear.recv(_LARGEST))
         leaks = sum(frame[_SOURCE] in marks for frame in heard)
         return leaks, len(heard) - leaks
 

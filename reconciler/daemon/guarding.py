@@ -108,7 +108,11 @@ class Guarding:
                 self._in_place.pop(name, None)
             segment.stance, segment.failed = wanted, name in failed
         for one in self.bound:
-            if ACTS[self.segments[one.name].stance, self.segments[one.name].held] is not Act.GRANT:
+            segment = self.segments[one.name]
+            if segment.failed and segment.draining_until > self.clock():
+                # It left on purpose, and has failed since: what comes out of it now is not to be waited for.
+                segment.draining_until = 0
+            if ACTS[segment.stance, segment.held] is not Act.GRANT:
                 self._act(one)
 
     def waits_until(self, segment: str) -> int | None:
@@ -180,9 +184,10 @@ class Guarding:
         self.bound = tuple(one for one in self.bound if one.name in self.segments)
         self.suspicious = True
         self.canaries.forget()
-        if not self.segments:
+        if old and not self.segments:
             try:
                 self._take_away()
+                self.journal.tell("guard", "the guard was taken away: the file declares none any more")
             except ReconcilerError as error:
                 self._suffer(error)
 

@@ -78,7 +78,8 @@ class Direction:
 class Guarded:
     """A guarded segment, bound to the live host. `ports` and `adapters` stand in the same order.
 
-    `own`: the MAC addresses by which the host itself could be spoken to from this wire.
+    `own`: the MAC addresses by which the host itself could be spoken to from this wire. `switches`: the segment's, of
+    all topologies: what they hand up to the host is dropped.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Guarded:
     ports: tuple[Place, ...]
     adapters: tuple[Place, ...]
     own: frozenset[str] = frozenset()
+    switches: tuple[Place, ...] = ()
 
     @property
     def directions(self) -> tuple[Direction, ...]:
@@ -177,15 +179,17 @@ def _bound(
     }
     ports = tuple(_place("port", role, names, actual) for role in appliance.segments[segment].ports)
     adapters = tuple(_place("adapter", beside[place.role], names, actual) for place in ports)
-    switches = (
-        pinned_mac(appliance.sku, Role("switch", switch.name))
+    switches = dict.fromkeys(
+        switch.name
         for topology in appliance.topologies.values()
         for switch in topology.switches
         if switch.segment == segment
     )
+    pinned = (pinned_mac(appliance.sku, Role("switch", name)) for name in switches)
+    switch_at = lambda name: _place("switch", name, {("switch", name): name}, actual)  # noqa: E731
     members = (actual.by_name[one.interface].settings.get(Setting.MAC) for one in (*ports, *adapters) if one.index)
-    own = frozenset(mac for mac in (*switches, *members) if isinstance(mac, str))
-    return Guarded(segment, guard, ports, adapters, own)
+    own = frozenset(mac for mac in (*pinned, *members) if isinstance(mac, str))
+    return Guarded(segment, guard, ports, adapters, own, tuple(map(switch_at, switches)))
 
 
 def _place(kind: str, role: str, names: Mapping[tuple[str, str], str], actual: Network) -> Place:
@@ -212,7 +216,7 @@ def ruleset(
     rules = "\n".join(line for one in segments for line in _rules(one, secret, marks))
     things = "\n".join(line for one in segments for line in _sets(one, contents.get(one.name, Contents()), counted))
     name = table_of(sku)
-    places = [(place.role, place.index) for one in segments for place in (*one.ports, *one.adapters)]
+    places = [(place.role, place.index) for one in segments for place in (*one.ports, *one.adapters, *one.switches)]
     digest = hashlib.sha256(f"{name}\n{rules}\n{places}\n{sorted(counters(segments))}".encode()).hexdigest()
     text = f'table netdev {name} {{\n\tcomment "{comment_of(sku)}"\n{things}\n{rules}\n}}\n'
     return Ruleset(removal(name) + text, digest)
@@ -274,6 +278,11 @@ def _rules(one: Guarded, secret: bytes, marks: list[str]) -> Iterator[str]:
             rules += [f"meta iiftype @{one.name}/{name} accept" for name in ("drain", "aside")]
             rules.append(f'counter name "{one.name}/adapter/{place.role}" drop')
             yield from _chain(f"{one.name}/adapter/{place.role}", place.interface, rules)
+
+    # What is for all (broadcast, multicast), a switch gives to the host, too. The host has no business on this wire.
+    for place in one.switches:
+        if place.index:
+            yield from _chain(f"{one.name}/switch/{place.role}", place.interface, ["drop"])
 
 
 def _action(one: Guarded, place: Place) -> str:
