@@ -1,5 +1,6 @@
 """The guard with all that it takes on a live host: its table in the kernel, the prober, and their notes."""
 
+import contextlib
 import os
 import re
 from typing import Any
@@ -9,6 +10,7 @@ from reconciler.daemon.exposure import Segment
 from reconciler.daemon.guarding import Guarding
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.probes import Probes
+from reconciler.errors import ReconcilerError
 from reconciler.host import clock, places
 from reconciler.host.guard.ear import adapter_socket
 from reconciler.host.guard.netfilter import NetfilterWatch
@@ -32,6 +34,16 @@ class KernelGuard:
         secret = bytes.fromhex(remembered["secret"]) if remembered else os.urandom(SECRET_BYTES)
         probes = Probes(appliance, self.probing, clock.now_ms, journal, secret, adapter_socket, os.urandom)
         self.guarding = Guarding(appliance, self.table, probes, clock.now_ms, journal, notes, remembered)
+
+        if not self.guarding.segments:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """What an earlier process has left of a guard that is not declared any more goes."""
+        with contextlib.suppress(ReconcilerError):
+            if self.probing.connect():
+                self.probing.end()
+            self.table.remove()
 
     def disturbed(self) -> bool:
         """Somebody may have changed rules: whether it is worth a look."""
