@@ -35,10 +35,11 @@ def on(group_file: Path | None, file: Path | None, boot: bool) -> None:
 
     With --boot for an early unit, so that the wire is joined from the first moment (`reconcile unit --print guard`).
     """
-    appliance = _guarded(file or group_file)
-    if _told(appliance.sku, on=True):
-        say(f"{appliance.sku}: the guard is set; the daemon keeps it")
+    file = file or group_file
+    if sku := _told(file, on=True):
+        say(f"{sku}: the guard is set; the daemon keeps it")
         return
+    appliance = _guarded(file)
     from reconciler.cycle import audit, reconcile
     from reconciler.daemon.guard_by_hand import set_guard
     from reconciler.host.lock import lock
@@ -69,10 +70,11 @@ def off(group_file: Path | None, file: Path | None) -> None:
 
     A running daemon leaves it away until `reconcile guard on`, or until the machine boots.
     """
-    appliance = _load(file or group_file)
-    if _told(appliance.sku, on=False):
-        say(f"{appliance.sku}: the guard was taken away; the daemon leaves it away until `reconcile guard on`")
+    file = file or group_file
+    if sku := _told(file, on=False):
+        say(f"{sku}: the guard was taken away; the daemon leaves it away until `reconcile guard on`")
         return
+    appliance = _load(file)
     from reconciler.daemon.guard_by_hand import remove_guard
     from reconciler.host.lock import lock
     from reconciler.host.privileges import check_may_administer
@@ -116,15 +118,15 @@ def _guarded(file: Path | None) -> Any:
     return appliance
 
 
-def _told(sku: str, *, on: bool) -> bool:
-    """Whether a daemon keeps the appliance, and did it."""
-    from reconciler.daemon.ask import NoDaemonError, ask, socket_of
+def _told(file: Path | None, *, on: bool) -> str | None:
+    """The appliance of the daemon that did it: of the one that keeps `file`, or of the only one. None: none runs."""
+    from reconciler.daemon.ask import NoDaemonError
+    from reconciler.daemon.client import told
 
     try:
-        ask(socket_of(places.run_dir(), sku), do="guard", on=on)
+        return str(told(file, do="guard", on=on)["sku"])
     except NoDaemonError:
-        return False
-    return True
+        return None
 
 
 def _meanwhile(appliance: Any) -> str:

@@ -161,7 +161,8 @@ class Zero:
 
 NOTHING_WRONG = Zero("nothing wrong", ("duplicated", "reordered", "stale", "leaks", "strays"))
 NONE_LOST = Zero("none lost", ("lost",))
-NOT_TRIPPED = Zero("not tripped", ("trips", "uninspected"))
+STILL_LEASED = Zero("not tripped", ("trips",))
+NOT_TRIPPED = Zero("not tripped, all inspected", ("trips", "uninspected"))
 ONLY_THERE = Zero("the other segment sees nothing", ("elsewhere",))
 
 Expected = Mapping[Mode, tuple[Bound, ...]]
@@ -205,7 +206,6 @@ class Scene:
         most: At most so many runs, for one that takes long. None: as many as are asked for.
         told: Which line of the journal tells that the daemon acts.
         loaded: Whether it burdens the machine, so that the sources may be late.
-        beyond: What becomes of it is told by a bound of its own: the fault cuts the wire itself.
     """
 
     name: str
@@ -217,7 +217,6 @@ class Scene:
     most: int | None = None
     told: Callable[[Line], bool] = acts
     loaded: bool = False
-    remark: str = ""
 
 
 def middle(values: Sequence[float]) -> float:

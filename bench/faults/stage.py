@@ -29,7 +29,10 @@ from reconciler.lab.rehearsal import Rehearsal, on
 from reconciler.lab.traffic import Traffic
 from reconciler.network.guard import mark_of
 
+PROBES = 0x88B5
+"""The ethertype of the guard's probes."""
 PATIENCE_S = 30.0
+_THREADS = ("W#01-eth0", "W#02-eth0")
 # Asking is a burden on who answers, so it is not done all the time.
 _POLL_S = 0.02
 _SOME = 100
@@ -61,7 +64,8 @@ class Stage:
         self.made, self.lab, self.setting, self.mode, self.vm = made, made.lab, setting, mode, vm
         self._journal = made.folder / "journal"
         self._journal.touch()
-        self._sticky: dict[int, str] = {}
+        # While nothing flows: it sends frames of its own, and holds threads. It stays the same until the machine boots.
+        self._probes_thread = vm.thread_of(PROBES) if isinstance(vm, Suricata) else ""
         if mode is Mode.HAND:
             self._move("inspect")
             self._batch = self._prepared()
@@ -123,13 +127,17 @@ class Stage:
         if self.mode is Mode.HAND:
             return
         seen: list[Any] = [None]
+        passed: list[int | None] = [-1]
 
         def holds() -> bool:
             seen[0] = status = self.made.status()
+            before, passed[0] = passed[0], self.passed()
             if status is None or not on("inspect")(status):
                 return False
-            granted = self.mode not in GUARDED or all(one["state"] == "leased" for one in status["guard"]["segments"])
-            return granted and all(one["verdict"] == "healthy" for one in status["segments"])
+            # What the daemon says of the leases, and what the kernel does.
+            leased = self.mode not in GUARDED or all(one["state"] == "leased" for one in status["guard"]["segments"])
+            healthy = all(one["verdict"] == "healthy" for one in status["segments"])
+            return leased and healthy and passed[0] == before
 
         wait_until(holds, "inspection", lambda: f"{json.dumps(seen[0])}\n{self.told()}")
 
@@ -206,11 +214,10 @@ class Stage:
         assert isinstance(self.vm, Suricata)
         return self.vm
 
-    def thread(self, ethertype: int) -> str:
-        """The capture thread of ``eth0`` that frames of this ethertype go through: the same as long as it runs."""
-        if ethertype not in self._sticky:
-            self._sticky[ethertype] = self.suricata().thread_of(ethertype)
-        return self._sticky[ethertype]
+    def thread(self, *, of_probes: bool) -> str:
+        """A capture thread of ``eth0``: the one that the guard's probes go through, or the other one."""
+        return next(name for name in _THREADS if (name == self._probes_thread) is of_probes)
+
 
 
 def wait_until(condition: Callable[[], bool], what: str, otherwise: Callable[[], str] = str) -> None:

@@ -132,7 +132,7 @@ class Requests:
         if not any(segment.guard for segment in self._keeper.appliance.segments.values()):
             raise RefusedError("the file declares no guard")
         self._switch_guard(on)
-        return {"on": on}
+        return {"on": on, "sku": self._keeper.appliance.sku}
 
     def _segment(self, request: dict[str, Any]) -> str | None:
         segment = request.get("segment")

@@ -224,8 +224,8 @@ def test_a_reload_is_done_by_who_can(asked: Asked) -> None:
 
 def test_a_guard_is_set_and_taken_away_where_the_file_declares_one() -> None:
     asked = Asked(kept(guard={}))
-    assert asked("guard", on=False) == {"on": False}
-    assert asked("guard", on=True) == {"on": True}
+    assert asked("guard", on=False) == {"on": False, "sku": "two"}
+    assert asked("guard", on=True) == {"on": True, "sku": "two"}
     assert asked.guarded == [False, True]
 
 
