@@ -58,7 +58,7 @@ def _running(place: Namespace, count: int, program: str, *arguments: object) -> 
     argv = [sys.executable, "-I", "-S", "-c", program, *map(str, arguments)]
     running: list[subprocess.Popen[Any]] = []
     try:
-        for _ in range(count):
+        while len(running) < count:
             running.append(place.spawn(argv, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         yield
     finally:

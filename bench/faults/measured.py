@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.faults.scene import Run, Scene
-from bench.faults.stage import Stage
+from bench.faults.stage import PRIORITY, Stage
 from bench.faults.strays import Strays
 from reconciler.lab.measure import Arrivals, Measured
 from reconciler.lab.traffic import Flow, Traffic
@@ -15,12 +15,12 @@ from reconciler.lab.traffic import Flow, Traffic
 # A frame that arrives so long after it was sent was held by something that did not work meanwhile. It is also the
 # default of `guard.drain`: what comes later than that after a switch was let out by nobody.
 STALE_MS = 100
-# Above the guard's probes, and far below a core: who measures must not be who is late.
-_PRIORITY = 20
 _LONGEST_NAP_S = 1.0
 _MS = 1_000_000
 # Arrivals at the very moment when something was mended are none of before.
 _SLACK_NS = 2 * _MS
+# A silence that lasts until the fault is mended is a longer one than the machine's own.
+_LEAST_MS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +80,11 @@ def once(stage: Stage, scene: Scene) -> Run:
 
 
 def _begin(stage: Stage, traffic: Traffic) -> None:
+    stage.prioritize()
     for flow in traffic.flows:
         # Where it may not, it is as late as the machine makes it, and that is told.
         with contextlib.suppress(OSError):
-            os.sched_setscheduler(flow.source.pid, os.SCHED_FIFO, os.sched_param(_PRIORITY))
+            os.sched_setscheduler(flow.source.pid, os.SCHED_FIFO, os.sched_param(PRIORITY))
     traffic.start()
     stage.flowing(traffic)
 
@@ -100,7 +101,7 @@ def _nap(seconds: float, traffic: Traffic) -> None:
 def _gap(flow: Flow, began_ns: int, mended_ns: int) -> _Gap:
     """The longest silence between the fault and its end; one that lasts until then is followed to its own end."""
     gap = _longest(flow, flow.measure(began_ns, mended_ns))
-    if gap.end_ns < mended_ns - _SLACK_NS or gap.begin_ns >= mended_ns - _SLACK_NS:
+    if gap.end_ns < mended_ns - _SLACK_NS or gap.ms < _LEAST_MS:
         return gap
     whole = _longest(flow, flow.measure(began_ns))
     return _Gap(whole.begin_ns, whole.end_ns, mended=True) if whole.begin_ns <= gap.begin_ns else gap

@@ -1,6 +1,7 @@
 """Print how soon a real VM's death is acted upon: QEMU killed, and beats that stop coming.
 
-Takes about two minutes. `python -m bench.faults`; needs root and the packages of tests/vm, whose machine it uses.
+Takes about two minutes. `python -m bench.faults.notices`; needs root and the packages of tests/vm, whose machine it
+uses.
 """
 
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 from bench.table import Row, show
 from reconciler.lab.namespaces import become_lab_root
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "vm"))
+sys.path.append(str(Path(__file__).parents[2] / "tests" / "vm"))
 
 from kept import FALL_MS, PATIENCE_S, Kept, care, machine_with_foreigners, well
 from machine import Machine

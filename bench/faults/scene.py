@@ -39,13 +39,17 @@ class Inside(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A lab, and an appliance in it. `guard`: what the file says of it. `rate`: frames per second of each flow."""
+    """A lab, and an appliance in it. `guard`: what the file says of it. `rate`: frames per second of each flow.
+
+    `mtu`: of all cables, in bytes.
+    """
 
     ports: int = 2
     segments: tuple[tuple[int, ...], ...] | None = None
     inside: Inside = Inside.BRIDGE
     guard: Mapping[str, str] = field(default_factory=dict)
     rate: int = 5_000
+    mtu: int = 1_500
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,7 @@ class Within:
         return f"≤ {self.ms:g} ms"
 
     def broken(self, runs: Sequence[Run]) -> str:
+        """See `Bound`."""
         worst = max(run.outage_ms for run in runs)
         return f"{worst:.1f} ms" if worst > self.ms else ""
 
@@ -122,6 +127,7 @@ class Median:
         return f"median ≤ {self.ms:g} ms"
 
     def broken(self, runs: Sequence[Run]) -> str:
+        """See `Bound`."""
         found = middle([run.outage_ms for run in runs])
         return f"{found:.1f} ms" if found > self.ms else ""
 
@@ -137,6 +143,7 @@ class Acts:
         return f"{self.what} ≤ {self.ms:g} ms"
 
     def broken(self, runs: Sequence[Run]) -> str:
+        """See `Bound`."""
         told = [run.detected_ms for run in runs]
         if None in told:
             return f"{told.count(None)} times never"
@@ -155,6 +162,7 @@ class Zero:
         return self.what
 
     def broken(self, runs: Sequence[Run]) -> str:
+        """See `Bound`."""
         sums = {name: sum(getattr(run, name) or 0 for run in runs) for name in self.counts}
         return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sums.items() if count)
 
@@ -163,6 +171,7 @@ NOTHING_WRONG = Zero("nothing wrong", ("duplicated", "reordered", "stale", "leak
 NONE_LOST = Zero("none lost", ("lost",))
 STILL_LEASED = Zero("not tripped", ("trips",))
 NOT_TRIPPED = Zero("not tripped, all inspected", ("trips", "uninspected"))
+LOSSLESS = Zero("0 lost, 0 duplicated, 0 reordered", ("lost", "duplicated", "reordered", "leaks", "trips"))
 ONLY_THERE = Zero("the other segment sees nothing", ("elsewhere",))
 
 Expected = Mapping[Mode, tuple[Bound, ...]]
@@ -205,6 +214,7 @@ class Scene:
         lasts_s: How long it is left broken, in seconds, if entering it does not take as long as the fault does.
         most: At most so many runs, for one that takes long. None: as many as are asked for.
         told: Which line of the journal tells that the daemon acts.
+        staged: What makes a stage for it. None: `stage.stage` does.
         loaded: Whether it burdens the machine, so that the sources may be late.
     """
 
@@ -216,6 +226,7 @@ class Scene:
     lasts_s: float = 0.6
     most: int | None = None
     told: Callable[[Line], bool] = acts
+    staged: "Callable[[Setting, Mode], AbstractContextManager[Stage]] | None" = None
     loaded: bool = False
 
 

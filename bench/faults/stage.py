@@ -1,8 +1,9 @@
-"""Where a scene is played: a rehearsal that is looked after in one of the modes, and what can be asked and done there."""
+"""Where a scene is played: a rehearsal that is looked after in one of the modes, and what can be done there."""
 
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,8 @@ from reconciler.network.guard import mark_of
 PROBES = 0x88B5
 """The ethertype of the guard's probes."""
 PATIENCE_S = 30.0
+PRIORITY = 20
+"""Real-time, above the guard's probes: of what sends and counts, and must not be late itself."""
 _THREADS = ("W#01-eth0", "W#02-eth0")
 # Asking is a burden on who answers, so it is not done all the time.
 _POLL_S = 0.02
@@ -64,6 +67,7 @@ class Stage:
         self.made, self.lab, self.setting, self.mode, self.vm = made, made.lab, setting, mode, vm
         self._journal = made.folder / "journal"
         self._journal.touch()
+        self._read = 0
         # While nothing flows: it sends frames of its own, and holds threads. It stays the same until the machine boots.
         self._probes_thread = vm.thread_of(PROBES) if isinstance(vm, Suricata) else ""
         if mode is Mode.HAND:
@@ -101,7 +105,14 @@ class Stage:
         """How often the guard has tripped by itself, as the daemon knows."""
         if self.mode not in GUARDED:
             return None
-        return sum(one["trips"] for one in self.made.status()["guard"]["segments"])
+        return sum(int(one["trips"]) for one in self.made.status()["guard"]["segments"])
+
+    def prioritize(self) -> None:
+        """What tells of the VM is in it, and the VM that this stands for has cores of its own."""
+        for task in Path(f"/proc/{self.made.agent.pid}/task").iterdir():
+            # A thread may end meanwhile; and who may not is as late as the machine makes it.
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(int(task.name), os.SCHED_FIFO, os.sched_param(PRIORITY))
 
     def alone(self) -> None:
         """Right before the fault: nobody is left but who the mode says."""
@@ -169,6 +180,12 @@ class Stage:
                 lines.append(line)
         return lines
 
+    def news(self) -> str:
+        """What the journal tells since the last time, for people."""
+        lines = self.journal()
+        new, self._read = lines[self._read :], len(lines)
+        return "\n".join(f"    {line['time']} {line['event']}: {line['text']}" for line in new)
+
     def told(self, lines: int = 25) -> str:
         """The end of the journal, for people."""
         return "\n".join(self._journal.read_text(encoding="utf-8").splitlines()[-lines:])
@@ -219,7 +236,6 @@ class Stage:
         return next(name for name in _THREADS if (name == self._probes_thread) is of_probes)
 
 
-
 def wait_until(condition: Callable[[], bool], what: str, otherwise: Callable[[], str] = str) -> None:
     """Wait until a condition holds.
 
@@ -239,8 +255,16 @@ def stage(setting: Setting, mode: Mode) -> Iterator[Stage]:
     care: Mapping[str, Any] = {**_CARE, "guard": setting.guard} if mode in GUARDED else _CARE
     with contextlib.ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="reconcile-faults-")))
-        lab = opened.enter_context(Lab(setting.ports, segments=setting.segments, vm=False))
+        lab = opened.enter_context(Lab(setting.ports, segments=setting.segments, vm=False, mtu=setting.mtu))
         rehearsal = Rehearsal(lab, folder, care=care)
+        # The lab's file has no word for it.
+        wide = re.sub(
+            r"^(  \w+): (\[.*\])$",
+            rf"\1: {{ports: \2, mtu: {setting.mtu}}}",
+            rehearsal.file.read_text(),
+            flags=re.MULTILINE,
+        )
+        rehearsal.file.write_text(wide, encoding="ascii")
         opened.callback(_end_prober, folder, rehearsal.sku)
         made = opened.enter_context(rehearsal)
         vm: Delay | Suricata | None = None

@@ -1,6 +1,7 @@
 """The table of faults: a row for each scene and mode as soon as it is measured, and what of the bounds holds."""
 
 import contextlib
+import re
 import statistics
 import sys
 import time
@@ -8,7 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bench.faults.measured import once, spoilt
-from bench.faults.scene import Bound, Mode, Run, Scene
+from bench.faults.scene import (
+    GUARDED,
+    LOSSLESS,
+    NONE_LOST,
+    NOT_TRIPPED,
+    NOTHING_WRONG,
+    Bound,
+    Median,
+    Mode,
+    Run,
+    Scene,
+    Within,
+)
 from bench.faults.stage import Stage, stage
 from reconciler.errors import ReconcilerError
 from reconciler.lab.namespaces import LabUnavailableError
@@ -70,23 +83,25 @@ class Played:
         return f"{statistics.median(values):.1f} ({max(values):.1f}){f', {some} × until mended' if some else ''}"
 
 
-def play(scene: Scene, mode: Mode, runs: int) -> Played:
-    """Play a scene in a mode so often, in as few stages as possible."""
+def play(scene: Scene, mode: Mode, runs: int, *, journal: bool = False) -> Played:
+    """Play a scene in a mode so often, in as few stages as possible. `journal`: print what the daemon tells."""
     played, began = Played(scene, mode), time.monotonic()
     wanted = min(runs, scene.most or runs)
     for _ in range(_STAGES):
         if len(played.runs) < wanted:
-            _on_a_stage(played, wanted)
+            _on_a_stage(played, wanted, journal=journal)
     played.took_s = time.monotonic() - began
     return played
 
 
-def _on_a_stage(played: Played, wanted: int) -> None:
+def _on_a_stage(played: Played, wanted: int, *, journal: bool) -> None:
     made: Stage | None = None
     try:
-        with stage(played.scene.setting, played.mode) as made:
+        with (played.scene.staged or stage)(played.scene.setting, played.mode) as made:
             while len(played.runs) < wanted:
                 run = once(made, played.scene)
+                if journal:
+                    print(f"{played.scene.name}, {played.mode}: {run}\n{made.news()}", file=sys.stderr, flush=True)
                 if spoilt(run, LATE_MS) and not played.scene.loaded and len(played.spoilt) < _SPARE:
                     played.spoilt.append(run)
                 else:
@@ -99,6 +114,29 @@ def _on_a_stage(played: Played, wanted: int) -> None:
         if made is not None:
             with contextlib.suppress(OSError):
                 print(made.told(), file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the project claims. `scenes`: a pattern of names; `bounds`: what must hold of all their runs together."""
+
+    what: str
+    scenes: str
+    modes: tuple[Mode, ...]
+    bounds: tuple[Bound, ...]
+
+
+_HUNG = "^VM blackholes|one segment of two|^VM stopped"
+CLAIMS = (
+    Claim("daemon and VM both dead, guard alone", f"{_HUNG}|^VM killed", (Mode.GUARD,), (Within(210), NOTHING_WRONG)),
+    Claim("… both at the same moment", "dead at once", (Mode.BOTH,), (Within(210), NOTHING_WRONG)),
+    Claim("VM hung, daemon alive; lease 200 ms", _HUNG, (Mode.BOTH,), (Within(210), NOTHING_WRONG)),
+    Claim("… lease 20 ms, probes each 2 ms", "^VM hung, lease 20", GUARDED, (Within(25), NOTHING_WRONG)),
+    Claim("real QEMU killed", "real QEMU killed", (Mode.BOTH,), (Median(10), NOTHING_WRONG)),
+    Claim("planned switch and back", "^planned|flows of 850", (Mode.BOTH,), (LOSSLESS,)),
+    Claim("daemon killed, VM healthy", "^daemon killed", (Mode.BOTH,), (NONE_LOST, NOT_TRIPPED)),
+    Claim("fully loaded, VM healthy", "busy for a minute", (Mode.BOTH,), (NOT_TRIPPED, NONE_LOST)),
+)
 
 
 class Table:
@@ -121,13 +159,38 @@ class Table:
         self.played.append(played)
         self._write(f"| {name} | {' | '.join(_cells(played))} |")
 
-    def summary(self) -> Iterator[str]:
-        """The bounds, each with whether it holds."""
+    def glance(self) -> Iterator[str]:
+        """The outages alone, a line for each scene."""
+        modes = [mode for mode in Mode if any(played.mode is mode for played in self.played)]
+        yield f"| outage, ms: median (worst) | {' | '.join(modes)} |"
+        yield "|---|" + "---|" * len(modes)
+        for scene in dict.fromkeys(played.scene.name for played in self.played):
+            cells = {played.mode: played.outage for played in self.played if played.scene.name == scene}
+            yield f"| {scene} | {' | '.join(cells.get(mode, '') for mode in modes)} |"
+
+    def claims(self) -> Iterator[str]:
+        """What must be reached, and what was."""
+        yield "| what | must reach | measured | |\n|---|---|---|---|"
+        for claim in CLAIMS:
+            chosen = [one for one in self.played if one.mode in claim.modes and re.search(claim.scenes, one.scene.name)]
+            runs = [run for one in chosen for run in one.runs]
+            if runs:
+                broken = [how for bound in claim.bounds if (how := bound.broken(runs))]
+                verdict = f"**does not hold**: {'; '.join(broken)}" if broken else "holds"
+                yield f"| {claim.what} | {'; '.join(map(str, claim.bounds))} | {_measured(runs)} | {verdict} |"
+
+    def broken(self) -> Iterator[str]:
+        """All that does not hold, in words."""
         for played in self.played:
-            for bound in played.bounds:
-                how = bound.broken(played.runs) if played.runs else "no run"
-                verdict = f"**does not hold**: {how}" if how else "holds"
-                yield f"| {played.scene.name} | {played.mode} | {bound} | {played.outage} | {verdict} |"
+            if played.broken:
+                yield f"- {played.scene.name}, {played.mode}: {'; '.join(played.broken)}"
+
+
+def _measured(runs: Sequence[Run]) -> str:
+    outages = [run.outage_ms for run in runs]
+    lost = sum(run.lost for run in runs)
+    quiet = f"median {statistics.median(outages):.1f} ms, worst {max(outages):.1f}"
+    return f"{quiet}; {lost} lost; {len(runs)} runs"
 
 
 def _cells(played: Played) -> Iterator[str]:

@@ -131,6 +131,9 @@ class Guarding:
         for one in self.bound:
             segment = self.segments[one.name]
             moments += [moment for moment in (segment.draining_until, segment.adopting_until) if moment > now]
+            if segment.held is Held.GRANTED and not self.probes.prober.alive:
+                # Nobody tells that probes are missing.
+                moments.append(self._looked_ms + LOOK_MS)
             if one.guard.by_daemon and segment.held is Held.GRANTED and not segment.failed:
                 moments.append(max(segment.renewed_at + one.guard.lease_ms // 4, self._looked_ms + LOOK_MS))
         return min(moments)

@@ -409,6 +409,7 @@ class Keeper:
         left = {about(change) for change in found.changes}
         done = tuple(change for change in self._fired if about(change) not in left)
         self._fired = ()
+        self.fights.forget()
         if done:
             self._tell(found, done, Report(found, Plan((), ()), (), found), switched=True)
 

@@ -42,6 +42,8 @@ QUEUE = 1_024
 # Looking again after links changed may take so much of the time, whatever storm there is outside.
 _SHARE = 4
 _LEAST_PAUSE_MS, _MOST_PAUSE_MS = 2, 1_000
+# A turn that comes so much later than it was due comes after a stall: of the machine, or of this process.
+_STALL_MS = 100
 
 
 class Daemon:
@@ -77,6 +79,7 @@ class Daemon:
         self._changed = False
         self._not_before_ms = 0
         self._fed_ms = 0
+        self._due_ms: int | None = None
         self._began_ms = clock.now_ms()
         self._over = False
         self._reading = asyncio.Lock()
@@ -158,6 +161,7 @@ class Daemon:
     def _tell_now(self, event: Event) -> None:
         """An event whose consequences somebody waits for."""
         self._queue.append(event)
+        self._due_ms = None
         self._turn()
 
     def _links_changed(self) -> None:
@@ -177,6 +181,9 @@ class Daemon:
             self._look_again()
 
     def _probes_told(self) -> None:
+        if self._stalled(clock.now_ms()):
+            self._at(0)
+            return
         try:
             self._keeper.listen()
         except Exception as error:  # noqa: BLE001 - a callback's would be lost in the loop
@@ -219,6 +226,9 @@ class Daemon:
     def _take_turn(self) -> None:
         self._cancel()
         began = clock.now_ms()
+        if self._stalled(began):
+            self._at(0)
+            return
         changed = self._changed and began >= self._not_before_ms
         events, self._queue = self._queue, deque()
         self._keeper.turn(events, changed=changed)
@@ -231,6 +241,11 @@ class Daemon:
             self._service.tell(WATCHDOG="1")
         self._arm()
 
+    def _stalled(self, now: int) -> bool:
+        """Whether we were away for long: then what waits in the sockets is read before anybody's silence is judged."""
+        due, self._due_ms = self._due_ms, None
+        return due is not None and now - due > _STALL_MS
+
     def _arm(self) -> None:
         due = self._keeper.due_ms
         if self._changed:
@@ -238,7 +253,9 @@ class Daemon:
         if self._service.watchdog_ms:
             due = min(due, self._fed_ms + self._service.watchdog_ms // 2)
         # A turn that was about to come for what is in the queue is not put off by a storm of links outside.
-        self._at(0 if self._queue else max(0, due - clock.now_ms()))
+        wait_ms = 0 if self._queue else max(0, due - clock.now_ms())
+        self._due_ms = clock.now_ms() + wait_ms
+        self._at(wait_ms)
 
     # What it starts
 

@@ -22,6 +22,8 @@ _ASK = Probe(_ASK_MS, Frame.ARP, "198.18.0.1", "198.19.0.1")
 # The prober is told that the daemon lives, at least so often; and a grace below the least would end by chance.
 CONSENT_MS = 1_000
 _LEAST_GRACE_MS = 4 * CONSENT_MS
+# It reports ten times a second. One that does not for so long hangs, and another one takes its place.
+HUNG_MS = 1_000
 # After a failure to start it. One that ends by itself each time must not take the machine with it.
 _RETRY_MS = 2_000
 
@@ -76,6 +78,7 @@ class Probes:
     _ordered: tuple[int, tuple[Order, ...]] | None = field(init=False, default=None)
     _proven: set[str] = field(init=False, default_factory=set)
     _told_ms: int = field(init=False, default=0)
+    _listened_ms: int = field(init=False, default=0)
     _retry_ms: int = field(init=False, default=0)
     _failing: str = field(init=False, default="")
     _asked_for: tuple[object, ...] = field(init=False, default=())
@@ -121,7 +124,11 @@ class Probes:
                 # A predecessor's may be there when we begin. One that we have lost is not asked again.
                 if self._began or not self.prober.connect():
                     self.prober.spawn()
-                self._began = True
+                self._began, self._listened_ms = True, now
+            elif now - self._listened_ms > HUNG_MS:
+                self.journal.tell("prober", "the prober hangs: another one is started", level=logging.WARNING)
+                self._ordered, self._listened_ms = None, now
+                self.prober.spawn()
             # First, for an adapter that cannot be listened to is no reason to let the others' probes end.
             if now - self._told_ms >= CONSENT_MS:
                 self.prober.consent()
@@ -195,6 +202,8 @@ class Probes:
     def listen(self) -> Sequence[Report]:
         """What the prober has told since the last time; the latest is kept for who asks."""
         told = self.prober.heard()
+        if told:
+            self._listened_ms = self.clock()
         for report in told:
             self.heard = report
             self._proven |= {

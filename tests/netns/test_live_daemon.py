@@ -380,7 +380,7 @@ def test_a_nic_that_is_gone_and_comes_back_as_another_one(kept: Keeping) -> None
     # It is followed while it is away, too.
     kept.lab.kill_vm()
     kept.until(lambda: kept.where("nic0") == ["sw-bypass"], "bypass of what is left")
-    netlink(kept.lab.host, lambda ipr: _add_cable(ipr, "nic1", kept.lab.clients[1], "wire", _mac("02:00:00", 1)))
+    netlink(kept.lab.host, lambda ipr: _add_cable(ipr, "nic1", kept.lab.clients[1], "wire", address=_mac("02:00:00", 1)))
     with kept.lab.clients[1].entered():
         set_link_up("wire", up=True)
     kept.goes_to("bypass")
@@ -675,7 +675,7 @@ def test_a_hold_outlives_the_daemon_and_ends_by_itself(kept: Keeping) -> None:
     assert kept.is_on("bypass")
     assert kept.status()["segments"][0]["hold"]["owner"] == "root"
     kept.goes_to("inspect")
-    assert any("is over" in line["what"] for line in kept.told("decision"))
+    kept.until(lambda: any("is over" in line["what"] for line in kept.told("decision")), "the line that says why")
 
 
 def test_the_vm_dies_while_held_on_inspect_and_nothing_moves(kept: Keeping) -> None:
