@@ -1,6 +1,6 @@
 # The README's two commands are `make demo` and `make test`. Everything they need, they install: Python packages into
 # .venv, Debian packages where we are root (and otherwise they say which are missing).
-.PHONY: demo test check bench bench-peers install clean
+.PHONY: demo test check bench bench-peers faults install clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,6 +30,10 @@ bench: $(READY) .system-packages
 # take the place of ifupdown, and Open vSwitch start daemons.
 bench-peers: $(READY) .system-packages
 	$(BIN)/python -m bench.side_by_side
+
+# What happens to the wire when something breaks: about 25 minutes. Options by `python -m bench.faults --help`.
+faults: $(READY) .system-packages .vm .ips
+	$(BIN)/python -m bench.faults
 
 install: $(READY)
 

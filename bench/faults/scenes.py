@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from bench.faults.busy import filling, spinning
 from bench.faults.scene import (
     GUARDED,
-    LOSSLESS,
     KEPT,
+    LOSSLESS,
     NONE_LOST,
     NOT_TRIPPED,
     NOTHING_WRONG,
@@ -22,7 +22,6 @@ from bench.faults.scene import (
     Scene,
     Setting,
     Within,
-    Zero,
     hung,
     tells,
     unmoved,
