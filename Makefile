@@ -35,6 +35,10 @@ bench-peers: $(READY) .system-packages
 faults: $(READY) .system-packages .vm .ips
 	$(BIN)/python -m bench.faults
 
+# What happens to the wire when something breaks: docs/faults.md. `make faults FAULTS='--only prober --runs 3'` takes less.
+faults: $(READY) .system-packages .vm .ips
+	$(BIN)/python -m bench.faults $(FAULTS)
+
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 
 _PIECE = bytes(1 << 20)
 _LARGEST = 1 << 20
@@ -54,10 +55,16 @@ def flood(interface: str, destination: str, frames: str) -> None:
         say({"each_ns": (time.thread_time_ns() - began) / count})
 
 
+def main(what: str, *arguments: str) -> None:
+    """Do one of the three."""
+    programs: dict[str, Callable[..., None]] = {"receive": receive, "send": send, "flood": flood}
+    programs[what](*arguments)
+
+
 def say(answer: object) -> None:
     """Print a line of the conversation."""
     print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
-    {"receive": receive, "send": send, "flood": flood}[sys.argv[1]](*sys.argv[2:])
+    main(*sys.argv[1:])

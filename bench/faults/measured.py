@@ -16,6 +16,8 @@ from reconciler.lab.traffic import Flow, Traffic
 # default of `guard.drain`: what comes later than that after a switch was let out by nobody.
 STALE_MS = 100
 _LONGEST_NAP_S = 1.0
+# What is still under way when the sources have stopped.
+_UNDER_WAY_S = 0.1
 _MS = 1_000_000
 # Arrivals at the very moment when something was mended are none of before.
 _SLACK_NS = 2 * _MS
@@ -53,7 +55,7 @@ def once(stage: Stage, scene: Scene) -> Run:
         stage.flowing(traffic)
         after, again = stage.passed(), stage.trips()
         marks |= stage.marks()
-        whole = traffic.stop()
+        whole = traffic.stop(patience_s=_UNDER_WAY_S)
         leaks, others = strays.counted(marks)
         told = _told(stage, scene, began_ns, mended_ns)
         flows = traffic.flows[: stage.struck()]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.faults.scene import GUARDED, NOTHING_WRONG, Median, Mode, Scene, Setting, hung
+from bench.faults.scene import GUARDED, KEPT, NOTHING_WRONG, Median, Mode, Scene, Setting, hung
 from bench.faults.stage import Stage
 from reconciler.daemon.ask import NoDaemonError, ask, socket_of
 from reconciler.errors import TransientError
@@ -113,6 +113,6 @@ _REAL = Setting(rate=_RATE)
 _AT_ONCE = {**hung(), Mode.BOTH: (Median(10), NOTHING_WRONG)}
 
 SCENES = (
-    Scene("real QEMU killed, 1,000 frames/s", _killed, _AT_ONCE, _REAL, staged=_staged),
-    Scene("real QEMU stopped (SIGSTOP), and resumed", _stopped, hung(), _REAL, staged=_staged),
+    Scene("real QEMU killed, 1,000 frames/s", _killed, _AT_ONCE, _REAL, KEPT, staged=_staged),
+    Scene("real QEMU stopped (SIGSTOP), and resumed", _stopped, hung(), _REAL, KEPT, staged=_staged),
 )

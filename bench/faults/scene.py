@@ -223,7 +223,7 @@ class Scene:
     expected: Expected = field(default_factory=dict)
     setting: Setting = Setting()
     modes: tuple[Mode, ...] = ALL
-    lasts_s: float = 0.6
+    lasts_s: float = 0.5
     most: int | None = None
     told: Callable[[Line], bool] = acts
     staged: "Callable[[Setting, Mode], AbstractContextManager[Stage]] | None" = None

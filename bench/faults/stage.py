@@ -45,8 +45,8 @@ _HELD_BYTES = 300_000
 # Short, so that runs follow each other soon. Nobody restarts the VM: what breaks it, mends it.
 _HEALTH = {
     "grace": "300ms",
-    "hold_down": "300ms",
-    "hold_down_max": "300ms",
+    "hold_down": "200ms",
+    "hold_down_max": "200ms",
     "flap_memory": "1s",
     "signals": {"wire": {"kind": "carrier"}},
 }
