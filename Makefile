@@ -31,10 +31,6 @@ bench: $(READY) .system-packages
 bench-peers: $(READY) .system-packages
 	$(BIN)/python -m bench.side_by_side
 
-# What happens to the wire when something breaks: about 25 minutes. Options by `python -m bench.faults --help`.
-faults: $(READY) .system-packages .vm .ips
-	$(BIN)/python -m bench.faults
-
 # What happens to the wire when something breaks: docs/faults.md. `make faults FAULTS='--only prober --runs 3'` takes less.
 faults: $(READY) .system-packages .vm .ips
 	$(BIN)/python -m bench.faults $(FAULTS)

@@ -380,7 +380,9 @@ def test_a_nic_that_is_gone_and_comes_back_as_another_one(kept: Keeping) -> None
     # It is followed while it is away, too.
     kept.lab.kill_vm()
     kept.until(lambda: kept.where("nic0") == ["sw-bypass"], "bypass of what is left")
-    netlink(kept.lab.host, lambda ipr: _add_cable(ipr, "nic1", kept.lab.clients[1], "wire", address=_mac("02:00:00", 1)))
+    netlink(
+        kept.lab.host, lambda ipr: _add_cable(ipr, "nic1", kept.lab.clients[1], "wire", address=_mac("02:00:00", 1))
+    )
     with kept.lab.clients[1].entered():
         set_link_up("wire", up=True)
     kept.goes_to("bypass")
