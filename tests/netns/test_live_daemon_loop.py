@@ -53,6 +53,7 @@ def daemon(tmp_path: Path, told: io.StringIO, monkeypatch: pytest.MonkeyPatch) -
         yield made
         made._watch.close()
         made._kernel.close()
+        made._guard.close()
 
 
 def turns(daemon: Daemon) -> Turns:
