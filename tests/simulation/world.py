@@ -271,6 +271,7 @@ def memoised() -> Iterator[None]:
         mock.patch.object(guarding, "ruleset", rules),
         mock.patch.object(probes, "CONSENT_MS", REPORT_MS),
         mock.patch.object(canary, "SILENT_MS", REPORT_MS),
+        mock.patch.object(probes, "HUNG_MS", 2 * REPORT_MS),
         mock.patch.object(guard, "pinned_mac", _PINNED),
         mock.patch.object(ownership, "pinned_mac", _PINNED),
     ):
