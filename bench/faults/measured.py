@@ -61,14 +61,15 @@ def once(stage: Stage, scene: Scene) -> Run:
         flows = traffic.flows[: stage.struck()]
         gaps = [_gap(flow, began_ns, mended_ns) for flow in flows]
         since = [flow.measure(began_ns) for flow in flows]
+        cut = [gap for flow, gap in zip(flows, gaps, strict=True) if flow.measure(gap.begin_ns, gap.end_ns).lost]
         worst = max(gaps, key=lambda gap: gap.ms)
-        quiet_ns = min((gap.begin_ns for gap, one in zip(gaps, since, strict=True) if one.lost), default=began_ns)
+        quiet_ns = min((gap.begin_ns for gap in cut), default=began_ns)
         return Run(
             detected_ms=None if told is None else max(0.0, (told - max(began_ns, quiet_ns)) / _MS),
             outage_ms=worst.ms,
             mended=worst.mended,
             lost=sum(one.lost for one in since),
-            lost_after=sum(flow.measure(gap.end_ns).lost for flow, gap in zip(flows, gaps, strict=True)),
+            lost_after=sum(flow.measure(worst.end_ns).lost for flow in flows),
             elsewhere=sum(one.lost + one.duplicated + one.reordered for one in whole[len(flows) :]),
             duplicated=sum(one.duplicated for one in whole),
             reordered=sum(one.reordered for one in whole),

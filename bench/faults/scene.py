@@ -170,6 +170,7 @@ class Zero:
 NOTHING_WRONG = Zero("nothing wrong", ("duplicated", "reordered", "stale", "leaks", "strays"))
 NONE_LOST = Zero("none lost", ("lost",))
 STILL_LEASED = Zero("not tripped", ("trips",))
+ALL_INSPECTED = Zero("all inspected", ("uninspected",))
 NOT_TRIPPED = Zero("not tripped, all inspected", ("trips", "uninspected"))
 LOSSLESS = Zero("0 lost, 0 duplicated, 0 reordered", ("lost", "duplicated", "reordered", "leaks", "trips"))
 ONLY_THERE = Zero("the other segment sees nothing", ("elsewhere",))
@@ -213,6 +214,7 @@ class Scene:
         modes: Those that apply.
         lasts_s: How long it is left broken, in seconds, if entering it does not take as long as the fault does.
         most: At most so many runs, for one that takes long. None: as many as are asked for.
+        afresh: So many runs on one stage, for a fault that must not be repeated there. None: all.
         told: Which line of the journal tells that the daemon acts.
         staged: What makes a stage for it. None: `stage.stage` does.
         loaded: Whether it burdens the machine, so that the sources may be late.
@@ -225,6 +227,7 @@ class Scene:
     modes: tuple[Mode, ...] = ALL
     lasts_s: float = 0.5
     most: int | None = None
+    afresh: int | None = None
     told: Callable[[Line], bool] = acts
     staged: "Callable[[Setting, Mode], AbstractContextManager[Stage]] | None" = None
     loaded: bool = False

@@ -2,6 +2,7 @@
 
 from bench.faults import acts
 from bench.faults.scene import (
+    ALL_INSPECTED,
     GUARDED,
     KEPT,
     LOSSLESS,
@@ -56,7 +57,7 @@ SCENES = (
     Scene(
         "Suricata reloads 20,000 rules",
         acts.rules_reloaded,
-        dict.fromkeys(GUARDED, (STILL_LEASED, NOTHING_WRONG)),
+        dict.fromkeys(GUARDED, (STILL_LEASED, ALL_INSPECTED, NOTHING_WRONG)),
         _SURICATA,
         modes=GUARDED,
         most=3,
@@ -64,7 +65,7 @@ SCENES = (
     Scene(
         "Suricata's rules drop all user traffic",
         acts.all_dropped,
-        dict.fromkeys(GUARDED, (STILL_LEASED, NOTHING_WRONG)),
+        dict.fromkeys(GUARDED, (STILL_LEASED, ALL_INSPECTED, NOTHING_WRONG)),
         _SURICATA,
         modes=GUARDED,
         most=5,
@@ -125,6 +126,7 @@ SCENES = (
         acts.port_moved,
         {Mode.BOTH: (Acts(50, "mended"),)},
         modes=KEPT,
+        afresh=3,
         told=_mended,
     ),
     Scene("a port's cable out, and in again", acts.cable_out, {Mode.BOTH: (STILL_LEASED,)}, modes=KEPT),
