@@ -14,8 +14,8 @@ from typing import Any
 from reconciler.appliance.declared import GuestPing, Libvirt
 from reconciler.errors import ReconcilerError, TransientError
 from reconciler.health.signal import News, Reading, State
+from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor import link
-from reconciler.host.hypervisor.worker import Workers
 from reconciler.host.signals.schedule import poll
 
 _PING, _FREEZE = '{"execute":"guest-ping"}', '{"execute":"guest-fsfreeze-status"}'

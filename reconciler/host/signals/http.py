@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from reconciler.appliance.declared import Http
 from reconciler.errors import ReconcilerError, TransientError
 from reconciler.health.signal import News, Reading, State
-from reconciler.host.hypervisor.worker import Workers
+from reconciler.host.blocking import Workers
 from reconciler.host.signals.schedule import poll
 
 _MAX_LINE = 4096

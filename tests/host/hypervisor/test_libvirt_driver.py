@@ -10,10 +10,10 @@ import pytest
 
 from reconciler.appliance.declared import Libvirt
 from reconciler.errors import HostError, TransientError
+from reconciler.host.blocking import StuckError
 from reconciler.host.hypervisor import link
 from reconciler.host.hypervisor.deeds import Deeds
 from reconciler.host.hypervisor.libvirt import LibvirtHypervisor
-from reconciler.host.hypervisor.worker import StuckError
 
 VM = Libvirt("test:///default", "test")
 IPS = Libvirt("qemu:///system", "ips")

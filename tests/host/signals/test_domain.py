@@ -12,9 +12,9 @@ from ears import Ears, running, until
 from reconciler.appliance.declared import Libvirt
 from reconciler.errors import HostError, TransientError
 from reconciler.health.signal import Rebooted, State
+from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor import link
 from reconciler.host.hypervisor.deeds import Deeds
-from reconciler.host.hypervisor.worker import Workers
 from reconciler.host.signals import domain
 from reconciler.host.signals.domain import DomainGatherer
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from reconciler.errors import TransientError
-from reconciler.host.hypervisor.worker import StuckError, Workers
+from reconciler.host.blocking import StuckError, Workers
 
 FOREVER_S = 10
 
@@ -159,7 +159,7 @@ def test_a_result_after_the_loop_has_closed_is_disposed_of() -> None:
 def test_a_stuck_call_does_not_keep_the_process_from_ending() -> None:
     program = (
         "import asyncio, time\n"
-        "from reconciler.host.hypervisor.worker import Workers\n"
+        "from reconciler.host.blocking import Workers\n"
         "async def scene():\n"
         "    try: await Workers('x').call(time.sleep, 600, timeout_s=0.01)\n"
         "    except TimeoutError: print('abandoned')\n"
