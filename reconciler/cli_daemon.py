@@ -42,7 +42,7 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
     Runs in the foreground and logs to standard error. SIGHUP reads the file anew; SIGTERM ends it, and leaves the
     network as it is.
     """
-    from reconciler.daemon.journal import Journal
+    from reconciler.daemon.journal import DescriptorJournal
     from reconciler.host.lock import lock
     from reconciler.host.privileges import check_may_administer
     from reconciler.host.prover import prove
@@ -54,7 +54,8 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
     if stop_topology and stop_topology not in appliance.topologies:
         known = ", ".join(appliance.topologies)
         raise click.UsageError(f"no topology is called {stop_topology!a}; {appliance.sku} declares: {known}")
-    journal = Journal(sys.stderr, as_json=form == "json")
+    # Without one, whoever started us has closed it.
+    journal = DescriptorJournal(sys.stderr.fileno() if sys.stderr else None, as_json=form == "json")
     with lock(places.run_dir(), appliance.sku, 10.0, lambda text: say(text, error=True)):
         from reconciler.daemon.loop import Daemon
 

@@ -4,77 +4,129 @@ Text for people, or JSON for programs: each line an object with `time`, `level`,
 and what belongs to the event.
 """
 
+import contextlib
 import json
 import logging
-import logging.handlers
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 from reconciler.console import escaped
+from reconciler.host.blocking import Outlet
 
 # sd-daemon(3): the priority that journald takes from the beginning of a line.
+_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 # Lines that are kept until the end of a turn. Who has more to say writes them earlier.
 _GATHERED = 1_000
-_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+
+class Lines(Protocol):
+    """Where lines go: an `Outlet`, or a stream that never blocks."""
+
+    def write(self, line: str, /) -> object:
+        """Write a line, its newline included."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    at_s: float
+    event: str
+    text: str
+    level: int
+    data: Mapping[str, Any]
 
 
 class Journal:
-    """Lines to `stream`, as text or JSON."""
+    """Lines to `out`, as text or JSON."""
 
-    def __init__(self, stream: TextIO, *, as_json: bool = False) -> None:
-        # Not in the tree of loggers: what a library logs is not for the operator.
-        self._logger = logging.Logger("reconciler")  # noqa: LOG001
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(_Json() if as_json else _Text(journald=bool(os.environ.get("JOURNAL_STREAM"))))
-        self._lines = logging.handlers.MemoryHandler(_GATHERED, flushLevel=logging.CRITICAL + 1, target=handler)
+    def __init__(self, out: Lines, *, as_json: bool = False) -> None:
+        self._out = out
+        self._line = _json if as_json else _journald if os.environ.get("JOURNAL_STREAM") else _text
+        self._kept: list[_Told] = []
         self._gathering = 0
-        self._logger.addHandler(self._lines)
 
     def tell(self, event: str, text: str, *, level: int = logging.INFO, **data: Any) -> None:
         """Write one line. Text and data may be a stranger's: they are escaped."""
-        self._logger.log(level, "%s", text, extra={"event": event, "data": data})
-        if not self._gathering:
-            self._lines.flush()
+        self._kept.append(_Told(time.time(), event, text, level, data))
+        if not self._gathering or len(self._kept) >= _GATHERED:
+            self._write()
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """While it lasts, lines are kept, each with its time: a reader that is stuck must not hold up a failover."""
+        """While it lasts, lines are kept, each with its time: neither making nor writing them comes before the wire."""
         self._gathering += 1
         try:
             yield
         finally:
             self._gathering -= 1
             if not self._gathering:
-                self._lines.flush()
+                self._write()
+
+    @property
+    def lost(self) -> int:
+        """How many lines nobody could read."""
+        return 0
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything is written, but no longer than this; whether it is."""
+        return True
+
+    def _write(self) -> None:
+        kept, self._kept = self._kept, []
+        # Nobody is there to be told of it.
+        with contextlib.suppress(OSError):
+            for told in kept:
+                self._out.write(self._line(told))
 
 
-class _Json(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        told = {
-            "time": _time(record),
-            "level": record.levelname.lower(),
-            "event": vars(record)["event"],
-            "text": record.getMessage(),
-            **vars(record)["data"],
-        }
-        return json.dumps(told, default=str)
+class DescriptorJournal(Journal):
+    """A journal that is read at the other end of `descriptor`, by somebody who may stall. None: by nobody."""
+
+    def __init__(self, descriptor: int | None, *, as_json: bool = False) -> None:
+        if descriptor is None:
+            descriptor = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        self._outlet = Outlet(descriptor, self._lost_line)
+        super().__init__(self._outlet, as_json=as_json)
+
+    @property
+    def lost(self) -> int:
+        """As `Journal.lost`."""
+        return self._outlet.lost
+
+    def flush(self, timeout_s: float) -> bool:
+        """As `Journal.flush`."""
+        return self._outlet.flush(timeout_s)
+
+    def _lost_line(self, number: int) -> str:
+        what = "1 line was lost" if number == 1 else f"{number} lines were lost"
+        text = f"{what} here: the reader of the log was not there, or too slow"
+        return self._line(_Told(time.time(), "lost", text, logging.WARNING, {"lines": number}))
 
 
-class _Text(logging.Formatter):
-    def __init__(self, *, journald: bool) -> None:
-        super().__init__()
-        self._journald = journald
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = escaped(record.getMessage())
-        # journald knows the time, and takes the priority.
-        begin = f"<{_PRIORITY[record.levelno]}>" if self._journald else f"{_time(record)} "
-        loud = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return f"{begin}{loud}{text}"
+def _json(told: _Told) -> str:
+    level = logging.getLevelName(told.level).lower()
+    line = {"time": _time(told), "level": level, "event": told.event, "text": told.text, **told.data}
+    return json.dumps(line, default=str) + "\n"
 
 
-def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _text(told: _Told) -> str:
+    return f"{_time(told)} {_words(told)}\n"
+
+
+def _journald(told: _Told) -> str:
+    """It knows the time, and takes the priority."""
+    return f"<{_PRIORITY[told.level]}>{_words(told)}\n"
+
+
+def _words(told: _Told) -> str:
+    loud = f"{logging.getLevelName(told.level).lower()}: " if told.level >= logging.WARNING else ""
+    return f"{loud}{escaped(told.text)}"
+
+
+def _time(told: _Told) -> str:
+    return datetime.fromtimestamp(told.at_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -360,5 +360,6 @@ class Daemon:
             "file": str(self._file),
             "running_ms": clock.now_ms() - self._began_ms,
             "guard": guard_status(self._guard.guarding, self._guard.probing.pid),
+            "log": {"lost": self._journal.lost},
             "queue": {"bound": QUEUE, "dropped": self._dropped, "netlink_overruns": self._watch.lost},
         }

@@ -28,6 +28,8 @@ def shown(status: Any) -> Iterator[Said]:
         yield Said(f"  problem: {escaped(problem['text'])}")
     for fight in network["fights"]:
         yield Said(f"  somebody keeps changing back {escaped(fight)}")
+    if lost := status.get("log", {}).get("lost"):
+        yield Said(f"  {lost} line{'s' if lost != 1 else ''} of the log were lost: its reader stalled")
 
 
 def reasons(status: Any, *, all_of_them: bool) -> Iterator[Said]:

@@ -1,14 +1,21 @@
-"""Calls that may block, in threads that nobody waits for longer than agreed.
+"""What may block, in threads that nobody waits for longer than agreed.
 
-libvirt answers in a millisecond, or not for ten seconds when a QEMU is stopped. The loop must never wait for it, and
-neither must the end of the process: `asyncio.to_thread` and ThreadPoolExecutor join their threads at exit, so that one
-stuck call would keep the daemon from ending. Here a call has a thread of its own, a daemon thread; one that does not
-come back in time is abandoned, and only so many may be on the way at once.
+libvirt answers in a millisecond, or not for ten seconds when a QEMU is stopped; a disk, a name service or the reader
+of the log may take as long. The loop must never wait for them, and neither must the end of the process:
+`asyncio.to_thread` and ThreadPoolExecutor join their threads at exit, so that one stuck call would keep the daemon from
+ending. Here all threads are daemon threads, and each kind of work has its bound:
+
+- `Workers`: calls with a result. Each has a thread of its own; one that does not come back in time is abandoned, and
+  only so many may be on the way at once.
+- `Outlet`: text to a reader who may stall. What does not fit is lost, and counted.
 """
 
 import asyncio
 import contextlib
+import os
+import select
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -110,3 +117,84 @@ class Workers:
                 future.set_exception(failure)
         elif failure is None and late is not None:
             self.dispose(late, result)
+
+
+class Outlet:
+    """Lines to a descriptor, written by a thread: who writes here never waits for who reads there.
+
+    Up to `bound` characters wait for the reader. A line that does not fit is lost; so is one that the kernel refuses.
+    How many were lost is told to the reader in a line by itself (`lost_line` makes it), where they are missing.
+    """
+
+    def __init__(self, descriptor: int, lost_line: Callable[[int], str], bound: int = 1 << 18) -> None:
+        self._descriptor, self._lost_line, self._bound = descriptor, lost_line, bound
+        self._waiting: deque[str] = deque()
+        self._size = 0
+        # Held for moments only: never while anything is written.
+        self._changed = threading.Condition()
+        self._writing = False
+        self._untold = 0
+        self.lost = 0
+        threading.Thread(target=self._write_for_ever, name="log", daemon=True).start()
+
+    def write(self, line: str) -> None:
+        """Have a line written, which ends with a newline. Never blocks, and never fails."""
+        with self._changed:
+            if self._size + len(line) > self._bound:
+                self._lose(1)
+                return
+            self._admit_loss()
+            self._put(line)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything is written, but no longer than this; whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._writing, timeout_s)
+
+    def _put(self, line: str) -> None:
+        self._waiting.append(line)
+        self._size += len(line)
+        self._changed.notify_all()
+
+    def _lose(self, number: int) -> None:
+        self.lost += number
+        self._untold += number
+
+    def _admit_loss(self) -> None:
+        if self._untold:
+            number, self._untold = self._untold, 0
+            self._put(self._lost_line(number))
+
+    def _write_for_ever(self) -> None:
+        while True:
+            lines = self._take()
+            written = self._write(b"".join(line.encode("utf-8", "backslashreplace") for line in lines))
+            with self._changed:
+                self._writing = False
+                if not written:
+                    self._lose(len(lines))
+                elif not self._waiting:
+                    # Nobody may have more to say for long.
+                    self._admit_loss()
+                self._changed.notify_all()
+
+    def _take(self) -> tuple[str, ...]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting)
+            lines = tuple(self._waiting)
+            self._waiting.clear()
+            self._size, self._writing = 0, True
+            return lines
+
+    def _write(self, data: bytes) -> bool:
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:
+                # Whoever shares it with us has made it so.
+                poller = select.poll()
+                poller.register(self._descriptor, select.POLLOUT)
+                poller.poll()
+            except OSError:
+                return False
+        return True

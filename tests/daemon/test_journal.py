@@ -3,11 +3,13 @@
 import io
 import json
 import logging
+import os
 import re
+from pathlib import Path
 
 import pytest
 
-from reconciler.daemon.journal import Journal
+from reconciler.daemon.journal import DescriptorJournal, Journal
 
 EVIL = "\x1b[31mred\nnext\u202e"
 
@@ -76,7 +78,7 @@ def test_a_stream_that_is_gone_is_no_reason_to_fail(capsys: pytest.CaptureFixtur
             raise BrokenPipeError
 
     Journal(Gone()).tell("event", "hello")
-    capsys.readouterr()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_what_libraries_log_is_not_in_it() -> None:
@@ -84,3 +86,31 @@ def test_what_libraries_log_is_not_in_it() -> None:
     Journal(stream)
     logging.getLogger("reconciler").warning("not for the operator")
     assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_lines_that_were_lost_are_told_in_the_form_of_all_others(tmp_path: Path, as_json: bool) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    journal = DescriptorJournal(writer, as_json=as_json)
+    journal.tell("event", "hello")
+    assert journal.flush(5)
+    assert journal.lost == 1
+    os.dup2(os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT), writer)
+    journal.tell("event", "again")
+    assert journal.flush(5)
+    first, second = (tmp_path / "log").read_text().splitlines()
+    assert "again" in second
+    text = "1 line was lost here: the reader of the log was not there, or too slow"
+    if as_json:
+        told = json.loads(first)
+        assert (told["event"], told["level"], told["text"], told["lines"]) == ("lost", "warning", text, 1)
+    else:
+        assert first.endswith(f"Z warning: {text}")
+
+
+def test_a_log_that_was_closed_before_we_began_is_nobodys() -> None:
+    journal = DescriptorJournal(None)
+    journal.tell("event", "hello")
+    assert journal.flush(5)
+    assert journal.lost == 0

@@ -57,6 +57,12 @@ def test_a_well_appliance() -> None:
     assert text(shown(found)).startswith("two: the network is as wanted\nwire: inspect for")
 
 
+def test_log_lines_that_nobody_could_read_are_told() -> None:
+    found = told(Kept().inspected())
+    assert "log" not in text(shown({**found, "log": {"lost": 0}}))
+    assert "2 lines of the log were lost: its reader stalled" in text(shown({**found, "log": {"lost": 2}}))
+
+
 def test_what_was_never_heard_is_unknown_and_said_to_be() -> None:
     kept = Kept(watched(signals={"beat": BEAT})).start()
     found = told(kept)

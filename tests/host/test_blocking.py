@@ -1,16 +1,19 @@
 """Calls that block, and do not keep anybody waiting."""
 
 import asyncio
+import fcntl
+import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from reconciler.errors import TransientError
-from reconciler.host.blocking import StuckError, Workers
+from reconciler.host.blocking import Outlet, StuckError, Workers
 
 FOREVER_S = 10
 
@@ -167,3 +170,105 @@ def test_a_stuck_call_does_not_keep_the_process_from_ending() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True)
     assert (done.stdout, done.stderr) == ("abandoned\n", "")
+
+
+# --- lines to a reader who may stall ---------------------------------------------------------------------------------
+
+PIPE = 4_096
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """A pipe of the least size: the end to read, the end to write."""
+    ends = os.pipe()
+    fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, PIPE)
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def lost(number: int) -> str:
+    return f"lost {number}\n"
+
+
+def read_until(descriptor: int, what: bytes) -> bytes:
+    """What comes, up to `what`."""
+    told = b""
+    end_s = time.monotonic() + FOREVER_S
+    os.set_blocking(descriptor, False)
+    while not told.endswith(what):
+        assert time.monotonic() < end_s, told[-200:]
+        try:
+            told += os.read(descriptor, 1)
+        except BlockingIOError:
+            time.sleep(0.001)
+    return told
+
+
+def test_lines_come_in_order_and_a_flush_waits_for_them(pipe: tuple[int, int]) -> None:
+    outlet = Outlet(pipe[1], lost)
+    for number in range(100):
+        outlet.write(f"{number}\n")
+    assert outlet.flush(FOREVER_S)
+    assert os.read(pipe[0], PIPE).decode() == "".join(f"{number}\n" for number in range(100))
+    assert outlet.lost == 0
+
+
+def stuck(end: int) -> Outlet:
+    """One whose thread waits for the reader with a line in its hands, and keeps ten characters."""
+    os.write(end, b"x" * PIPE)
+    outlet, end_s = Outlet(end, lost, bound=10), time.monotonic() + FOREVER_S
+    outlet.write("taken\n")
+    while outlet._waiting:
+        assert time.monotonic() < end_s
+        time.sleep(0.001)
+    return outlet
+
+
+def test_a_reader_that_stalls_keeps_nobody_waiting_and_is_told_what_it_missed(pipe: tuple[int, int]) -> None:
+    outlet = stuck(pipe[1])
+    for number in range(1_000):
+        outlet.write(f"{number:04}\n")
+    assert outlet.lost == 998
+    assert not outlet.flush(0.01)
+    told = read_until(pipe[0], b"lost 998\n")
+    assert told.lstrip(b"x") == b"taken\n0000\n0001\nlost 998\n"
+    # Told once; what comes then comes as ever.
+    outlet.write("again\n")
+    assert read_until(pipe[0], b"again\n") == b"again\n"
+    assert outlet.lost == 998
+
+
+def test_what_was_lost_is_told_where_it_is_missing(pipe: tuple[int, int]) -> None:
+    outlet = stuck(pipe[1])
+    outlet.write("kept\n")
+    outlet.write("does not fit\n")
+    outlet.write("fits\n")
+    read_until(pipe[0], b"taken\nkept\nlost 1\nfits\n")
+
+
+def test_a_reader_that_is_gone_is_no_reason_to_fail(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    outlet = Outlet(writer, lost)
+    outlet.write("one\n")
+    assert outlet.flush(FOREVER_S)
+    assert outlet.lost == 1
+    # Somebody is there again.
+    again = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(again, writer)
+    outlet.write("two\n")
+    assert outlet.flush(FOREVER_S)
+    assert (tmp_path / "log").read_text() == "lost 1\ntwo\n"
+    os.close(again)
+    os.close(writer)
+
+
+def test_a_descriptor_that_somebody_made_non_blocking_is_waited_for(pipe: tuple[int, int]) -> None:
+    os.set_blocking(pipe[1], False)
+    outlet = Outlet(pipe[1], lost)
+    for number in range(100):
+        outlet.write(f"{number:099}\n")
+    told = read_until(pipe[0], b"0099\n")
+    assert told.count(b"\n") == 100
+    assert outlet.lost == 0
