@@ -86,6 +86,8 @@ class FakeKernel:
     def __init__(self) -> None:
         self.devices: dict[int, Device] = {}
         self.default_route: set[str] = set()
+        self.routed: set[str] = set()  # where other routes lead to, less those that come with an address
+        self.unresolved: tuple[int, ...] = ()
         self.bridge_netfilter: tuple[str, ...] = ()
         self.fail_at: dict[int, int] = {}
         self.kill_after: int | None = None
@@ -137,7 +139,9 @@ class FakeKernel:
     def rename(self, old: str, new: str) -> None:
         assert self.named(new) is None
         self[old].name = new
-        self.default_route = {new if name == old else name for name in self.default_route}
+        self.default_route, self.routed = (
+            {new if name == old else name for name in names} for names in (self.default_route, self.routed)
+        )
 
     def remove(self, name: str) -> None:
         """Delete an interface, whatever it is."""
@@ -210,13 +214,20 @@ class FakeKernel:
         del self.devices[device.index]
         self._leave(device)
         self.default_route.discard(device.name)
+        self.routed.discard(device.name)
 
     # The two verbs.
 
     def observe(self, names: Collection[str] | None = None) -> Network:
         links = [self._link(device, with_driver=names is None) for device in self.devices.values()]
         links.sort(key=lambda link: link.nic.index if link.nic else 0)
-        everything = Network(tuple(links), frozenset(self.default_route), self.bridge_netfilter)
+        everything = Network(
+            tuple(links),
+            frozenset(self.default_route),
+            self.bridge_netfilter,
+            frozenset(self.routed),
+            self.unresolved,
+        )
         if names is None:
             return everything
         assert all(isinstance(name, str) and name for name in names), names

@@ -74,11 +74,17 @@ def _refusal(
     if _may_take_over(appliance, link.role):
         return None
     if link.name in own_connection:
-        return _no("default-route", link, "carries the default route", _TAKE_OVER)
+        return _no("default-route", link, _carries(actual.unresolved), _TAKE_OVER)
     master = actual.by_name.get(live.switch) if live.switch else None
     if live.switch and (master is None or not is_ours(appliance, master)):
         return _no("foreign-switch", link, f"is in `{live.switch}`, which is not ours", _TAKE_OVER)
     return None
+
+
+def _carries(unresolved: tuple[int, ...]) -> str:
+    if not unresolved:
+        return "carries the default route"
+    return f"may carry the default route: the kernel does not tell where nexthop {unresolved[0]} leads"
 
 
 _TAKE_OVER = "free it, or give it `take_over: true` in the file"

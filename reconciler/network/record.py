@@ -19,6 +19,8 @@ def dump(network: Network) -> dict[str, Any]:
         "format": STATE_FORMAT,
         "default_route": sorted(network.default_route),
         "bridge_netfilter": list(network.bridge_netfilter),
+        "routed": sorted(network.routed),
+        "unresolved": list(network.unresolved),
         "links": [_link(link) for link in network.links],
     }
 
@@ -58,7 +60,14 @@ def parse(text: str, name: str) -> Network:
     try:
         links = tuple(_parse_link(link) for link in data["links"])
         routes = frozenset(_text(route) for route in data["default_route"])
-        return Network(links, routes, tuple(_text(sysctl) for sysctl in data["bridge_netfilter"]))
+        return Network(
+            links,
+            routes,
+            tuple(_text(sysctl) for sysctl in data["bridge_netfilter"]),
+            # Not in what was recorded before the kernel was asked for them.
+            frozenset(_text(name) for name in data.get("routed", ())),
+            tuple(_number(nexthop) for nexthop in data.get("unresolved", ())),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"{name}: not a recorded state: {type(error).__name__} {ascii(str(error))[:80]}"
         raise InvalidRecordError(f"{what}; `reconcile observe` writes such files") from None

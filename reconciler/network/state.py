@@ -155,12 +155,16 @@ class Network:
     """Links in a fixed order. The rest is known of actual networks only.
 
     `default_route`: names of the interfaces that default routes lead to. `bridge_netfilter`: the sysctls of
-    br_netfilter that are on, by which the host's firewall sees, and may drop, bridged frames.
+    br_netfilter that are on, by which the host's firewall sees, and may drop, bridged frames. `routed`: names of the
+    interfaces that other routes lead to, less those that came by themselves with an address. `unresolved`: numbers of
+    the nexthop objects that default routes lead to without the kernel telling where that is.
     """
 
     links: tuple[Link, ...]
     default_route: frozenset[str] = frozenset()
     bridge_netfilter: tuple[str, ...] = ()
+    routed: frozenset[str] = frozenset()
+    unresolved: tuple[int, ...] = ()
     by_name: Mapping[str, Link] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

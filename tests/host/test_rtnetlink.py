@@ -5,6 +5,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -399,7 +400,8 @@ def test_every_default_route_is_read_as_pyroute2_reads_it(zoo: Namespace, family
             hops = {theirs.get("RTA_OIF")} - {None}
             hops |= {hop["oif"] for hop in theirs.get("RTA_MULTIPATH") or ()}
             assert hops
-        assert set(answers.default_route(payload, 0, len(payload))) == hops
+        ours = answers.route(payload, 0, len(payload))
+        assert set(ours.hops if ours and ours.default else ()) == hops
     assert defaults >= least
 
 
@@ -416,6 +418,37 @@ def test_the_kernel_is_observed_whole(zoo: Namespace) -> None:
     assert some.by_name["ve0"].settings == network.by_name["ve0"].settings
     assert some.by_name["ve1"].settings == network.by_name["ve1"].settings
     assert some.default_route == network.default_route
+
+
+@pytest.mark.netns
+@pytest.mark.usefixtures("lab_root")
+def test_routes_tell_where_they_lead_through_nexthop_objects_or_that_nobody_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Namespace("hops") as here, here.entered(), Kernel() as kernel:
+        Path("/proc/sys/net/ipv4/nexthop_compat_mode").write_text("0")
+        for name, peer, network in (("nic0", "far0", "192.0.2"), ("nic1", "far1", "198.51.100")):
+            ip("link", "add", name, "type", "veth", "peer", "name", peer)
+            for end in (name, peer):
+                ip("link", "set", end, "up")
+            ip("address", "add", f"{network}.1/24", "dev", name)
+        for words in ("6 blackhole", "7 via 192.0.2.254 dev nic0", "8 via 198.51.100.254 dev nic1", "9 group 7/8"):
+            ip("nexthop", "add", "id", *words.split())
+        ip("route", "add", "10.0.0.0/8", "nhid", "8")
+        ip("route", "add", "default", "nhid", "6", "metric", "9")
+
+        def seen() -> tuple[set[str], set[str], tuple[int, ...]]:
+            network = kernel.observe()
+            return set(network.default_route), set(network.routed), network.unresolved
+
+        assert seen() == (set(), {"nic1"}, ())
+        ip("route", "add", "default", "nhid", "7")
+        assert seen() == ({"nic0"}, {"nic1"}, ())
+        ip("route", "replace", "default", "nhid", "9")
+        assert seen() == ({"nic0", "nic1"}, {"nic1"}, ())
+        # A kernel that lists no nexthops: it refuses what it does not know.
+        monkeypatch.setattr(requests, "get_nexthops", lambda: rtnetlink.message(106, rtnetlink.NLM_F_DUMP, b"\xff" * 8))
+        assert seen() == (set(), set(), (9,))
 
 
 def test_a_membership_without_carrier_tells_no_state_nor_one_that_the_kernel_has_not_got_round_to() -> None:
@@ -441,7 +474,7 @@ def test_a_membership_without_carrier_tells_no_state_nor_one_that_the_kernel_has
 # What reading may raise on malformed bytes: never anything else, and never no end. The kernel does not send such; who
 # gets it all the same sees "internal error" and no traceback.
 MALFORMED = (struct.error, LookupError, ValueError)
-READERS = [answers.link, answers.membership, answers.address, answers.default_route]
+READERS = [answers.link, answers.membership, answers.address, answers.route, answers.nexthop]
 
 
 def _read_all(data: bytes) -> None:

@@ -59,12 +59,16 @@ class Live:
         return ["-f", str(self.file), *more]
 
     def here(self, *more: str) -> Done:
-        """The command line in this process, in the host's namespace."""
+        """The command line in this process, in the host's namespace, about its file."""
+        return self.here_alone(*self.words(*more))
+
+    def here_alone(self, *words: str) -> Done:
+        """The same, about no file."""
         before = {key: os.environ.get(key) for key in self.environment}
         os.environ.update(self.environment)
         try:
             with self.lab.host.entered():
-                return run(*self.words(*more))
+                return run(*words)
         finally:
             for key, value in before.items():
                 os.environ.pop(key) if value is None else os.environ.update({key: value})

@@ -120,6 +120,16 @@ def _route_by_all_of_them(kernel: FakeKernel) -> None:
     kernel.default_route.add("docker0.5")
 
 
+def _unresolved(kernel: FakeKernel) -> None:
+    kernel.unresolved = (7,)
+    kernel["eth0"].settings[Setting.ADDRESSES] = ("192.0.2.9/24",)
+
+
+def _unresolved_and_routed(kernel: FakeKernel) -> None:
+    kernel.unresolved = (7,)
+    kernel.routed.add("eth0")
+
+
 HELD = [
     (_bridge, "foreign-switch"),
     (_bond, "foreign-switch"),
@@ -128,6 +138,8 @@ HELD = [
     (_route_by_bond, "default-route"),
     (_route_by_bridge, "default-route"),
     (_route_by_all_of_them, "default-route"),
+    (_unresolved, "default-route"),
+    (_unresolved_and_routed, "default-route"),
 ]
 
 
@@ -152,6 +164,13 @@ def test_take_over_allows_it(hold: Callable[[FakeKernel], None]) -> None:
     report = turn(of, kernel)
     assert report.converged
     assert kernel.observe().by_name["eth0"].switch == "sw-outside"
+
+
+def test_while_a_default_route_leads_nobody_knows_where_it_is_said() -> None:
+    of, kernel = two_ports(), host(two_ports())
+    _unresolved(kernel)
+    (problem,) = turn(of, kernel).after.problems
+    assert "`eth0` may carry the default route: the kernel does not tell where nexthop 7 leads" in problem.what
 
 
 def test_a_port_in_a_master_that_is_out_of_sight_is_somebodys() -> None:

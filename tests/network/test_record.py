@@ -42,6 +42,8 @@ NETWORKS = st.builds(
     links=st.lists(LINKS, max_size=4).map(tuple),
     default_route=st.frozensets(ANY_TEXT, max_size=2),
     bridge_netfilter=st.lists(ANY_TEXT, max_size=2).map(tuple),
+    routed=st.frozensets(ANY_TEXT, max_size=2),
+    unresolved=st.lists(st.integers(0, 2**32 - 1), max_size=2).map(tuple),
 )
 
 

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from socket import inet_ntop
+from typing import NamedTuple
 
 from reconciler.host.netlink.rtnetlink import (
     ADDRGENMODES,
@@ -44,10 +45,16 @@ from reconciler.host.netlink.rtnetlink import (
     INET6,
     MEMBER,
     NEXTHOP,
+    NEXTHOP_GROUP,
+    NHA_GROUP,
+    NHA_ID,
+    NHA_OIF,
     RTA_MULTIPATH,
+    RTA_NH_ID,
     RTA_OIF,
     RTMSG,
     RTN_UNICAST,
+    RTPROT_KERNEL,
     STATES,
     U32,
     USER_HZ_MS,
@@ -223,11 +230,23 @@ def address(data: bytes, offset: int, end: int) -> tuple[int, str]:
     return index, f"{inet_ntop(AF_INET, data[start:stop])}/{prefix}"
 
 
-def default_route(data: bytes, offset: int, end: int) -> tuple[int, ...]:
-    """Indexes of the interfaces that a default route of an RTM_NEWROUTE message leads to; none for other routes."""
-    _, prefix, _, _, _, _, _, kind, _ = RTMSG.unpack_from(data, offset)
-    if prefix != 0 or kind != RTN_UNICAST:
-        return ()
+class Route(NamedTuple):
+    """Where a route leads: the indexes of interfaces, or the number of a nexthop object that knows them (else 0).
+
+    `default`: it is one for all addresses, or for half of them: two such take the place of a default route.
+    """
+
+    default: bool
+    hops: tuple[int, ...]
+    nexthop: int
+
+
+def route(data: bytes, offset: int, end: int) -> Route | None:
+    """The route that an RTM_NEWROUTE message tells; None: it leads nowhere, or came by itself with an address."""
+    _, prefix, _, _, _, protocol, _, kind, _ = RTMSG.unpack_from(data, offset)
+    default = prefix <= 1
+    if kind != RTN_UNICAST or (protocol == RTPROT_KERNEL and not default):
+        return None
     told = attributes(data, offset + 12, end)
     hops: list[int] = [_u32(data, told, RTA_OIF)] if RTA_OIF in told else []
     if RTA_MULTIPATH in told:
@@ -236,7 +255,20 @@ def default_route(data: bytes, offset: int, end: int) -> tuple[int, ...]:
             length, _, _, index = NEXTHOP.unpack_from(data, at)
             hops.append(index)
             at += max((length + 3) & ~3, 8)
-    return tuple(hops)
+    # With net.ipv4.nexthop_compat_mode (the default) the kernel tells the interfaces, too.
+    return Route(default, tuple(hops), 0 if hops else _u32(data, told, RTA_NH_ID))
+
+
+def nexthop(data: bytes, offset: int, end: int) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Number, interface indexes and members of the nexthop object that an RTM_NEWNEXTHOP message tells.
+
+    A group has members, by their numbers, and no interface of its own; a blackhole has neither.
+    """
+    told = attributes(data, offset + 8, end)
+    begin, stop = told.get(NHA_GROUP, (0, 0))
+    group = tuple(NEXTHOP_GROUP.unpack_from(data, at)[0] for at in range(begin, stop - 7, 8))
+    hops = (_u32(data, told, NHA_OIF),) if NHA_OIF in told else ()
+    return _u32(data, told, NHA_ID), hops, group
 
 
 def _strings(data: bytes, span: tuple[int, int], number: int) -> Iterator[str]:

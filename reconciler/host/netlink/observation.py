@@ -5,7 +5,9 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from reconciler.errors import HostError
 from reconciler.host.ioctl import Ethtool
 from reconciler.host.netlink import answers, requests, rtnetlink
 from reconciler.host.netlink.answers import RawLink
@@ -32,11 +34,11 @@ class Observer:
     def observe(self, names: Collection[str] | None) -> Network:
         """The network as it is: all of it, or what concerns the interfaces `names` (see `Kernel.observe`)."""
         self._last, self._now = self._now, {}
-        uplinks = _default_routes(self._connection)
+        routes = _routes(self._connection)
         if names is None:
             found = _Found({raw.index: raw for raw in self._dump(requests.get_links())})
         else:
-            found = self._concerning(frozenset(names), uplinks)
+            found = self._concerning(frozenset(names), routes.default)
         addresses = _addresses(self._connection)
         drivers = _drivers(self._ethtool, found.links.values()) if names is None else {}
         links = []
@@ -46,8 +48,9 @@ class Observer:
             # Bridges and taps receive nothing from a wire.
             lro = self._ethtool.lro(raw.name) if raw.kind is Kind.OTHER else None
             links.append(raw.link(switch, addresses.get(raw.index, ()), lro, drivers.get(raw.index)))
-        routes = frozenset(found.links[index].name for index in uplinks if index in found.links)
-        return Network(tuple(links), routes, _firewalled())
+        return Network(
+            tuple(links), found.names_of(routes.default), _firewalled(), found.names_of(routes.other), routes.unresolved
+        )
 
     def _decode(self, payload: bytes) -> RawLink:
         raw = self._last.get(payload) or answers.link(payload, 0, len(payload))
@@ -105,6 +108,9 @@ class _Found:
     def name_of(self, index: int) -> str:
         return self.links[index].name if index in self.links else f"#{index}"
 
+    def names_of(self, indexes: Iterable[int]) -> frozenset[str]:
+        return frozenset(self.links[index].name for index in indexes if index in self.links)
+
 
 def _addresses(connection: Connection) -> dict[int, tuple[str, ...]]:
     found: dict[int, tuple[str, ...]] = {}
@@ -114,12 +120,47 @@ def _addresses(connection: Connection) -> dict[int, tuple[str, ...]]:
     return found
 
 
-def _default_routes(connection: Connection) -> frozenset[int]:
-    hops: set[int] = set()
+class _Routes(NamedTuple):
+    """Indexes of the interfaces that routes lead to; numbers of nexthop objects of which that cannot be said."""
+
+    default: frozenset[int]
+    other: frozenset[int]
+    unresolved: tuple[int, ...]
+
+
+def _routes(connection: Connection) -> _Routes:
+    default: set[int] = set()
+    other: set[int] = set()
+    objects: set[tuple[bool, int]] = set()
     for family in (rtnetlink.AF_INET, rtnetlink.AF_INET6):
         for answer in connection.dump(requests.get_routes(family)):
-            hops.update(answers.default_route(*answer))
-    return frozenset(hops)
+            if (route := answers.route(*answer)) is None:
+                continue
+            (default if route.default else other).update(route.hops)
+            if route.nexthop:
+                objects.add((route.default, route.nexthop))
+    unresolved: list[int] = []
+    known = _nexthops(connection) if objects else {}
+    for is_default, number in sorted(objects):
+        hops = known.get(number, frozenset())
+        (default if is_default else other).update(hops)
+        if is_default and not hops:
+            unresolved.append(number)
+    return _Routes(frozenset(default), frozenset(other), tuple(unresolved))
+
+
+def _nexthops(connection: Connection) -> dict[int, frozenset[int]]:
+    """Where each nexthop object leads: indexes of interfaces, through its group, if it is one.
+
+    None are told by a kernel that refuses to, and none for a group of which a member is not told.
+    """
+    try:
+        told = [answers.nexthop(*answer) for answer in connection.dump(requests.get_nexthops())]
+    except HostError:
+        return {}
+    hops = {number: frozenset(indexes) for number, indexes, _ in told}
+    groups = {number: [hops.get(one, frozenset()) for one in group] for number, _, group in told if group}
+    return hops | {number: frozenset().union(*members) for number, members in groups.items() if all(members)}
 
 
 def _drivers(ethtool: Ethtool, raws: Iterable[RawLink]) -> dict[int, str]:

@@ -30,6 +30,7 @@ from reconciler.host.netlink.rtnetlink import (
     IFLA_MASTER,
     IFLA_MTU,
     MEMBER,
+    NHMSG,
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_EXCL,
@@ -38,6 +39,7 @@ from reconciler.host.netlink.rtnetlink import (
     RTM_DELLINK,
     RTM_GETADDR,
     RTM_GETLINK,
+    RTM_GETNEXTHOP,
     RTM_GETROUTE,
     RTM_NEWLINK,
     RTM_SETLINK,
@@ -82,6 +84,11 @@ def get_addresses() -> bytes:
 def get_routes(family: int) -> bytes:
     """A dump of all routes of a family."""
     return message(RTM_GETROUTE, NLM_F_DUMP, RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
+
+
+def get_nexthops() -> bytes:
+    """A dump of all nexthop objects (Linux 5.3)."""
+    return message(RTM_GETNEXTHOP, NLM_F_DUMP, NHMSG.pack(AF_UNSPEC, 0, 0, 0))
 
 
 def encode(operation: Operation, index_of: Mapping[str, int]) -> list[bytes]:
