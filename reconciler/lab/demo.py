@@ -26,7 +26,7 @@ from rich.text import Text
 
 from reconciler.lab.lab import netlink, wait_until
 from reconciler.lab.measure import Measured
-from reconciler.lab.namespaces import LabError, Namespace, become_lab_root
+from reconciler.lab.namespaces import LabError, Namespace, become_lab_root, kill
 from reconciler.lab.picture import Row, alphabet_for, timeline
 from reconciler.lab.rehearsal import Rehearsal, on, rehearsal
 from reconciler.lab.traffic import Flow, Traffic
@@ -170,8 +170,7 @@ class _Demo:
         with self._phase("daemon killed, back"):
             self._event("daemon killed")
             assert self._made.daemon is not None  # noqa: S101 - started in the first step
-            self._made.daemon.kill()
-            self._made.daemon.wait()
+            kill(self._made.daemon)
             self._shows(crossing=True)
             self._start_daemon()
             self._made.wait_for(on("inspect"), "the daemon to have taken over")
@@ -181,8 +180,7 @@ class _Demo:
         self._title("the daemon is killed, and then the VM dies: nobody is left but the kernel")
         with self._phase("both dead"):
             assert self._made.daemon is not None  # noqa: S101 - started by the step before
-            self._made.daemon.kill()
-            self._made.daemon.wait()
+            kill(self._made.daemon)
             self._event("daemon killed")
             self._made.kill_vm()
             self._event("VM killed")

@@ -16,7 +16,7 @@ from typing import Any, Self
 from reconciler.lab import holder
 from reconciler.lab.frames import Ear, frame
 from reconciler.lab.lab import Lab, wait_until
-from reconciler.lab.namespaces import LabError, LabUnavailableError, Namespace
+from reconciler.lab.namespaces import LabError, LabUnavailableError, Namespace, kill
 from reconciler.lab.offloads import offloads_off
 from reconciler.lab.program import Program
 
@@ -234,8 +234,7 @@ class Suricata:
     def _end(self) -> None:
         self.release_thread()
         if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+            kill(self.process)
 
     def close(self) -> None:
         """Kill it, and let the VM's bridge forward again. May be called again."""

@@ -38,6 +38,9 @@ _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
 
+# Far beyond what a killed process takes to be gone, on a busy machine, too.
+_DEATH_S = 10.0
+
 _THREAD_NS = "/proc/thread-self/ns/net"
 _USER_NAMESPACE_SYSCTLS = (
     ("kernel/unprivileged_userns_clone", "must be 1"),
@@ -194,14 +197,23 @@ class Namespace:
         The kernel takes the interfaces away some 50 ms later, once no socket is left in the namespace either.
         """
         for child in self._children:
-            if child.poll() is None:
-                child.kill()
-            child.wait()
+            kill(child)
         self._children.clear()
         # Forgotten before it is closed: an interruption between the two must not close it, or another, once more.
         descriptor, self._fd = self._fd, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def kill(child: "subprocess.Popen[Any]") -> None:
+    """Kill a program, if it has not ended, and wait for its end.
+
+    Not for ever: an interruption that comes while `Popen` looks whether a child has ended can leave the lock of that
+    look locked, and whoever waits without a bound then never comes back.
+    """
+    child.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(_DEATH_S)
 
 
 def _disable_ipv6() -> None:

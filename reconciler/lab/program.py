@@ -8,12 +8,13 @@ is ready, and one for each line it is told that asks for an answer; where it can
 import contextlib
 import json
 import socket
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from reconciler.lab.namespaces import LabError, Namespace
+from reconciler.lab.namespaces import LabError, Namespace, kill
 
 # Far beyond what a busy machine takes to start a Python without site-packages, or to answer.
 _ANSWER_S = 10.0
@@ -73,7 +74,9 @@ class Program:
         except (OSError, ValueError) as error:
             raise LabError(f"{self._what} is gone") from error
         if not line:
-            raise LabError(f"{self._what} died with status {self._process.wait()}")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_s)
+            raise LabError(f"{self._what} died with status {self._process.returncode}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise LabError(f"{self._what}: {answer['error']}")
@@ -81,7 +84,6 @@ class Program:
 
     def close(self) -> None:
         """End the process. May be called again."""
-        self._process.kill()
-        self._process.wait()
+        kill(self._process)
         self._answers.close()
         self._conversation.close()

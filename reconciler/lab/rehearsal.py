@@ -20,7 +20,7 @@ from reconciler.errors import TransientError
 from reconciler.guest.files import guest_file
 from reconciler.lab.appliance import appliance_file
 from reconciler.lab.lab import Lab, wait_until
-from reconciler.lab.namespaces import LabError
+from reconciler.lab.namespaces import LabError, kill
 
 _PATIENCE_S = 20.0
 _HAND = """#!{python} -IS
@@ -154,8 +154,7 @@ class Rehearsal:
     def kill_application(self) -> None:
         """Let the application die; the VM lives on, and forwards."""
         if self.application is not None:
-            self.application.kill()
-            self.application.wait()
+            kill(self.application)
 
     # The daemon
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pyroute2
 import pytest
+from processes import PATIENCE_S, ending
 
 import reconciler
+from reconciler.lab import namespaces
 from reconciler.lab.lab import wait_until
 from reconciler.lab.namespaces import LabError, Namespace, set_link_up
 
@@ -50,7 +52,7 @@ with Lab(2) as lab, lab.flows(100) as traffic:
     traffic.start()
     with IPRoute() as ipr:
         ipr.link("add", ifname="witness", kind="veth", peer={"ifname": "cable", "net_ns_fd": lab.host.fileno()})
-    children = [lab.host.spawn(["sleep", "1000"]).pid, lab.vm.spawn(["sh", "-c", "sleep 1000; true"]).pid]
+    children = [lab.host.spawn(["sleep", "1000"]).pid, lab.vm.spawn(["sh", "-c", "exec sleep 1000"]).pid]
     children += [flow.source._process.pid for flow in traffic.flows]
     print(json.dumps(children), flush=True)
     sys.stdin.read()
@@ -128,18 +130,32 @@ def test_spawned_programs_die_with_the_namespace_but_not_with_the_thread_that_as
         children: list[subprocess.Popen[bytes]] = []
         asking = threading.Thread(target=lambda: children.append(new.spawn(["cat"], stdin=subprocess.PIPE)))
         asking.start()
-        asking.join()
+        asking.join(PATIENCE_S)
         (child,) = children
         inside = str(Path(f"/proc/{child.pid}/ns/net").readlink())
         with new.entered():
             assert inside == here_now()
         # It answers, so the end of the thread that asked did not end it.
-        with new.spawn(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as echo:
+        with ending(new.spawn(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)) as echo:
             assert echo.communicate(b"still here", timeout=5)[0] == b"still here"
         assert child.poll() is None
     assert child.returncode == -9
     assert child.stdin is not None
     child.stdin.close()
+
+
+def test_it_closes_also_after_an_interruption_inside_of_a_look_at_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ctrl-C leaves behind at a bad moment: a lock of `Popen` that nobody unlocks any more."""
+    monkeypatch.setattr(namespaces, "_DEATH_S", 0.2)
+    with Namespace("new") as new:
+        child = new.spawn(["sleep", "1000"])
+        child._waitpid_lock.acquire()
+        closing = threading.Thread(target=new.close)
+        closing.start()
+        closing.join(PATIENCE_S)
+        assert not closing.is_alive()
+        child._waitpid_lock.release()
+        assert child.wait(PATIENCE_S) == -9
 
 
 def test_missing_programs_are_reported_at_once() -> None:
@@ -155,7 +171,7 @@ def test_nothing_outlives_a_killed_lab() -> None:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        with holder:
+        with ending(holder):
             assert holder.stdout is not None
             children = json.loads(holder.stdout.readline())
             assert len(children) == 4
