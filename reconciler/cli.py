@@ -21,6 +21,7 @@ from reconciler.cli_options import FILE, OUTPUT, PATH
 from reconciler.console import say, say_json, show
 from reconciler.errors import ReconcilerError
 from reconciler.host import places
+from reconciler.host.inherited import shed_inherited_signals
 
 DRIFT = 3
 
@@ -270,6 +271,7 @@ def main() -> None:
     """Run the command line. Whatever happens, the user sees a sentence, and the exit status says how it ended."""
     # A command ends soon, and keeps most of what it allocates: looking for garbage costs a tenth of its start.
     gc.disable()
+    shed_inherited_signals()
     try:
         cli(prog_name="reconcile", standalone_mode=False)
     except click.exceptions.Exit as end:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from processes import zombies
 
+from reconciler.host.inherited import shed_inherited_signals
 from reconciler.host.netlink.kernel import Kernel
 from reconciler.lab.namespaces import LabError, become_lab_root
 
@@ -28,7 +30,11 @@ settings.load_profile("project")
 # What several folders of tests share lies beside this file, or with the tests that it was made for.
 sys.path.append(str(Path(__file__).parent / "host"))
 
+# `make test &` in a script, `nohup make test`: programs that the tests start are to be ended by signals all the same.
+shed_inherited_signals()
+
 _LAB_ERROR = pytest.StashKey[str | None]()
+_ZOMBIES: dict[int, str] = {}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,6 +50,32 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         become_lab_root()
     except LabError as error:
         session.config.stash[_LAB_ERROR] = str(error)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    """Remember after which test a zombie was there first; somebody may yet wait for it."""
+    for pid in zombies():
+        _ZOMBIES.setdefault(pid, nodeid)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run that leaves zombies, now that all fixtures have ended, has failed."""
+    left = zombies()
+    for pid in [*_ZOMBIES]:
+        if pid not in left:
+            del _ZOMBIES[pid]
+    _ZOMBIES.update((pid, "the end of a fixture") for pid in left - _ZOMBIES.keys())
+    if left and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _ZOMBIES:
+        terminalreporter.section("FAILED: children that were not waited for")
+        for pid, place in sorted(_ZOMBIES.items()):
+            terminalreporter.write_line(f"{pid}, a zombie since {place}")
 
 
 @pytest.fixture(scope="session")

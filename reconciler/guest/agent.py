@@ -112,12 +112,16 @@ def seconds_left(deadline: float) -> float:
     return left
 
 
+# What Python and `nohup` have this process ignore, and the programs that it starts must not.
+INHERITED = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM]
+
+
 def spawn(argv: list[str], output: int) -> int:
     """Start a program in a process group of its own and return its pid, without subprocess, which costs memory."""
     actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
     actions += [(os.POSIX_SPAWN_DUP2, output, number) for number in (1, 2)]  # type: ignore[misc]
     try:
-        return os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions, setpgroup=0, setsigdef=[signal.SIGPIPE])
+        return os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions, setpgroup=0, setsigdef=INHERITED)
     except OSError as error:
         if error.errno == errno.EAGAIN:
             raise CannotRun("cannot start a process") from error
@@ -1061,6 +1065,9 @@ def catch_signals() -> int:
     signal.set_wakeup_fd(writable)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    # Whoever started this may have blocked them, or ignored what tells that a program has ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     return readable
 
 

@@ -77,13 +77,13 @@ class Host:
 class Running:
     """An agent in a process of its own."""
 
-    def __init__(self, folder: Path, config: str, **popen_kwargs: Any) -> None:
+    def __init__(self, folder: Path, config: str, prefix: tuple[str, ...] = (), **popen_kwargs: Any) -> None:
         self.config = folder / "agent.conf"
         self.config.write_text(config, encoding="utf-8")
         self.errors = folder / "errors"
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(SOURCE), "--config", str(self.config)],
+                [*prefix, sys.executable, "-I", "-S", str(SOURCE), "--config", str(self.config)],
                 **{"stderr": errors, **popen_kwargs},
             )
 
@@ -93,7 +93,7 @@ class Running:
     def __exit__(self, *_: object) -> None:
         self.process.send_signal(signal.SIGCONT)
         self.process.kill()
-        self.process.wait()
+        self.process.wait(DEADLINE_S)
 
     def log(self) -> str:
         return self.errors.read_text(encoding="ascii")

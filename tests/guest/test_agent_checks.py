@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from agents import DEADLINE_S, agent, alive, children_of, eventually, serve
+from processes import ending
 
 from reconciler.lab.namespaces import Namespace
 
@@ -32,9 +33,8 @@ def probe(kind: str, value: str, **keys: str) -> Callable[[], tuple[str, str]]:
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with ending(subprocess.Popen(["sleep", "60"])) as process:
         yield process
-        process.kill()
 
 
 class TestProcess:
@@ -57,7 +57,7 @@ class TestProcess:
         sleeper.kill()
         os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
         assert check() == ("failed", f"pid {sleeper.pid} is a zombie")
-        sleeper.wait()
+        sleeper.wait(DEADLINE_S)
         assert check() == ("failed", f"no process {sleeper.pid}")
 
     def test_a_stopped_one_does_nothing(self, tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
@@ -75,10 +75,9 @@ class TestProcess:
         check = probe("process", f"name:{program.name}")
         assert check() == ("failed", f"no process {program.name}")
         for _ in range(2):  # the second one has another pid
-            with subprocess.Popen([program, "60"]) as process:
+            with ending(subprocess.Popen([program, "60"])) as process:
                 eventually(lambda: check()[0] == "healthy", "its name")
                 assert check() == ("healthy", f"pid {process.pid} is alive")
-                process.kill()
             assert check()[0] == "failed"
 
     @pytest.mark.parametrize("text", ["", "x", "-1", "1 2", "99999999999"])
@@ -192,7 +191,7 @@ class Server:
 
     def close(self) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
+        self._thread.join(DEADLINE_S)
         self.listener.close()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from agents import DEADLINE_S, Host, Running, agent, alive, children_of, eventually, serve
+from processes import UNKINDLY
 
 HANG = "[check hung]\nsocket = {socket}\nexpect = never\ntimeout = 60s\nevery = 50ms\n"
 
@@ -421,6 +422,17 @@ class TestEnd:
             assert running.process.wait(DEADLINE_S) == 0
             assert not channel.exists()
             assert "Traceback" not in running.log()
+
+    def test_so_they_do_where_it_was_started_deaf_to_them(self, tmp_path: Path, channel: Path) -> None:
+        told = tmp_path / "told"
+        check = f"[check x]\ncommand = sh -c 'grep -e SigBlk -e SigIgn /proc/self/status > {told}; exit 3'\n"
+        with Running(tmp_path, config(channel, check), prefix=UNKINDLY) as running, Host(channel) as host:
+            assert "3" in host.until("x", "failed")["checks"]["x"]["reason"]
+            # Its programs have the defaults of those that end one: signals 1 to 15 but for SIGUSR1, that is 10.
+            blocked, ignored = (int(line.split()[1], 16) for line in told.read_text(encoding="ascii").splitlines())
+            assert (blocked, ignored & 0b111110111111111) == (0, 0)
+            running.process.send_signal(signal.SIGTERM)
+            assert running.process.wait(DEADLINE_S) == 0
 
     def test_its_last_beat_says_so(self, tmp_path: Path, channel: Path) -> None:
         with Running(tmp_path, config(channel, interval="1s")) as running, Host(channel) as host:

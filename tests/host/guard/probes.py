@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from processes import children
+
 from reconciler.appliance.declared import Negative, Probe
 from reconciler.host.guard.ear import adapter_socket
 from reconciler.host.guard.probing import Canaries, Direction, Heard, Probing, Report
-from reconciler.lab.lab import Lab
+from reconciler.lab.lab import Lab, wait_until
 from reconciler.lab.namespaces import LabError
 from reconciler.network.probe import frame, negative
 
@@ -75,6 +77,17 @@ class Stand:
             inside.bind((f"eth{number}", 3))
             inside.settimeout(PATIENCE_S)
             yield inside
+
+
+@contextlib.contextmanager
+def ended(probing: Probing) -> Iterator[Probing]:
+    """At the end of the block, end the prober, and wait for it and its forerunners."""
+    before = children()
+    try:
+        yield probing
+    finally:
+        probing.end()
+        wait_until(lambda: probing.heard() == [] and children() <= before, PATIENCE_S, "the prober's end")
 
 
 def probe_from(inside: socket.socket, head: bytes) -> bytes:

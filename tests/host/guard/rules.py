@@ -4,6 +4,8 @@ import contextlib
 import socket
 import subprocess
 
+from processes import PATIENCE_S
+
 TABLE = "reconciler-lab/x"
 RULES = f"""
 table netdev {TABLE} {{
@@ -47,7 +49,7 @@ TOKEN, MARK = bytes.fromhex("020000000099"), bytes.fromhex("020000000010")
 
 def nft(*words: str, text: str | None = None) -> str:
     """Run nft's own program, which is none of ours, in the thread's namespace."""
-    done = subprocess.run(["nft", *words], input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run(["nft", *words], input=text, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, f"nft {' '.join(words)}: {done.stderr}"
     return done.stdout
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from kernels import ip
+from processes import PATIENCE_S
 from rules import RULES, TABLE, nft
 
 from reconciler.errors import HostError
@@ -94,7 +95,9 @@ def test_a_missing_library_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPat
 
 def test_the_import_loads_no_library() -> None:
     program = 'import reconciler.host.guard.nftables; print("libnftables" in open("/proc/self/maps").read())'
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    )
     assert done.stdout == "False\n"
 
 
@@ -146,7 +149,8 @@ def test_threads_in_several_namespaces_do_not_get_in_each_others_way() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
     assert failures == []
 
 

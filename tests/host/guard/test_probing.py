@@ -1,6 +1,5 @@
 """The daemon's end: starts, takes over, orders, hears, and knows when nobody is there any more."""
 
-import contextlib
 import json
 import os
 import select
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from probes import PATIENCE_S, Stand, direction, first
+from probes import PATIENCE_S, Stand, direction, ended, first
+from processes import ending
 
 from reconciler.errors import HostError
 from reconciler.host.guard import probing as program
@@ -48,9 +48,8 @@ TOLD = {
 
 @pytest.fixture
 def probing(tmp_path: Path) -> Iterator[Probing]:
-    probing = Probing(tmp_path / "run", "sku")
-    yield probing
-    probing.end()
+    with ended(Probing(tmp_path / "run", "sku")) as probing:
+        yield probing
 
 
 def reports(probing: Probing) -> list[Report]:
@@ -145,8 +144,7 @@ def test_there_is_never_a_second_one(probing: Probing, stopped: bool) -> None:
     assert former is not None
     if stopped:
         os.kill(former, signal.SIGSTOP)
-    successor = Probing(probing.path.parent, "sku")
-    try:
+    with ended(Probing(probing.path.parent, "sku")) as successor:
         successor.spawn()
         assert successor.pid not in (former, None)
         assert reports(successor)
@@ -155,8 +153,6 @@ def test_there_is_never_a_second_one(probing: Probing, stopped: bool) -> None:
         # Whose end takes nothing from its successor.
         successor.consent()
         assert successor.alive
-    finally:
-        successor.end()
 
 
 def test_one_that_hangs_is_noticed_and_killed(probing: Probing) -> None:
@@ -180,7 +176,7 @@ def test_one_of_another_tongue_is_told_and_killed(probing: Probing, said: str) -
     )
     probing.path.parent.mkdir()
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", serve, str(probing.path)], **pipes) as other:
+    with ending(subprocess.Popen([sys.executable, "-c", serve, str(probing.path)], **pipes)) as other:
         assert other.stdin
         assert other.stdout
         assert other.stdout.readline() == "ready\n"
@@ -243,13 +239,12 @@ def test_the_sockets_of_an_order_may_be_closed(tmp_path: Path) -> None:
     with Lab(2) as lab:
         stand = Stand(lab, tmp_path)
         stand.listen()
-        stand.probing.spawn()
-        with contextlib.closing(stand.probing):
+        with ended(stand.probing):
+            stand.probing.spawn()
             stand.order()
             for one in stand.sockets:
                 one.close()
             stand.until_states("back", "back")
-            stand.probing.end()
 
 
 def test_it_keeps_nothing_open_that_is_ours(probing: Probing) -> None:
