@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commandline import PROGRAM, environment, process, run
+from processes import PATIENCE_S, ending
 from worlds import FakeKernel, converge, host, two_ports, two_ports_document
 
 from reconciler import __version__, cli
@@ -285,7 +286,8 @@ def test_hostile_names_in_a_state_are_escaped(file: str, tmp_path: Path, evil: s
 def assert_only_commands(text: str) -> None:
     """What a shell would start of `text`: the shell itself says."""
     spy = 'ip() { :; }; sysctl() { :; }; bridge() { :; }; command_not_found_handle() { echo "started $1"; }\n'
-    done = subprocess.run(["/bin/bash", "-c", spy + text], capture_output=True, env={"PATH": "/nowhere"}, check=False)
+    bash, nowhere = ["/bin/bash", "-c", spy + text], {"PATH": "/nowhere"}
+    done = subprocess.run(bash, capture_output=True, env=nowhere, timeout=PATIENCE_S, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), text
 
 
@@ -297,9 +299,8 @@ def test_colour_goes_to_terminals_only(file: str, kernel: FakeKernel, tmp_path: 
     plain = run("-f", file, "-n", "--against", state)
     assert "\x1b" not in plain.out
     master, slave = os.openpty()
-    with subprocess.Popen(
-        [*PROGRAM, "-f", file, "-n", "--against", state], stdout=slave, env=environment(**_places())
-    ) as program:
+    words = [*PROGRAM, "-f", file, "-n", "--against", state]
+    with ending(subprocess.Popen(words, stdout=slave, env=environment(**_places()))) as program:
         os.close(slave)
         shown = b""
         try:
@@ -307,6 +308,7 @@ def test_colour_goes_to_terminals_only(file: str, kernel: FakeKernel, tmp_path: 
                 shown += piece
         except OSError:
             pass  # the other end is closed
+        program.wait(PATIENCE_S)
     os.close(master)
     assert program.returncode == 3
     assert b"\x1b[31m\xe2\x88\x92 1400\x1b[0m" in shown
@@ -383,9 +385,8 @@ def test_ctrl_c_is_one_line(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_real_ctrl_c_while_waiting_for_input_is_one_line() -> None:
-    with subprocess.Popen(
-        [*PROGRAM, "-f", "-", "-n"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True
-    ) as program:
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with ending(subprocess.Popen([*PROGRAM, "-f", "-", "-n"], **pipes, env=environment(), text=True)) as program:
         # It is reading once the kernel says that it sleeps in a pipe.
         _wait_until_it_reads(program.pid)
         program.send_signal(signal.SIGINT)
@@ -435,6 +436,7 @@ def test_a_dry_run_imports_only_what_it_uses(file: str, kernel: FakeKernel, tmp_
         capture_output=True,
         text=True,
         env=environment(**_places()),
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 3

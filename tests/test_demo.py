@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import ending
 
 from reconciler.lab.lab import wait_until
 
@@ -34,7 +35,7 @@ def processes_of(session: int) -> list[str]:
 
 
 def test_everything_holds(tmp_path: Path) -> None:
-    with start(tmp_path) as demo:
+    with ending(start(tmp_path)) as demo:
         output, errors = demo.communicate(timeout=60)
     assert demo.returncode == 0, output + errors
     assert "Everything held." in output
@@ -50,7 +51,7 @@ def test_everything_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 @pytest.mark.parametrize("moment", ["holds traffic flows", "the VM dies"])
 def test_interrupted_it_leaves_nothing(tmp_path: Path, number: signal.Signals, moment: str) -> None:
-    with start(tmp_path) as demo:
+    with ending(start(tmp_path)) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
             if moment in line:

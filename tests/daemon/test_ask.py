@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PATIENCE_S
 
 from reconciler.daemon import ask as asking
 from reconciler.daemon import client
@@ -52,7 +53,7 @@ class Impostor:
         self._over = True
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
             knock.connect(self._listener.getsockname())
-        self._thread.join()
+        self._thread.join(PATIENCE_S)
         self._listener.close()
 
 
@@ -136,6 +137,7 @@ def test_a_daemon_that_does_not_even_accept_is_told_within_the_time(folder: Path
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(path))
         listener.listen(0)
+        listener.settimeout(PATIENCE_S)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as first:
             first.connect(str(path))
             began = time.monotonic()
@@ -151,6 +153,7 @@ def test_one_that_was_busy_for_a_moment_is_waited_for(folder: Path, monkeypatch:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(path))
         listener.listen(0)
+        listener.settimeout(PATIENCE_S)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as first:
             first.connect(str(path))
             waiting = threading.Thread(target=lambda: answers.append(ask(path, do="x")))
@@ -160,7 +163,7 @@ def test_one_that_was_busy_for_a_moment_is_waited_for(folder: Path, monkeypatch:
             with channel:
                 channel.recv(100)
                 channel.sendall(b'{"ok": true, "late": 1}\n')
-            waiting.join()
+            waiting.join(PATIENCE_S)
     assert answers == [{"late": 1}]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from fake_kernel import FakeKernel
+from processes import PATIENCE_S
 
 from reconciler.host.netlink.kernel import Kernel
 from reconciler.lab.namespaces import Namespace
@@ -19,7 +20,7 @@ TUN = "/dev/net/tun"
 
 
 def ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
 
 
@@ -149,9 +150,8 @@ def lacking(kernel: Real) -> frozenset[Setting]:
     words = {Setting.VLAN_FILTERING: "vlan_filtering", Setting.NF_CALL_IPTABLES: "nf_call_iptables"}
     found = set()
     for setting, word in words.items():
-        done = subprocess.run(
-            ["ip", "link", "add", "probe0", "type", "bridge", word, "1"], capture_output=True, check=False
-        )
+        words = ["ip", "link", "add", "probe0", "type", "bridge", word, "1"]
+        done = subprocess.run(words, capture_output=True, timeout=PATIENCE_S, check=False)
         if done.returncode:
             found.add(setting)
         else:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import ending
 
 from reconciler.errors import HostError, TransientError
 from reconciler.host.lock import lock
@@ -26,10 +27,9 @@ print("left", flush=True)
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], **pipes) as program:  # type: ignore[call-overload]
+    with ending(subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], **pipes)) as program:  # type: ignore[call-overload]
         assert program.stdout.readline() == "held\n"
         yield program
-        program.kill()
 
 
 def silent(_: str) -> None:

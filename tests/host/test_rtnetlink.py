@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels import has_tun, ip
+from processes import PATIENCE_S
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
@@ -212,7 +213,12 @@ def _populate() -> None:
         ip("link", "add", f"ve{number}", "type", "veth", "peer", "name", f"ve{number + 1}")
     for name, words in KINDS.items():
         at = words.index("type")
-        subprocess.run(["ip", "link", "add", *words[:at], "name", name, *words[at:]], capture_output=True, check=False)
+        subprocess.run(
+            ["ip", "link", "add", *words[:at], "name", name, *words[at:]],
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
     ip("link", "add", "br0", "type", "bridge")
     ip("link", "set", "br0", "up")
     if has_tun():

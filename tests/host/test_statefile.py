@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import ending
 
 from reconciler.host.statefile import StateFile
 
@@ -103,8 +104,8 @@ while True:
 
 def test_killed_while_it_writes_the_file_is_whole(file: StateFile) -> None:
     for _ in range(5):
-        with subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(file.path)], stdout=subprocess.PIPE, text=True
+        with ending(
+            subprocess.Popen([sys.executable, "-c", WRITER, str(file.path)], stdout=subprocess.PIPE, text=True)
         ) as program:
             assert program.stdout is not None
             assert program.stdout.readline() == "writing\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PATIENCE_S
 from worlds import two_ports_document
 
 from reconciler.appliance import load as loading
@@ -51,7 +52,9 @@ def test_who_hits_pays_for_neither_parser_nor_prover(tmp_path: Path) -> None:
         "store.load(sys.stdin.buffer.read(), 'a.yaml', Path(sys.argv[1]))\n"
         "print(*sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], input=TEXT, capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], input=TEXT, capture_output=True, timeout=PATIENCE_S, check=True
+    )
     modules = {name.partition(".")[0] for name in done.stdout.decode().split()}
     assert "reconciler" in modules
     assert not modules & {"pydantic", "ruamel", "networkx", "pyroute2"}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_S
 
 from reconciler.host.netlink.watch import Watch
 from reconciler.lab.namespaces import Namespace, set_link_up
@@ -25,7 +26,7 @@ def hears(watch: Watch, within_s: float = 5.0) -> bool:
 
 
 def link(*words: str) -> None:
-    subprocess.run(["ip", "link", *words], check=True, capture_output=True)
+    subprocess.run(["ip", "link", *words], check=True, capture_output=True, timeout=PATIENCE_S)
 
 
 @pytest.mark.usefixtures("here")
@@ -54,7 +55,7 @@ def test_it_hears_of_links_that_come_change_and_go() -> None:
 def test_it_hears_of_addresses_too_for_a_wire_has_none() -> None:
     with contextlib.closing(Watch()) as watch:
         for verb in ("add", "delete"):
-            subprocess.run(["ip", "address", verb, "192.0.2.1/24", "dev", "lo"], check=True)
+            subprocess.run(["ip", "address", verb, "192.0.2.1/24", "dev", "lo"], timeout=PATIENCE_S, check=True)
             assert hears(watch), verb
             assert watch.drain() is True
 

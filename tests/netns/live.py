@@ -12,6 +12,7 @@ from typing import Any
 
 from commandline import PROGRAM, Done, environment, run
 from kernels import has_tun
+from processes import ending
 
 from reconciler.appliance.declared import Appliance
 from reconciler.appliance.load import load
@@ -82,7 +83,7 @@ class Live:
 
     def apart(self, *more: str, **how: Any) -> Done:
         """The same, to its end."""
-        with self.start(*more, **how) as program:
+        with ending(self.start(*more, **how)) as program:
             out, err = program.communicate(timeout=60)
         assert "Traceback" not in err
         return Done(program.returncode, out, err)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from kernels import Real, lacking, real
 from live import TAP, Live, live
+from processes import ending
 
 from reconciler.network.state import Setting
 
@@ -201,7 +202,8 @@ def test_a_tap_that_the_vm_holds_and_made_mortal_is_told_and_cannot_be_mended(ho
     )
     import sys
 
-    with host.lab.host.spawn([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as vm:
+    held = host.lab.host.spawn([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with ending(held) as vm:
         assert vm.stdout is not None
         assert vm.stdout.readline() == b"held\n"
         assert host.drift() == {("ips-in", "persistent")}

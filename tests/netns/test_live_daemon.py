@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from commandline import PROGRAM, Done, environment
 from kernels import has_tun
+from processes import ending
 from test_live_audit import TAMPERINGS
 
 from reconciler.daemon.ask import ask
@@ -289,12 +290,13 @@ def test_a_memory_of_garbage_is_set_aside_and_nothing_lost(kept: Keeping, conten
 
 
 def test_a_second_one_for_the_same_appliance_is_told_who_keeps_it(kept: Keeping) -> None:
-    with kept.lab.host.spawn(
+    program = kept.lab.host.spawn(
         [*PROGRAM, "run", "-f", str(kept.file)],
         env=environment(**kept.folders),
         stderr=subprocess.PIPE,
         text=True,
-    ) as second:
+    )
+    with ending(program) as second:
         assert second.stderr is not None
         assert kept.process is not None
         assert f"pid {kept.process.pid} (" in second.stderr.readline()
@@ -512,7 +514,7 @@ class Agent:
 
     def close(self) -> None:
         self._over = True
-        self._thread.join()
+        self._thread.join(SOON_S)
         self._server.close()
 
 
@@ -623,7 +625,8 @@ def test_many_reloads_at_once_leave_one_of_each_gatherer(kept: Keeping) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(SOON_S)
+            assert not thread.is_alive()
         before, began = len(tally.read_text()) // 2, time.monotonic()
         kept.until(lambda: time.monotonic() - began > 1.0, "some runs")
         # Five a second, and eight times as many where each reload had left its own.
@@ -690,9 +693,10 @@ def test_the_vm_dies_while_held_on_inspect_and_nothing_moves(kept: Keeping) -> N
 
 
 def test_watching_prints_anew_when_something_changed(kept: Keeping) -> None:
-    with kept.lab.host.spawn(
+    program = kept.lab.host.spawn(
         [*PROGRAM, "status", "--watch"], env=environment(**kept.folders), stdout=subprocess.PIPE, text=True
-    ) as watching:
+    )
+    with ending(program) as watching:
         out = watching.stdout
         assert out is not None
         assert "keep: the network is as wanted" in out.readline()
@@ -703,8 +707,8 @@ def test_watching_prints_anew_when_something_changed(kept: Keeping) -> None:
             assert line
             line = out.readline()
         watching.send_signal(signal.SIGINT)
-        out.read()
-        assert watching.wait(SOON_S) == 1
+        watching.communicate(timeout=SOON_S)
+        assert watching.returncode == 1
 
 
 def test_the_daemon_answers_a_dry_run_and_a_reconciliation(kept: Keeping) -> None:

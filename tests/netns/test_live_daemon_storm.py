@@ -81,7 +81,7 @@ class Storm:
     def blows(self) -> bool:
         return self._thread.is_alive()
 
-    def wait(self) -> None:
+    def abates(self) -> None:
         self._thread.join(60)
         assert not self.blows
 
@@ -92,7 +92,7 @@ def test_a_storm_in_another_namespace_is_not_even_heard(kept: Keeping) -> None:
         storm = Storm(kept.lab.office, names, CHANGES)
         kept.lab.kill_vm()
         assert kept.goes_to("bypass") < 2.0
-        storm.wait()
+        storm.abates()
     assert kept.status()["queue"] == {"bound": 1024, "dropped": 0, "netlink_overruns": 0}
     assert kept.rss_mb - before < 5
 
@@ -107,7 +107,7 @@ def test_a_storm_of_other_links_of_the_host_delays_nothing_for_long_and_costs_no
         took = kept.goes_to("bypass")
         blew = storm.blows
         assert kept.status()["sku"] == "keep"
-        storm.wait()
+        storm.abates()
         kept.until(lambda: not kept.status()["network"]["changes"], "rest")
     assert took < 2.0, (took, blew)
     assert kept.rss_mb - before < 10
@@ -149,7 +149,7 @@ def test_a_daemon_that_starts_in_a_storm_starts(kept: Keeping) -> None:
     with strangers(kept, kept.lab.host) as names:
         storm = Storm(kept.lab.host, names, CHANGES)
         kept.start()
-        storm.wait()
+        storm.abates()
     assert kept.is_on("inspect")
     assert kept.told("switched", "mended") == []
 

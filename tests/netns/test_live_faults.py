@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from live import PYTHON, Live, live
+from processes import ending
 
 from reconciler.cycle import audit, reconcile
 from reconciler.host.lock import lock
@@ -152,7 +153,7 @@ def test_a_real_sigint_and_sigterm_end_it_in_order(lasting: Live) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         lasting.hand("ip link delete sw-outside")
         # Wherever it comes, at the import of a module or in the middle of a plan, it ends the process in order.
-        with lasting.start("-o", "json") as program:
+        with ending(lasting.start("-o", "json")) as program:
             program.send_signal(number)
             _, err = program.communicate(timeout=60)
         assert "Traceback" not in err
@@ -168,7 +169,7 @@ def test_the_second_of_two_waits_and_says_for_whom(lasting: Live) -> None:
         at_once = lasting.apart("--wait", "0")
         assert at_once.code == 1
         assert f"another process is reconciling live: pid {os.getpid()} (" in at_once.err
-        with lasting.start("--wait", "60") as program:
+        with ending(lasting.start("--wait", "60")) as program:
             assert program.stderr is not None
             told = program.stderr.readline()
             assert f"waiting for another process that is reconciling live: pid {os.getpid()} (" in told
@@ -262,7 +263,8 @@ def test_without_privileges_one_can_look_but_not_apply(lasting: Live, tmp_path: 
         assert "1400" in out
         assert _without_rights(lasting, "validate")[0] == 0
         for command in ("observe", "discover"):
-            with lasting.lab.host.spawn([*_nobody(), *_program(command)], stdout=subprocess.PIPE, text=True) as program:
+            words = [*_nobody(), *_program(command)]
+            with ending(lasting.lab.host.spawn(words, stdout=subprocess.PIPE, text=True)) as program:
                 out, _ = program.communicate(timeout=60)
             assert program.returncode == 0
             assert "nic0" in out if command == "observe" else out.startswith("# yaml-language-server")
@@ -284,7 +286,8 @@ def _program(command: str) -> list[str]:
 
 def test_what_nobody_observes_is_what_root_observes(lasting: Live) -> None:
     def look(prefix: tuple[str, ...]) -> dict[str, object]:
-        with lasting.lab.host.spawn([*prefix, *_program("observe")], stdout=subprocess.PIPE, text=True) as program:
+        words = [*prefix, *_program("observe")]
+        with ending(lasting.lab.host.spawn(words, stdout=subprocess.PIPE, text=True)) as program:
             out, _ = program.communicate(timeout=60)
         return json.loads(out)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from live import TAP, Live, live
+from processes import PATIENCE_S
 
 from reconciler.host import clock, systemd
 
@@ -36,7 +37,7 @@ def capabilities() -> set[str]:
 LIMITS = ("prlimit", f"--rtprio={of_unit('LimitRTPRIO')}", f"--rttime={SECOND_US}")
 # It takes the capability SYS_RESOURCE, which a user namespace and some containers do not have. Where it is SYS_NICE that
 # is to be had, that stands in for the limit.
-MAY_LIMIT = subprocess.run([*LIMITS, "true"], capture_output=True, check=False).returncode == 0
+MAY_LIMIT = subprocess.run([*LIMITS, "true"], capture_output=True, timeout=PATIENCE_S, check=False).returncode == 0
 INSTEAD = set() if MAY_LIMIT or not TAP else {"sys_nice"}
 
 
@@ -92,7 +93,7 @@ class Guest:
 
     def close(self) -> None:
         self._end.set()
-        self._thread.join()
+        self._thread.join(PATIENCE_S)
         self._listener.close()
 
 

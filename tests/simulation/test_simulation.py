@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_S
 from world import HERE, ViolationError, live
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "10000"))
@@ -32,7 +33,7 @@ def test_every_seed_is_safe_and_comes_to_a_good_end() -> None:
     finally:
         for program in programs:
             program.kill()
-            program.communicate()
+            program.communicate(timeout=PATIENCE_S)
     if any(program.returncode for program in programs):
         pytest.fail("".join(told), pytrace=False)
 

@@ -341,7 +341,7 @@ class Kept:
         """SIGKILL, and wait for its end."""
         assert self._daemon is not None
         self._daemon.kill()
-        self._daemon.wait()
+        self._daemon.wait(PATIENCE_S)
 
     def end_daemon(self) -> int:
         """As a service manager does; its exit status."""
@@ -352,7 +352,7 @@ class Kept:
     def _end_daemon(self) -> None:
         if self._daemon is not None:
             self._daemon.kill()
-            self._daemon.wait()
+            self._daemon.wait(PATIENCE_S)
 
     def _end_vm(self) -> None:
         if self.machine.qemu_pid() is not None:

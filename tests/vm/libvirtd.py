@@ -190,7 +190,7 @@ class Libvirtd:
                 self._guardian.wait(_ANSWER_S)
             finally:
                 self._guardian.kill()
-                self._guardian.wait()
+                self._guardian.wait(_ANSWER_S)
 
 
 def mount_namespace(pid: int) -> str:

@@ -16,6 +16,7 @@ import pytest
 from image import cpio, link, program
 from libvirtd import alive, mount_namespace, processes_in
 from machine import AGENT_CONFIG, FEEDING, INTERVAL, Machine
+from processes import ending
 
 from reconciler.lab.lab import wait_until
 from reconciler.lab.namespaces import LabError
@@ -182,26 +183,24 @@ with Machine(Path(sys.argv[1])) as machine:
 @pytest.mark.parametrize("victim", ["harness", "outer-guardian", "inner-guardian"])
 def test_nothing_outlives_the_harness(tmp_path: Path, victim: str) -> None:
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    with subprocess.Popen(
+    started = subprocess.Popen(
         [sys.executable, "-c", _HARNESS, str(tmp_path)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
-    ) as harness:
-        try:
-            assert harness.stdout is not None
-            daemon, qemu, *everybody = map(int, harness.stdout.readline().split())
-            namespace = mount_namespace(daemon)
-            assert len(everybody) == 3
-            inner = _parent(daemon)
-            assert _parent(qemu) == inner
-            outer = _parent(inner)
-            assert _parent(outer) == harness.pid
-            os.kill({"harness": harness.pid, "outer-guardian": outer, "inner-guardian": inner}[victim], signal.SIGKILL)
-            wait_until(lambda: not processes_in(namespace), PATIENCE_S, "the end of libvirtd and QEMU")
-            wait_until(lambda: not alive(outer), PATIENCE_S, "the end of the outer guardian")
-        finally:
-            harness.kill()
+    )
+    with ending(started) as harness:
+        assert harness.stdout is not None
+        daemon, qemu, *everybody = map(int, harness.stdout.readline().split())
+        namespace = mount_namespace(daemon)
+        assert len(everybody) == 3
+        inner = _parent(daemon)
+        assert _parent(qemu) == inner
+        outer = _parent(inner)
+        assert _parent(outer) == harness.pid
+        os.kill({"harness": harness.pid, "outer-guardian": outer, "inner-guardian": inner}[victim], signal.SIGKILL)
+        wait_until(lambda: not processes_in(namespace), PATIENCE_S, "the end of libvirtd and QEMU")
+        wait_until(lambda: not alive(outer), PATIENCE_S, "the end of the outer guardian")
 
 
 def _parent(pid: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ears import Ears, running, until
+from processes import PATIENCE_S
 
 from reconciler.appliance.declared import Http
 from reconciler.health.signal import Reading, State
@@ -309,6 +310,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
         check=True,
         capture_output=True,
+        timeout=PATIENCE_S,
     )
     with file.open("a") as both:
         both.write(Path(f"{file}.crt").read_text())
