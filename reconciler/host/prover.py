@@ -33,8 +33,10 @@ def prove(text: bytes, name: str, folder: Path) -> Appliance:
         return known
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "reconciler.host.prover", name, str(folder)],
+            # Isolated: it is root who asks, perhaps from a folder of somebody else's.
+            [sys.executable, "-I", "-m", "reconciler.host.prover", name, str(folder.absolute())],
             input=text,
+            cwd="/",
             capture_output=True,
             timeout=_TIMEOUT_S,
             check=False,

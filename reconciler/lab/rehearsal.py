@@ -164,8 +164,9 @@ class Rehearsal:
         Raises:
             LabError: it does not come up.
         """
-        command = [sys.executable, "-m", "reconciler.cli", "-f", str(self.file), "run", *more]
-        self.daemon = self.lab.host.spawn(command, env=self.environment, **{"stdin": subprocess.DEVNULL, **popen})
+        command = [sys.executable, "-I", "-m", "reconciler.cli", "-f", str(self.file), "run", *more]
+        given = {"stdin": subprocess.DEVNULL, "cwd": "/", **popen}
+        self.daemon = self.lab.host.spawn(command, env=self.environment, **given)
         wait_until(lambda: self.status() is not None, _PATIENCE_S, "the daemon to answer")
         return self.daemon
 

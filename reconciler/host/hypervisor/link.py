@@ -11,7 +11,8 @@ from typing import Any
 from reconciler.errors import HostError, TransientError
 
 MISSING = (
-    "the file asks for libvirt (vm.libvirt), and libvirt-python is not installed: pip install 'reconciler[libvirt]'"
+    "the file asks for libvirt (vm.libvirt), and libvirt-python is not installed: "
+    "pip install libvirt-python, with the pip of this program's environment"
 )
 # libvirtd that does not answer pings is given up after (count + 1) × interval: a call that waits for it then ends.
 _KEEPALIVE_S, _KEEPALIVE_COUNT = 2, 3

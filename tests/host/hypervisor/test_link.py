@@ -19,7 +19,7 @@ UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"  # of the test driver's one domain
 
 def test_without_libvirt_python_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "libvirt", None)
-    with pytest.raises(HostError, match=r"pip install 'reconciler\[libvirt\]'"):
+    with pytest.raises(HostError, match=r"pip install libvirt-python"):
         link.library()
 
 

@@ -133,5 +133,5 @@ def test_programs_restart_what_programs_run() -> None:
 
 def test_without_libvirt_python_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(HostError, match=r"libvirt-python is not installed: pip install 'reconciler\[libvirt\]'"):
+    with pytest.raises(HostError, match=r"libvirt-python is not installed: pip install libvirt-python"):
         hypervisor_of(with_libvirt(), Deeds())

@@ -401,7 +401,7 @@ def test_without_libvirt_python_the_reason_says_what_to_do(daemon: Daemon) -> No
         ears = Ears()
         daemon.trouble["open"] = HostError(link.MISSING)
         async with running(gatherer(ears, IPS)):
-            assert "pip install 'reconciler[libvirt]'" in (await ears.hear(1))[0].reason
+            assert "pip install libvirt-python" in (await ears.hear(1))[0].reason
 
     asyncio.run(scene())
 
