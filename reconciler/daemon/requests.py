@@ -9,10 +9,10 @@ from reconciler.cycle import Report
 from reconciler.daemon.control import RefusedError
 from reconciler.daemon.keeper import Keeper
 from reconciler.daemon.status import status
-from reconciler.health.state import Event, Hold, HoldPlaced, HoldReleased
+from reconciler.health.state import MAX_HOLD_MS, Event, Hold, HoldPlaced, HoldReleased
 from reconciler.network.plan import Plan, plan
 
-MAX_HOLD_S = 30 * 86_400
+MAX_HOLD_S = MAX_HOLD_MS // 1_000
 MAX_REASON = 200
 
 

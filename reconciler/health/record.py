@@ -2,7 +2,8 @@
 
 Tracks are not among it: what was heard before says nothing now. Within one boot of the machine the clock goes on, and
 times are taken over as they are; after a reboot only what people said (holds) and what the wire suffered (flaps)
-counts, and the wall clock bridges the gap.
+counts, and the wall clock bridges the gap. That clock may be wrong, before the boot or after it: so a hold is kept with
+what was left of it, which is written anew each minute, and never lasts longer than that.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.appliance.declared import Domain
-from reconciler.health.state import Course, Hold, Phase, Rules, Segment, State, Vm, begin
+from reconciler.health.state import MAX_HOLD_MS, Course, Hold, Phase, Rules, Segment, State, Vm, begin
 from reconciler.health.verdict import Track
 
 FORMAT = "reconciler.memory/1"
@@ -18,6 +19,7 @@ FORMAT = "reconciler.memory/1"
 TAKE_OVER_MS = 5_000
 _TIMED = (Phase.SETTLING, Phase.WAITING, Phase.RESTARTING, Phase.BOOTING)
 _MAX_TEXT = 1_000
+_MINUTE_MS = 60_000
 _MAX_ATTEMPTS = 1_000_000
 
 
@@ -32,10 +34,21 @@ def dump(state: State) -> dict[str, Any]:
         "vm": {"phase": state.vm.phase.value, "attempts": state.vm.attempts, "due_ms": state.vm.due_ms},
         "deliberate": any(track.deliberate for track in state.tracks.values()),
         "holds": {
-            name: {"topology": one.topology, "owner": one.owner, "reason": one.reason, "until_ms": one.until_ms}
+            name: {
+                "topology": one.topology,
+                "owner": one.owner,
+                "reason": one.reason,
+                "until_ms": one.until_ms,
+                "left_ms": _left(one, state.now_ms),
+            }
             for name, one in state.holds.items()
         },
     }
+
+
+def _left(hold: Hold, now: int) -> int:
+    """Rounded up to the minute, so that the memory changes once in a minute."""
+    return -(-max(0, hold.until_ms - now) // _MINUTE_MS) * _MINUTE_MS
 
 
 def recall(rules: Rules, found: Mapping[str, str | None], data: Any, now: int, shift: int | None) -> State:
@@ -54,7 +67,7 @@ def recall(rules: Rules, found: Mapping[str, str | None], data: Any, now: int, s
             raise ValueError(f"not of the format {FORMAT}")
         moved = shift or 0
         holds = {
-            name: _hold(hold, moved)
+            name: _hold(hold, now, shift)
             for name, hold in data["holds"].items()
             if name in rules.segments and hold["topology"] in rules.topologies
         }
@@ -115,9 +128,11 @@ def _vm(data: Any, rules: Rules, now: int) -> Vm:
     return Vm(phase, now, due, min(max(_typed(data["attempts"], int), 0), _MAX_ATTEMPTS))
 
 
-def _hold(data: Any, moved: int) -> Hold:
+def _hold(data: Any, now: int, shift: int | None) -> Hold:
     owner, reason = (_typed(data[key], str)[:_MAX_TEXT] for key in ("owner", "reason"))
-    return Hold(data["topology"], owner, reason, _typed(data["until_ms"], int) + moved)
+    until = _typed(data["until_ms"], int) + (shift or 0)
+    left = MAX_HOLD_MS if shift is None else min(_typed(data.get("left_ms", MAX_HOLD_MS), int), MAX_HOLD_MS)
+    return Hold(data["topology"], owner, reason, min(until, now + left))
 
 
 def _typed(value: Any, kind: type) -> Any:

@@ -54,6 +54,10 @@ def rules_of(appliance: Appliance) -> Rules:
     return Rules(tuple(appliance.segments), tuple(appliance.topologies), appliance.health, appliance.on_failure)
 
 
+MAX_HOLD_MS = 30 * 86_400_000
+"""No hold is asked for, or found in a memory, that lasts for longer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hold:
     """An operator's pin on one topology, for one segment."""

@@ -13,6 +13,8 @@ from pathlib import Path
 from reconciler.errors import HostError, TransientError
 
 _POLL_S = 0.05
+# Who can open a file can lock it: nobody but its owner may, or any user keeps the daemon from starting.
+_MODE = 0o600
 
 
 @contextlib.contextmanager
@@ -29,11 +31,12 @@ def lock(folder: Path, sku: str, wait_s: float, on_wait: Callable[[str], None]) 
     path = folder / f"{sku}.lock"
     try:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
     except OSError as error:
         right = "run as root, or set RECONCILER_RUN_DIR to a folder of your own"
         raise HostError(f"cannot make the lock {path}: {error.strerror}; {right}") from None
     try:
+        _close_to_others(descriptor, path)
         _acquire(descriptor, sku, time.monotonic() + wait_s, on_wait)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "command": " ".join(sys.argv)[:200]}).encode(), 0)
@@ -41,6 +44,14 @@ def lock(folder: Path, sku: str, wait_s: float, on_wait: Callable[[str], None]) 
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _close_to_others(descriptor: int, path: Path) -> None:
+    """Also where it was found: earlier versions let everybody read it."""
+    try:
+        os.fchmod(descriptor, _MODE)
+    except OSError as error:
+        raise HostError(f"the lock {path} is somebody else's ({error.strerror}): remove it") from None
 
 
 def _acquire(descriptor: int, sku: str, deadline: float, on_wait: Callable[[str], None]) -> None:

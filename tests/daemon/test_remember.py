@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from reconciler.daemon.journal import Journal
 from reconciler.daemon.keeper import Keeper
 from reconciler.daemon.remember import Remembering
 from reconciler.health import record
-from reconciler.health.state import Course, Hold, HoldPlaced, Phase, State, begin, rules_of
+from reconciler.health.state import MAX_HOLD_MS, Course, Hold, HoldPlaced, Phase, State, begin, rules_of
 from reconciler.host import clock
 
 OF = watched(vm=PROGRAMS)
@@ -69,6 +70,74 @@ def test_after_a_reboot_it_comes_with_the_shift_of_the_clocks(
     monkeypatch.setattr(clock, "wall_ms", lambda: 1_000_090_000)
     _, shift = memory.find()
     assert shift == 5_000 - 590_000
+
+
+HOUR = 3_600_000
+REAL = 1_700_000_000_000
+"""A wall clock that is right."""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "left_min"),
+    [
+        (REAL, REAL + 60_000, 29),
+        (REAL, REAL + 29 * 60_000, 1),
+        (REAL, REAL + 31 * 60_000, 0),
+        (REAL, 0, 30),  # no battery: 1970 until a time server is found
+        (REAL + 10**13, REAL, 30),  # it had been far in the future
+        (0, REAL, 0),  # written in 1970: nobody knows how long ago, and a hold ends rather than lasts
+        (REAL, REAL - 1, 30),
+    ],
+)
+@pytest.mark.parametrize("twice", [False, True])
+def test_no_clock_makes_a_hold_last_longer_than_what_was_left_of_it(
+    memory: Remembering,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    before: int,
+    after: int,
+    left_min: int,
+    twice: bool,
+) -> None:
+    """Half an hour, a reboot whose wall clock says what it likes, and perhaps another one."""
+    boots = [("one", 500_000, before), ("two", 5_000, after), ("three", 5_000, after)]
+
+    def boot(name: str, now: int, wall: int) -> None:
+        monkeypatch.setattr(clock, "boot_id", lambda: name)
+        monkeypatch.setattr(clock, "now_ms", lambda: now)
+        monkeypatch.setattr(clock, "wall_ms", lambda: wall)
+
+    boot(*boots[0])
+    held = Hold("bypass", "alice", "tests", 500_000 + 30 * 60_000)
+    memory.remember(replace(begin(rules_of(OF), {"wire": "bypass"}, 500_000), holds={"wire": held}))
+    for one in boots[1 : 3 if twice else 2]:
+        boot(*one)
+        found, shift = memory.find()
+        again = record.recall(rules_of(OF), {"wire": "bypass"}, found, 5_000, shift)
+        assert max(0, again.holds["wire"].until_ms - 5_000) == left_min * 60_000
+        memory.remember(again)
+
+
+def test_a_memory_that_claims_a_hold_without_an_end_is_not_believed() -> None:
+    given = record.dump(state())
+    given["holds"]["wire"]["until_ms"] = 10**18
+    for shift in (None, 5_000):
+        again = recalled(given, 1_000, shift)
+        assert again.holds["wire"].until_ms <= 1_000 + MAX_HOLD_MS
+    del given["holds"]["wire"]["left_ms"]  # of a version before
+    assert recalled(given, 1_000, 5_000).holds["wire"].until_ms == 1_000 + MAX_HOLD_MS
+
+
+def test_what_is_left_of_a_hold_is_written_anew_each_minute() -> None:
+    kept = Kept(OF).start()
+    kept.turn(HoldPlaced(Hold("bypass", "alice", "tests", kept.now + HOUR)))
+    written = []
+    kept.on_remember = lambda: written.append(kept.now)
+    kept.wait(10 * 60_000)
+    assert 8 <= len(written) <= 20
+    assert kept.memory is not None
+    (left,) = (one["left_ms"] for one in json.loads(kept.memory)["holds"].values())
+    assert left == 50 * 60_000
 
 
 @pytest.mark.parametrize(

@@ -122,3 +122,39 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(HostError), lock(tmp_path, "sku", 0, silent):
         pass
     assert (tmp_path / "victim").read_text() == "precious"
+
+
+@pytest.mark.parametrize("found", [None, 0o644, 0o666])
+def test_nobody_else_can_open_it_and_so_nobody_else_can_hold_it(tmp_path: Path, found: int | None) -> None:
+    path = tmp_path / "sku.lock"
+    if found is not None:
+        path.touch()
+        path.chmod(found)
+    with lock(tmp_path, "sku", 0, silent):
+        assert path.stat().st_mode & 0o7777 == 0o600
+    assert path.stat().st_mode & 0o7777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_local_user_does_not_keep_the_daemon_from_starting(tmp_path: Path) -> None:
+    """Really: another user, who may enter the folder, tries to lock what an earlier run has left."""
+    import subprocess
+
+    folder = tmp_path / "run"
+    with lock(folder, "sku", 0, silent):
+        pass
+    for outer in (folder, *folder.parents):
+        if not outer.stat().st_mode & 0o001:
+            outer.chmod(outer.stat().st_mode | 0o011)
+    done = subprocess.run(
+        ["flock", "--nonblock", str(folder / "sku.lock"), "true"],
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode
+    assert "Permission denied" in done.stderr
