@@ -37,8 +37,17 @@ _LAB_ERROR = pytest.StashKey[str | None]()
 _ZOMBIES: dict[int, str] = {}
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     parser.addoption("--update-golden", action="store_true", help="write what tests/golden expects anew")
+    if not pluginmanager.hasplugin("timeout"):
+        # A distribution's pytest: without pytest-timeout, nothing heeds the limits, and the tests run all the same.
+        for name in ("timeout", "timeout_method"):
+            parser.addini(name, "of pytest-timeout, which is not installed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.pluginmanager.hasplugin("timeout"):
+        config.addinivalue_line("markers", "timeout(seconds): of pytest-timeout, which is not installed")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -15,6 +15,7 @@ _PROCESSES = 2
 _TIMEOUT_S = 900
 
 
+@pytest.mark.timeout(_TIMEOUT_S + 300)
 def test_every_seed_is_safe_and_comes_to_a_good_end() -> None:
     """`SIMULATION_SEEDS` asks for more of them."""
     cuts = [SEEDS * number // _PROCESSES for number in range(_PROCESSES + 1)]

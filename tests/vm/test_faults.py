@@ -15,7 +15,7 @@ from machine import DOMAIN, GUEST, Machine
 
 from reconciler.lab.lab import wait_until
 
-pytestmark = [pytest.mark.netns, pytest.mark.vm]
+pytestmark = [pytest.mark.netns, pytest.mark.vm, pytest.mark.timeout(900)]
 
 START = {"destroy-and-start": 2}
 # Of a guest that does not boot: its agent never beats, and that shall count.

@@ -21,7 +21,7 @@ from processes import ending
 from reconciler.lab.lab import wait_until
 from reconciler.lab.namespaces import LabError
 
-pytestmark = [pytest.mark.netns, pytest.mark.vm]
+pytestmark = [pytest.mark.netns, pytest.mark.vm, pytest.mark.timeout(900)]
 
 # For everything that takes a fraction of it.
 PATIENCE_S = 20.0
