@@ -13,5 +13,9 @@ class TransientError(ReconcilerError):
     retry_helps = True
 
 
+class UnreachedError(TransientError):
+    """Whoever was to act could not be asked: nothing was done, and nothing will be."""
+
+
 class HostError(ReconcilerError):
     """The host refuses: a permission, a missing file, a kernel without a feature."""

@@ -29,7 +29,9 @@ from reconciler.health.state import (
     Choose,
     Decision,
     Declared,
+    Ending,
     Event,
+    Phase,
     Restart,
     RestartEnded,
     State,
@@ -136,6 +138,7 @@ class Keeper:
     _heard: dict[tuple[str, str | None], Reading] = field(init=False, default_factory=dict)
     _problems: dict[Any, Problem] = field(init=False, default_factory=dict)
     _unread: str = field(init=False, default="")
+    _unreached: str = field(init=False, default="")
     _told: dict[tuple[str | None, str], int] = field(init=False, default_factory=dict)
     _pending: list[Restart] = field(init=False, default_factory=list)
     _look_ms: int = field(init=False, default=0)
@@ -207,6 +210,12 @@ class Keeper:
         for effect in pending:
             self.restart(effect)
 
+    def leave(self, ended: RestartEnded) -> None:
+        """The process ends, and with it a restart: what became of it is remembered, and acted upon by the next one."""
+        if self.state.vm.phase is Phase.RESTARTING:
+            self.state, _ = policy.step(self.state, ended, self.clock())
+            self._remember()
+
     def listen(self) -> None:
         """Hear the guard's probes, which tell something ten times a second, and seldom anything new."""
         if self.guard and (news := self.guard.listen()):
@@ -247,8 +256,16 @@ class Keeper:
                     self._pending.append(effect)
                 case Decision():
                     self._decided(effect)
-        if isinstance(event, RestartEnded) and not event.done:
-            self.journal.tell("restart", f"the VM was not restarted: {event.reason}", level=logging.ERROR)
+        if isinstance(event, RestartEnded):
+            self._restart_ended(event)
+
+    def _restart_ended(self, ended: RestartEnded) -> None:
+        before, self._unreached = self._unreached, ended.reason if ended.ending is Ending.UNREACHED else ""
+        if ended.ending is Ending.REFUSED:
+            self.journal.tell("restart", f"the VM was not restarted: {ended.reason}", level=logging.ERROR)
+        elif self._unreached != before:
+            # Asked again and again, and told once.
+            self.journal.tell("restart", f"nobody can be asked to restart the VM: {ended.reason}", level=logging.ERROR)
 
     def _choose(self) -> None:
         """Have the guard know first: by one message the kernel carries the wire past the VM; the switches follow."""

@@ -25,8 +25,8 @@ from reconciler.daemon.keeper import Keeper
 from reconciler.daemon.kernel_guard import KernelGuard
 from reconciler.daemon.remember import Remembering
 from reconciler.daemon.requests import Requests
-from reconciler.errors import ReconcilerError
-from reconciler.health.state import Event, Restart, RestartEnded
+from reconciler.errors import ReconcilerError, UnreachedError
+from reconciler.health.state import Ending, Event, Restart, RestartEnded
 from reconciler.host import clock, places
 from reconciler.host.hypervisor.deeds import Deeds
 from reconciler.host.hypervisor.driver import hypervisor_of
@@ -139,6 +139,9 @@ class Daemon:
         for task in (*self._tasks, *self._gatherers):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._gatherers, return_exceptions=True)
+        for event in self._queue:
+            if isinstance(event, RestartEnded):
+                self._keeper.leave(event)
         await self._control.close()
         if self._stop_topology:
             choice = dict.fromkeys(self._keeper.appliance.segments, self._stop_topology)
@@ -280,15 +283,18 @@ class Daemon:
 
     async def _restarted(self, effect: Restart) -> RestartEnded:
         if self._hypervisor is None:
-            return RestartEnded(done=False, reason="the file declares nothing that runs the VM")
+            return RestartEnded(effect.asked_ms, Ending.REFUSED, "the file declares nothing that runs the VM")
+        ending, reason = Ending.DONE, ""
         try:
             await self._hypervisor.restart(effect.method)
+        except UnreachedError as error:
+            ending, reason = Ending.UNREACHED, str(error)
         except ReconcilerError as error:
-            return RestartEnded(done=False, reason=str(error))
+            ending, reason = Ending.REFUSED, str(error)
         except Exception as error:  # noqa: BLE001 - whatever it is: who waits for an answer gets one
             self._journal.tell("bug", f"internal error: {type(error).__name__}: {error}", level=logging.ERROR)
-            return RestartEnded(done=False, reason=f"internal error: {type(error).__name__}")
-        return RestartEnded(done=True)
+            ending, reason = Ending.REFUSED, f"internal error: {type(error).__name__}"
+        return RestartEnded(effect.asked_ms, ending, reason)
 
     # Reading the file anew
 

@@ -117,6 +117,7 @@ def _guarded(segment: Any) -> str:
 
 def _vm(vm: Any) -> Iterator[Said]:
     attempts = f", restart {vm['attempts']} of {vm['attempts_declared']}" if vm["attempts"] else ""
+    attempts += ", the hypervisor cannot be asked" if vm["unreached"] else ""
     then = f", {span(vm['due_ms'])} left" if vm["due_ms"] is not None else ""
     yield Said(f"VM: {vm['phase']} for {span(vm['since_ms'])}{attempts}{then}")
 

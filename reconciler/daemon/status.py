@@ -84,6 +84,7 @@ def _vm(state: State, now: int) -> dict[str, Any]:
         "since_ms": now - vm.since_ms,
         "attempts": vm.attempts,
         "attempts_declared": sum(rung.attempts for rung in ladder),
+        "unreached": vm.unreached,
         "due_ms": None if vm.due_ms is None else max(0, vm.due_ms - now),
     }
 

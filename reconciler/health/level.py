@@ -45,6 +45,17 @@ def absorbed(state: State, event: Event, said: list[Decision]) -> State:
             assert_never(event)
 
 
+def answers_again(state: State, event: Event) -> bool:
+    """Whether an event tells something of libvirt's, where the last that was heard of it was nothing."""
+    if not isinstance(event, Reading) or event.state is Colour.ABSENT:
+        return False
+    signal = state.rules.health.signals.get(event.signal)
+    latest = state.tracks.get((event.signal, event.segment), UNHEARD).latest
+    return (
+        signal is not None and isinstance(signal.source, Domain) and (latest is None or latest.state is Colour.ABSENT)
+    )
+
+
 def _heard(state: State, reading: Reading) -> State:
     signal = state.rules.health.signals.get(reading.signal)
     key = (reading.signal, reading.segment)

@@ -26,12 +26,20 @@ not an edge: a lost event delays a decision until the next one, and never makes 
 Why it cannot go wrong:
 
 - *Never late.* FAILED leads to FALLBACK from every course, in the step in which the verdict fails. Only ENDURE waits:
-  it is entered only where the file says `restart-then-bypass`, and only while a restart is to come (`_spared`).
+  it is entered only where the file says `restart-then-bypass`, and only while a restart is to come (`_spared`): from a
+  hypervisor that could not be asked, none is.
 - *Never hasty.* INSPECT is entered from FALLBACK only through PROVING, which any other verdict than healthy ends, and
   which lasts for the hold-down: doubled with every flap, up to a bound.
 - *Never more restarts than declared.* RESTARTING is entered only by OVERDUE, which is what a passed deadline is called
   while attempts are left; entering it uses one up. They come back when every segment is inspected again, and the VM has
   not failed for a hold-down: also where traffic had not left it, a VM that flaps climbs the ladder to its end.
+- *Never fewer.* An attempt for which the hypervisor could not be asked (UNREACHED) was none: it is given back, and made
+  again after a pause that is bounded, and as soon as libvirt is heard of again. So GIVEN_UP follows only upon what the
+  hypervisor has done, or refused, or was asked for without an answer. The last counts because nobody knows whether it
+  was done, or will be: a QEMU that hangs makes each reset hang, and the ladder would never come to its next rung; and a
+  libvirtd that wakes up carries out what it was asked for while it slept. It costs one attempt at most: the next one
+  finds nobody who answers, and is UNREACHED. A process that was killed in RESTARTING does not know either. An answer
+  counts for the restart that it answers, and for no later one.
 - *Never against an operator.* A deliberate failure leads to STOOD_DOWN; while a hold stands, deadlines of the VM do not
   count.
 - *Unknown changes nothing* but ending PROVING: a segment whose signals are all absent stays where it is. What has
@@ -48,7 +56,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import assert_never
 
-from reconciler.appliance.declared import INSPECT
+from reconciler.appliance.declared import INSPECT, OnFailure
 from reconciler.health import level, verdict
 from reconciler.health.signal import Reading, Rebooted
 from reconciler.health.signal import State as Colour
@@ -58,6 +66,7 @@ from reconciler.health.state import (
     Decision,
     Declared,
     Effect,
+    Ending,
     Event,
     Phase,
     Restart,
@@ -72,6 +81,8 @@ from reconciler.health.state import (
 SETTLE_MS = 1_000
 # Drivers have time limits of their own; this is for an answer that got lost.
 LOST_MS = 600_000
+# Pauses between attempts to reach a hypervisor: the first one, doubled up to the last. They load nothing but a socket.
+AGAIN_MS, AGAIN_MAX_MS = 1_000, 10_000
 _MAX_DOUBLINGS = 20
 
 
@@ -97,7 +108,10 @@ class Felt(Enum):
     REBOOTED = 7  # the VM reboots by itself
     DONE = 8  # the hypervisor has restarted it
     REFUSED = 9  # the hypervisor could not
+    UNREACHED = 10  # the hypervisor could not be asked
 
+
+_ENDINGS = {Ending.DONE: Felt.DONE, Ending.REFUSED: Felt.REFUSED, Ending.UNREACHED: Felt.UNREACHED}
 
 C, P, S, F = Course, Phase, Seen, Felt
 
@@ -122,8 +136,6 @@ PHASES: Mapping[tuple[Phase, Felt], Phase] = {
                                                   (P.SETTLING, F.EXHAUSTED):    P.GIVEN_UP,
     (P.STEADY, F.DELIBERATE):      P.STOOD_DOWN,  (P.SETTLING, F.DELIBERATE):   P.STOOD_DOWN,
     (P.STEADY, F.REBOOTED):        P.BOOTING,     (P.SETTLING, F.REBOOTED):     P.BOOTING,
-    (P.STEADY, F.DONE):            P.STEADY,      (P.SETTLING, F.DONE):         P.SETTLING,
-    (P.STEADY, F.REFUSED):         P.STEADY,      (P.SETTLING, F.REFUSED):      P.SETTLING,
 
     (P.WAITING, F.HEALTHY):        P.STEADY,      (P.RESTARTING, F.HEALTHY):    P.RESTARTING,
     (P.WAITING, F.UNKNOWN):        P.STEADY,      (P.RESTARTING, F.UNKNOWN):    P.RESTARTING,
@@ -132,8 +144,9 @@ PHASES: Mapping[tuple[Phase, Felt], Phase] = {
     (P.WAITING, F.EXHAUSTED):      P.GIVEN_UP,    (P.RESTARTING, F.EXHAUSTED):  P.GIVEN_UP,
     (P.WAITING, F.DELIBERATE):     P.STOOD_DOWN,  (P.RESTARTING, F.DELIBERATE): P.RESTARTING,
     (P.WAITING, F.REBOOTED):       P.BOOTING,     (P.RESTARTING, F.REBOOTED):   P.RESTARTING,
-    (P.WAITING, F.DONE):           P.WAITING,     (P.RESTARTING, F.DONE):       P.BOOTING,
-    (P.WAITING, F.REFUSED):        P.WAITING,     (P.RESTARTING, F.REFUSED):    P.WAITING,
+                                                  (P.RESTARTING, F.DONE):       P.BOOTING,
+                                                  (P.RESTARTING, F.REFUSED):    P.WAITING,
+                                                  (P.RESTARTING, F.UNREACHED):  P.WAITING,
 
     (P.BOOTING, F.HEALTHY):        P.STEADY,      (P.STOOD_DOWN, F.HEALTHY):    P.STEADY,
     (P.BOOTING, F.UNKNOWN):        P.BOOTING,     (P.STOOD_DOWN, F.UNKNOWN):    P.STOOD_DOWN,
@@ -142,14 +155,11 @@ PHASES: Mapping[tuple[Phase, Felt], Phase] = {
     (P.BOOTING, F.EXHAUSTED):      P.GIVEN_UP,
     (P.BOOTING, F.DELIBERATE):     P.STOOD_DOWN,  (P.STOOD_DOWN, F.DELIBERATE): P.STOOD_DOWN,
     (P.BOOTING, F.REBOOTED):       P.BOOTING,     (P.STOOD_DOWN, F.REBOOTED):   P.BOOTING,
-    (P.BOOTING, F.DONE):           P.BOOTING,     (P.STOOD_DOWN, F.DONE):       P.STOOD_DOWN,
-    (P.BOOTING, F.REFUSED):        P.BOOTING,     (P.STOOD_DOWN, F.REFUSED):    P.STOOD_DOWN,
 
     # Only who repairs it by hand leads out of here.
     (P.GIVEN_UP, F.HEALTHY):       P.STEADY,      (P.GIVEN_UP, F.DELIBERATE):   P.GIVEN_UP,
     (P.GIVEN_UP, F.UNKNOWN):       P.GIVEN_UP,    (P.GIVEN_UP, F.REBOOTED):     P.GIVEN_UP,
-    (P.GIVEN_UP, F.FAILED):        P.GIVEN_UP,    (P.GIVEN_UP, F.DONE):         P.GIVEN_UP,
-                                                  (P.GIVEN_UP, F.REFUSED):      P.GIVEN_UP,
+    (P.GIVEN_UP, F.FAILED):        P.GIVEN_UP,
 }
 # fmt: on
 
@@ -159,6 +169,8 @@ def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...
     choice, before_ms = state.choice, state.now_ms
     said: list[Decision] = []
     restarts: list[Restart] = []
+    if level.answers_again(state, event):
+        state = _sooner(state)
     state = level.absorbed(replace(state, now_ms=max(now, before_ms)), event, said)
     state = level.judged(state, before_ms, said)
     if state.rules.on_failure.ladder:
@@ -206,7 +218,7 @@ def explain(state: State, name: str) -> tuple[Reading, ...]:
 
 
 def _turn_vm(state: State, event: Event, said: list[Decision], restarts: list[Restart]) -> State:
-    told = _told(event)
+    told = _told(state.vm, event)
     if told:
         state = _moved_vm(state, PHASES[state.vm.phase, told], event, said, restarts)
     while True:
@@ -216,12 +228,12 @@ def _turn_vm(state: State, event: Event, said: list[Decision], restarts: list[Re
         state = _moved_vm(state, phase, event, said, restarts)
 
 
-def _told(event: Event) -> Felt | None:
-    """What an event says of the VM by itself."""
+def _told(vm: Vm, event: Event) -> Felt | None:
+    """What an event says of the VM by itself; an answer to an earlier restart than this one says nothing any more."""
     if isinstance(event, Rebooted):
         return Felt.REBOOTED
-    if isinstance(event, RestartEnded):
-        return Felt.DONE if event.done else Felt.REFUSED
+    if isinstance(event, RestartEnded) and vm.phase is Phase.RESTARTING and event.asked_ms == vm.since_ms:
+        return _ENDINGS[event.ending]
     return None
 
 
@@ -262,26 +274,48 @@ def _moved_vm(state: State, phase: Phase, event: Event, said: list[Decision], re
     old, now, rules = state.vm, state.now_ms, state.rules.on_failure
     if phase is old.phase:
         return state
-    attempts = old.attempts + (phase is Phase.RESTARTING)
-    doublings = min(max(attempts - 1, 0), _MAX_DOUBLINGS)
+    attempts, unreached = old.attempts, 0
+    if phase is Phase.RESTARTING:
+        attempts, unreached = attempts + 1, old.unreached
+    elif _told(old, event) is Felt.UNREACHED:
+        attempts, unreached = attempts - 1, old.unreached + 1
     lasts = {
         Phase.SETTLING: max(SETTLE_MS, state.grace_end_ms - now),
-        Phase.WAITING: max(SETTLE_MS, min(rules.backoff_ms << doublings, rules.backoff_max_ms)),
+        Phase.WAITING: _pause(rules, attempts, unreached),
         Phase.RESTARTING: LOST_MS,
         Phase.BOOTING: rules.boot_timeout_ms,
     }
     due_ms = now + lasts[phase] if phase in lasts else None
     if phase is Phase.RESTARTING and (method := _method(state.rules, attempts)):
-        restarts.append(Restart(method, attempts))
-    why = tuple(dict.fromkeys(reading for name in state.segments for reading in explain(state, name)))
-    said.append(Decision(_words(state, phase, attempts, event), why))
-    return replace(state, vm=Vm(phase, now, due_ms, attempts))
+        restarts.append(Restart(method, attempts, now))
+    new = Vm(phase, now, due_ms, attempts, unreached)
+    if not (unreached and old.unreached):
+        # That it is tried in vain is said once, not for as long as the hypervisor is away.
+        why = tuple(dict.fromkeys(reading for name in state.segments for reading in explain(state, name)))
+        said.append(Decision(_words(state, new, event), why))
+    return replace(state, vm=new)
 
 
-def _words(state: State, phase: Phase, attempts: int, event: Event) -> str:
-    rungs = sum(rung.attempts for rung in state.rules.on_failure.ladder)
-    refused = f" ({event.reason})" if isinstance(event, RestartEnded) and not event.done else ""
-    match phase:
+def _pause(rules: OnFailure, attempts: int, unreached: int) -> int:
+    """How long to wait for the next attempt, after so many of them, and so many in vain to make the next."""
+    if unreached:
+        return min(AGAIN_MS << min(unreached - 1, _MAX_DOUBLINGS), AGAIN_MAX_MS)
+    doublings = min(max(attempts - 1, 0), _MAX_DOUBLINGS)
+    return max(SETTLE_MS, min(rules.backoff_ms << doublings, rules.backoff_max_ms))
+
+
+def _sooner(state: State) -> State:
+    """The hypervisor is heard of again: what could not be asked of it is asked now, after the shortest pause."""
+    vm = state.vm
+    if vm.due_ms is None or not vm.unreached or vm.phase is not Phase.WAITING:
+        return state
+    return replace(state, vm=replace(vm, due_ms=min(vm.due_ms, vm.since_ms + AGAIN_MS)))
+
+
+def _words(state: State, vm: Vm, event: Event) -> str:
+    attempts, rungs = vm.attempts, sum(rung.attempts for rung in state.rules.on_failure.ladder)
+    refused = f" ({event.reason})" if isinstance(event, RestartEnded) and event.ending is not Ending.DONE else ""
+    match vm.phase:
         case Phase.STEADY:
             if _felt(state) is Felt.HEALTHY:
                 return "the VM is well again"
@@ -289,6 +323,8 @@ def _words(state: State, phase: Phase, attempts: int, event: Event) -> str:
             return "the VM serves some segments again" if some else "it is not certain any more that the VM has failed"
         case Phase.SETTLING:
             return "the VM has failed"
+        case Phase.WAITING if vm.unreached:
+            return f"the hypervisor could not be asked to restart the VM{refused}: no attempt; it is asked again"
         case Phase.WAITING:
             helped = f"restart {attempts} of {rungs} did not help" if attempts else "the VM does not come up by itself"
             return f"{helped}{refused}; waiting before the next"
@@ -301,7 +337,7 @@ def _words(state: State, phase: Phase, attempts: int, event: Event) -> str:
         case Phase.GIVEN_UP:
             return f"given up after {attempts} of {rungs} restarts{refused}: repair the VM by hand"
         case _:
-            assert_never(phase)
+            assert_never(vm.phase)
 
 
 def _recover(state: State) -> State:
@@ -347,7 +383,7 @@ def _seen(state: State, segment: Segment) -> Seen:
 def _spared(state: State, segment: Segment) -> bool:
     """Whether the traffic waits for a restart: the file has it so, one is to come, and it is not taking too long."""
     rules, vm = state.rules.on_failure, state.vm
-    if not rules.restart_first or segment.course not in (Course.INSPECT, Course.ENDURE) or state.holds:
+    if vm.unreached or not rules.restart_first or segment.course not in (Course.INSPECT, Course.ENDURE) or state.holds:
         return False
     if segment.course is Course.ENDURE and segment.since_ms + rules.first_ms <= state.now_ms:
         return False

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from itertools import chain
 
 from reconciler.appliance.declared import INSPECT, Appliance, Health, OnFailure
@@ -84,12 +84,16 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Vm:
-    """The VM in its phase. `due_ms`: when the phase's time is over. `attempts`: restarts since all was well."""
+    """The VM in its phase. `due_ms`: when the phase's time is over. `attempts`: restarts since all was well.
+
+    `unreached`: how often in a row the hypervisor could not be asked for the next one, which is no attempt.
+    """
 
     phase: Phase = Phase.STEADY
     since_ms: int = 0
     due_ms: int | None = None
     attempts: int = 0
+    unreached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +126,20 @@ class Tick:
     """Time has passed."""
 
 
+class Ending(Enum):
+    """What became of a restart."""
+
+    DONE = 1  # the VM has begun to boot
+    REFUSED = 2  # the hypervisor was asked, and could not, or would not, or has not answered in time
+    UNREACHED = 3  # it could not be asked: nothing was done, and nothing will be
+
+
 @dataclass(frozen=True, slots=True)
 class RestartEnded:
-    """The hypervisor has done what `Restart` asked for, or could not; `reason` says why not."""
+    """What became of the `Restart` of `asked_ms`; if it is not done, `reason` says why."""
 
-    done: bool
+    asked_ms: int
+    ending: Ending
     reason: str = ""
 
 
@@ -165,10 +178,14 @@ class Choose:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """Effect: restart the VM by this method of the ladder, and report with `RestartEnded`."""
+    """Effect: restart the VM by this method of the ladder, and report with `RestartEnded`.
+
+    `asked_ms`: when, by the policy's clock; no two have the same.
+    """
 
     method: str
     attempt: int
+    asked_ms: int
 
 
 @dataclass(frozen=True, slots=True)

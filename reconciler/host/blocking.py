@@ -19,13 +19,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from reconciler.errors import TransientError
+from reconciler.errors import UnreachedError
 
 _T = TypeVar("_T")
 
 
-class StuckError(TransientError):
-    """As many calls as are allowed are still on the way; another one would only be one more."""
+class StuckError(UnreachedError):
+    """The call was not made: as many as are allowed are still on the way, and it would only be one more."""
 
 
 class Workers:
@@ -50,14 +50,17 @@ class Workers:
 
         Raises:
             TimeoutError: it has not come back within `timeout_s`; it is abandoned.
-            StuckError: too many are on the way already.
+            StuckError: too many are on the way already, or the system has no thread for it.
             Exception: whatever `function` raises.
 
         """
         if self._busy >= self._limit:
             raise StuckError(f"{self._busy} earlier calls ({self._name}) have not come back")
         future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self._start(future, late, function, *args)
+        try:
+            self._start(future, late, function, *args)
+        except RuntimeError as error:
+            raise StuckError(f"{self._name}: {error}") from None
         async with asyncio.timeout(timeout_s):
             return await future
 

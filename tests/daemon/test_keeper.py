@@ -16,7 +16,7 @@ from reconciler.daemon.keeper import AUDIT_MS, REFUSED_MS, RETRY_MS
 from reconciler.errors import HostError, TransientError
 from reconciler.health import record
 from reconciler.health.signal import Reading, State
-from reconciler.health.state import Hold, HoldPlaced, HoldReleased, RestartEnded
+from reconciler.health.state import Ending, Hold, HoldPlaced, HoldReleased, Phase, RestartEnded
 from reconciler.network.desired import choice_of
 from reconciler.network.state import Kind, Setting
 
@@ -239,8 +239,42 @@ def test_the_end_of_a_restart_that_failed_is_told() -> None:
     kept.power(on=False)
     kept.turn(changed=True)
     kept.wait(1_001)
-    kept.turn(RestartEnded(done=False, reason="no such program"))
-    assert kept.texts("restart") == ["the VM was not restarted: no such program"]
+    kept.turn(RestartEnded(kept.restarts[-1].asked_ms, Ending.REFUSED, "no such VM"))
+    assert kept.texts("restart") == ["the VM was not restarted: no such VM"]
+
+
+def test_a_hypervisor_that_cannot_be_asked_uses_up_nothing_and_is_told_once() -> None:
+    """Away for 77 s, and for an hour: the ladder is whole."""
+    kept = Kept(watched(vm=PROGRAMS)).inspected()
+    kept.power(on=False)
+    kept.turn(changed=True)
+    why = "/x cannot be started: No such file or directory"
+    for _ in range(400):
+        while len(kept.restarts) == 0:
+            kept.wait(1_000)
+        asked = kept.restarts.pop()
+        assert (asked.method, asked.attempt) == ("reset", 1)
+        kept.turn(RestartEnded(asked.asked_ms, Ending.UNREACHED, why))
+    assert kept.texts("restart") == [f"nobody can be asked to restart the VM: {why}"]
+    assert len([text for text in kept.texts("decision") if "restart" in text]) == 2
+    assert kept.keeper.state.vm.attempts == json.loads(str(kept.memory))["vm"]["attempts"] == 0
+    kept.wait(11_000)
+    kept.turn(RestartEnded(kept.restarts.pop().asked_ms, Ending.DONE))
+    assert (kept.keeper.state.vm.phase, kept.keeper.state.vm.attempts) == (Phase.BOOTING, 1)
+
+
+def test_a_restart_that_the_end_of_the_process_called_off_was_no_attempt() -> None:
+    kept = Kept(watched(vm=PROGRAMS)).inspected()
+    kept.power(on=False)
+    kept.turn(changed=True)
+    kept.wait(1_001)
+    (asked,) = kept.restarts
+    moved = len(kept.kernel.log)
+    kept.keeper.leave(RestartEnded(asked.asked_ms, Ending.UNREACHED, "called off"))
+    assert len(kept.kernel.log) == moved
+    kept.killed_and_started()
+    kept.wait(11_000)
+    assert [one.attempt for one in kept.restarts] == [1, 1]
 
 
 # --- drift -----------------------------------------------------------------------------------------------------------

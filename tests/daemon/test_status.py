@@ -10,7 +10,7 @@ from reconciler.console import Said
 from reconciler.daemon.shown import reasons, shown, span
 from reconciler.daemon.status import FORMAT, status
 from reconciler.health.signal import State
-from reconciler.health.state import Hold, HoldPlaced
+from reconciler.health.state import Ending, Hold, HoldPlaced, RestartEnded
 from reconciler.network.state import Setting
 
 
@@ -82,10 +82,14 @@ def test_a_failure_with_the_reasons_the_hold_down_and_the_restarts_to_come() -> 
         "since_ms": 0,
         "attempts": 0,
         "attempts_declared": 4,
+        "unreached": 0,
         "due_ms": 1_000,
     }
     kept.wait(1_001)
     assert "VM: restarting for 1 ms, restart 1 of 4, 9 min 59 s left" in text(shown(told(kept)))
+    kept.turn(RestartEnded(kept.restarts[-1].asked_ms, Ending.UNREACHED, "no answer"))
+    assert told(kept)["vm"]["unreached"] == 1
+    assert "VM: waiting for 0 ms, the hypervisor cannot be asked, 1 s left" in text(shown(told(kept)))
     kept.power(on=True)
     kept.turn(changed=True)
     found = told(kept)

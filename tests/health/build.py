@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 from reconciler.appliance.declared import (
     Canary,
@@ -22,6 +23,7 @@ from reconciler.appliance.declared import (
 from reconciler.health.signal import Reading, Rebooted, State
 from reconciler.health.state import (
     Declared,
+    Ending,
     Event,
     Hold,
     HoldPlaced,
@@ -29,6 +31,7 @@ from reconciler.health.state import (
     RestartEnded,
     Rules,
     Tick,
+    Vm,
 )
 
 BEAT = Heartbeat(100, "/run/agent.sock")
@@ -94,6 +97,11 @@ ALL_RULES = (
 STATES = tuple(State)
 
 
+def answered(event: Event, vm: Vm) -> Event:
+    """The event; if it is a restart's answer, then to the one that is under way."""
+    return replace(event, asked_ms=vm.since_ms) if isinstance(event, RestartEnded) else event
+
+
 def events(chance: random.Random, of: Rules) -> Iterator[Event]:
     """What may happen to an appliance with these rules, for ever; readings most of all, and moods that last."""
     mood = State.HEALTHY
@@ -113,7 +121,8 @@ def events(chance: random.Random, of: Rules) -> Iterator[Event]:
         elif what < 0.74:
             yield Rebooted("libvirt", "by itself")
         elif what < 0.86:
-            yield RestartEnded(chance.random() < 0.6, "no such domain")
+            # Of an earlier restart; `answered` makes it the answer to the one that is under way.
+            yield RestartEnded(-1, chance.choice([Ending.DONE, Ending.DONE, *Ending]), "no such domain")
         elif what < 0.88:
             segment = chance.choice([None, *of.segments])
             hold = Hold(chance.choice(of.topologies), "alice", "tests", chance.randrange(60_000))

@@ -11,16 +11,19 @@ import pytest
 
 from reconciler.appliance.declared import INSPECT
 from reconciler.health import policy
-from reconciler.health.policy import COURSES, LOST_MS, PHASES, SETTLE_MS, Felt, Seen, due, hold_down, step
+from reconciler.health.policy import AGAIN_MAX_MS, COURSES, LOST_MS, PHASES, SETTLE_MS, Felt, Seen, due, hold_down, step
 from reconciler.health.signal import Reading
 from reconciler.health.signal import State as Colour
 from reconciler.health.state import (
     Choose,
     Course,
+    Decision,
     Declared,
+    Ending,
     Hold,
     Phase,
     Restart,
+    RestartEnded,
     Rules,
     Segment,
     State,
@@ -30,12 +33,12 @@ from reconciler.health.state import (
 )
 from reconciler.health.verdict import Verdict
 
-from .build import ALL_RULES, HEARTBEAT, LADDER, events, health, on_failure, rules
+from .build import ALL_RULES, DOMAIN, HEARTBEAT, LADDER, answered, events, health, on_failure, rules
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 TIMED = {Phase.SETTLING, Phase.WAITING, Phase.RESTARTING, Phase.BOOTING}
-TOLD = {Felt.REBOOTED, Felt.DONE, Felt.REFUSED}
+ANSWERS = {Felt.DONE, Felt.REFUSED, Felt.UNREACHED}
 
 
 class Counted(dict[Key, Value]):
@@ -69,18 +72,22 @@ def every_state() -> Iterator[State]:
     failing.append(on_failure(restart_first=True, first_attempts=9))
     attempts = range(sum(rung.attempts for rung in LADDER) + 2)
     holds: list[dict[str, Hold]] = [{}, {"wire": Hold("bypass", "alice", "tests", now + 1)}]
+    # How many attempts were made, and how often in a row the next one could not be.
+    made = [*((tried, 0) for tried in attempts), (0, 1), (1, 9)]
     for which, course, phase, verdict, since in itertools.product(failing, Course, Phase, verdicts, (now, 0)):
         of = rules(health(HEARTBEAT), which)
         begun = begin(of, {}, 0)
-        for tried, hold, over in itertools.product(attempts, holds, (False, True)):
+        for (tried, unreached), hold, over in itertools.product(made, holds, (False, True)):
+            if unreached and phase not in (Phase.WAITING, Phase.RESTARTING):
+                continue
             deadline = (now if over else now + 5) if phase in TIMED else None
-            vm = Vm(phase, 0, deadline, tried)
+            vm = Vm(phase, 0, deadline, tried + (unreached > 0 and phase is Phase.RESTARTING), unreached)
             segments = {"wire": Segment(course, since, 1, 0, verdict)}
             yield replace(begun, now_ms=now, segments=segments, vm=vm, holds=hold)
 
 
 def test_the_table_has_exactly_the_rows_that_can_be_asked_for() -> None:
-    seen, felt = set(), set(itertools.product(Phase, TOLD))
+    seen, felt = set(), {(phase, Felt.REBOOTED) for phase in Phase} | {(Phase.RESTARTING, one) for one in ANSWERS}
     for state in every_state():
         (segment,) = state.segments.values()
         seen.add((segment.course, policy._seen(state, segment)))
@@ -140,6 +147,10 @@ def test_rows_say_what_the_theory_says() -> None:
             assert felt is Felt.OVERDUE
         if next_phase is not Phase.GIVEN_UP and phase is Phase.GIVEN_UP:
             assert felt is Felt.HEALTHY
+        if next_phase is Phase.GIVEN_UP and phase is not Phase.GIVEN_UP:
+            assert felt is Felt.EXHAUSTED
+        if felt in ANSWERS:
+            assert phase is Phase.RESTARTING
         if felt is Felt.DELIBERATE and phase not in (Phase.RESTARTING, Phase.GIVEN_UP):
             assert next_phase is Phase.STOOD_DOWN
 
@@ -153,7 +164,8 @@ def the_deadline_is_the_documented_one(state: State) -> None:
     if vm.phase is Phase.SETTLING:
         assert lasts == max(SETTLE_MS, state.grace_end_ms - vm.since_ms)
     elif vm.phase is Phase.WAITING:
-        assert SETTLE_MS <= lasts <= max(SETTLE_MS, failing.backoff_max_ms)
+        longest = AGAIN_MAX_MS if vm.unreached else failing.backoff_max_ms
+        assert SETTLE_MS <= lasts <= max(SETTLE_MS, longest)
     elif vm.phase is Phase.RESTARTING:
         assert lasts == LOST_MS
     else:
@@ -168,6 +180,9 @@ def test_pauses_double_up_to_their_bound() -> None:
         waiting = policy._moved_vm(replace(state, vm=Vm(Phase.BOOTING, 0, 0, attempts)), Phase.WAITING, Tick(), [], [])
         pauses.append(waiting.vm.due_ms)
     assert pauses == [1_500, 1_500, 3_000, 4_000, 4_000]
+    assert [policy._pause(of.on_failure, 3, vain) for vain in (1, 2, 3, 4, 5, 99)] == [
+        1_000, 2_000, 4_000, 8_000, AGAIN_MAX_MS, AGAIN_MAX_MS,
+    ]  # fmt: skip
     holds = [hold_down(of, Segment(Course.PROVING, flaps=flaps)) for flaps in (0, 1, 2, 3, 10**6)]
     assert holds == [2_000, 4_000, 8_000, 9_000, 9_000]
 
@@ -196,6 +211,8 @@ class Witness:
         self._no_failure_is_endured(after)
         self._nobody_goes_back_hastily(before, after, now)
         self._a_hold_holds(after)
+        if isinstance(event, RestartEnded):
+            self._answered(before, after, event)
         self._restarts_are_as_declared(after, effects, now)
         choices = [effect for effect in effects if isinstance(effect, Choose)]
         assert bool(choices) is (after.choice != before.choice or isinstance(event, Declared))
@@ -213,6 +230,7 @@ class Witness:
                 assert not after.holds
                 assert after.now_ms < segment.since_ms + failing.first_ms
                 assert after.vm.phase in TIMED
+                assert not after.vm.unreached
                 assert after.vm.attempts <= failing.first_attempts
 
     def _nobody_goes_back_hastily(self, before: State, after: State, now: int) -> None:
@@ -235,6 +253,13 @@ class Witness:
         for name, hold in after.holds.items():
             assert after.choice[name] == hold.topology
             assert after.now_ms < hold.until_ms
+
+    def _answered(self, before: State, after: State, event: RestartEnded) -> None:
+        """What could not be asked for was no attempt."""
+        asked = before.vm.phase is Phase.RESTARTING and event.asked_ms == before.vm.since_ms
+        if asked and event.ending is Ending.UNREACHED:
+            assert after.vm.phase is not Phase.GIVEN_UP
+            self.restarts.pop()
 
     def _restarts_are_as_declared(self, after: State, effects: tuple[Any, ...], now: int) -> None:
         verdicts = [one.verdict for one in after.segments.values() if one.verdict.deciding]
@@ -290,6 +315,7 @@ def history(of: Rules, seed: int, steps: int, *, watched: bool = True) -> None:
             now, event = moment, Tick()
         else:
             event = next(happenings)
+            event = answered(event, state.vm) if chance.random() < 0.9 else event
             # Signals speak often, all else happens seldom; and now and then the shell is late.
             now += chance.choice([0, 0, 1, 20, 50, 90] if isinstance(event, Reading) else [0, 100, 700, 2_000])
             now = min(now, moment) if moment is not None and chance.random() < 0.8 else now
@@ -332,3 +358,59 @@ def test_a_clock_that_goes_back_stands_still() -> None:
     state, _ = step(begin(ALL_RULES[0], {"wire": "inspect"}, 1_000), Tick(), 1_000)
     after, effects = step(state, Tick(), 0)
     assert (after, effects) == (state, ())
+
+
+def away(vain: int) -> State:
+    """A VM that has failed, for which the hypervisor could not be asked so often, just now."""
+    state = begin(rules(health(HEARTBEAT, DOMAIN)), {"wire": "inspect"}, 0)
+    state, _ = step(state, Reading("domain", Colour.HEALTHY, "runs"), 0)
+    state, _ = step(state, Reading("domain", Colour.ABSENT, "gone"), 0)
+    state, _ = step(state, Reading("beat", Colour.HEALTHY, "up"), 0)
+    state, _ = step(state, Reading("beat", Colour.HEALTHY, "up"), 0)
+    while state.vm.unreached < vain:
+        moment = due(state)
+        assert moment is not None
+        state, _ = step(state, Tick(), moment)
+        if state.vm.phase is Phase.RESTARTING:
+            assert state.vm.attempts == 1
+            state, _ = step(state, RestartEnded(state.now_ms, Ending.UNREACHED, "no answer"), moment)
+    return state
+
+
+def test_a_hypervisor_that_is_heard_of_again_is_asked_soon() -> None:
+    """A second after the last time at the earliest; by what it tells once more, no sooner."""
+    for vain in (1, 5, 40):
+        state = away(vain)
+        began = state.now_ms
+        assert (state.vm.phase, state.vm.attempts, state.vm.unreached) == (Phase.WAITING, 0, vain)
+        assert state.vm.due_ms == began + policy._pause(state.rules.on_failure, 0, vain)
+        again, _ = step(state, Reading("domain", Colour.FAILED, "is shut off"), began + 10)
+        assert again.vm.due_ms == began + 1_000
+        early, _ = step(state, Reading("domain", Colour.ABSENT, "gone"), began + 10)
+        assert early.vm == state.vm
+    late, effects = step(state, Reading("domain", Colour.FAILED, "is shut off"), began + 7_000)
+    assert [type(one) for one in effects].count(Restart) == 1
+    assert late.vm.attempts == 1
+
+
+def test_a_hypervisor_that_answers_and_cannot_be_asked_is_not_asked_more_often_for_it() -> None:
+    state = away(1)
+    state, _ = step(state, Reading("domain", Colour.FAILED, "is shut off"), state.now_ms)
+    for vain in range(2, 9):
+        state, _ = step(state, Tick(), due(state) or 0)
+        state, _ = step(state, RestartEnded(state.now_ms, Ending.UNREACHED, "no right"), state.now_ms)
+        assert state.vm.unreached == vain
+        waits = state.vm.due_ms
+        state, _ = step(state, Reading("domain", Colour.FAILED, "is shut off"), state.now_ms + 100)
+        assert state.vm.due_ms == waits
+
+
+def test_what_cannot_be_asked_for_is_said_once() -> None:
+    told: list[str] = []
+    state = away(1)
+    for _ in range(50):
+        for event in (Tick(), RestartEnded(due(state) or 0, Ending.UNREACHED, "no answer")):
+            state, effects = step(state, event, due(state) or 0 if isinstance(event, Tick) else state.now_ms)
+            told += [one.what for one in effects if isinstance(one, Decision)]
+    assert (state.vm.attempts, state.vm.unreached) == (0, 51)
+    assert told == []

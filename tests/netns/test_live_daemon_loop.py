@@ -13,8 +13,9 @@ from worlds import two_ports, two_ports_document
 
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.loop import QUEUE, Daemon
+from reconciler.errors import UnreachedError
 from reconciler.health.signal import Reading, State
-from reconciler.health.state import Restart, RestartEnded
+from reconciler.health.state import Ending, Restart, RestartEnded
 from reconciler.host import clock
 from reconciler.lab.namespaces import Namespace
 
@@ -30,6 +31,10 @@ class Turns:
         self.events: list[tuple[Any, ...]] = []
         self.due_ms = clock.now_ms() + 3_600_000
         self.error: Exception | None = None
+        self.left: list[RestartEnded] = []
+
+    def leave(self, ended: RestartEnded) -> None:
+        self.left.append(ended)
 
     def turn(self, events: Any, *, changed: bool = False) -> None:
         self.events.append(tuple(events))
@@ -124,9 +129,42 @@ def test_the_end_of_a_restart_is_not_lost_in_a_flood(daemon: Daemon) -> None:
         daemon._hypervisor = Restarts()
         for _ in range(QUEUE):
             daemon._tell(NEWS)
-        await daemon._restarting(Restart("reset", 1))
+        await daemon._restarting(Restart("reset", 1, 700))
         await passes()
-        assert RestartEnded(done=True) in [event for events in turns(daemon).events for event in events]
+        assert RestartEnded(700, Ending.DONE) in [event for events in turns(daemon).events for event in events]
+
+    in_its_loop(daemon, what)
+
+
+def test_a_restart_that_could_not_be_asked_for_is_told_so(daemon: Daemon) -> None:
+    class Away:
+        async def restart(self, method: str) -> None:
+            raise UnreachedError("no answer")
+
+    async def what() -> None:
+        daemon._hypervisor = Away()
+        daemon._restart(Restart("reset", 1, 700))
+        await passes()
+        assert turns(daemon).events == [(RestartEnded(700, Ending.UNREACHED, "no answer"),)]
+
+    in_its_loop(daemon, what)
+
+
+def test_a_restart_that_the_end_calls_off_before_it_began_is_remembered_so(daemon: Daemon) -> None:
+    class Hangs:
+        async def restart(self, method: str) -> None:
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                raise UnreachedError("called off") from None
+
+    async def what() -> None:
+        daemon._hypervisor = Hangs()
+        daemon._restart(Restart("reset", 1, 700))
+        await passes()
+        await daemon._close()
+        assert turns(daemon).left == [RestartEnded(700, Ending.UNREACHED, "called off")]
+        assert turns(daemon).events == []
 
     in_its_loop(daemon, what)
 
@@ -138,10 +176,10 @@ def test_a_restart_that_breaks_in_a_way_that_nobody_foresaw_has_an_end_too(daemo
 
     async def what() -> None:
         daemon._hypervisor = Breaks()
-        daemon._restart(Restart("reset", 1))
+        daemon._restart(Restart("reset", 1, 700))
         await passes()
         (events,) = turns(daemon).events
-        assert events == (RestartEnded(done=False, reason="internal error: ZeroDivisionError"),)
+        assert events == (RestartEnded(700, Ending.REFUSED, "internal error: ZeroDivisionError"),)
 
     in_its_loop(daemon, what)
     assert json.loads(told.getvalue())["event"] == "bug"

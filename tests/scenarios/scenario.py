@@ -19,6 +19,7 @@ from reconciler.health.state import (
     Decision,
     Declared,
     Effect,
+    Ending,
     Event,
     Hold,
     HoldPlaced,
@@ -103,6 +104,8 @@ class Story:
     state: State = field(init=False)
     # Who says what again and again: when next, how often, and what.
     repeats: dict[tuple[str, str | None], tuple[int, int, Colour, str]] = field(default_factory=dict)
+    # Why no restart can be asked for; None: one can, and the story says what becomes of it.
+    away: str | None = None
 
     def __post_init__(self) -> None:
         found = self.said.pop("found", "inspect")
@@ -146,13 +149,16 @@ class Story:
         self.state, effects = policy.step(self.state, event, now)
         for effect in effects:
             yield from self._spelt(effect, now, before)
+        for effect in effects:
+            if isinstance(effect, Restart) and self.away:
+                yield from self._step(RestartEnded(effect.asked_ms, Ending.UNREACHED, self.away), now)
 
     def _spelt(self, effect: Effect, now: int, before: dict[str, str]) -> Iterator[str]:
         at = f"{clock(now):<8}"
         match effect:
             case Choose(choice):
                 yield f"{at} CHOOSE {', '.join(f'{name}={topology}' for name, topology in choice.items())}"
-            case Restart(method, attempt):
+            case Restart(method, attempt, _):
                 yield f"{at} RESTART by {method}, attempt {attempt}"
             case Decision(what, why, segment):
                 yield f"{at} {f'{segment}: ' if segment else ''}{what}"
@@ -179,10 +185,22 @@ class Story:
         return self._step(Rebooted("libvirt", reason), self.now)
 
     def restarted(self) -> Iterator[str]:
-        return self._step(RestartEnded(done=True), self.now)
+        return self._step(RestartEnded(self.state.vm.since_ms, Ending.DONE), self.now)
 
     def refused(self, reason: str) -> Iterator[str]:
-        return self._step(RestartEnded(done=False, reason=reason), self.now)
+        return self._step(RestartEnded(self.state.vm.since_ms, Ending.REFUSED, reason), self.now)
+
+    def unreached(self, reason: str) -> Iterator[str]:
+        return self._step(RestartEnded(self.state.vm.since_ms, Ending.UNREACHED, reason), self.now)
+
+    def answered_late(self) -> Iterator[str]:
+        return self._step(RestartEnded(self.state.vm.since_ms - 1, Ending.DONE), self.now)
+
+    def goes(self, reason: str) -> None:
+        self.away = reason
+
+    def comes(self) -> None:
+        self.away = None
 
     def holds(self, who: str, topology: str, segment: str | None, span: str, reason: str) -> Iterator[str]:
         hold = Hold(topology, who, reason, self.now + milliseconds(span))
@@ -215,6 +233,10 @@ SENTENCES: dict[str, Any] = {
     r"the VM reboots by itself: (?P<reason>.+)": Story.reboots,
     r"the restart is done": Story.restarted,
     r"the restart is refused: (?P<reason>.+)": Story.refused,
+    r"the restart could not be asked for: (?P<reason>.+)": Story.unreached,
+    r"an earlier restart is done": Story.answered_late,
+    r"from now on none can be asked for: (?P<reason>.+)": Story.goes,
+    r"from now on one can be asked for": Story.comes,
     rf"(?P<who>\w+) holds (?P<topology>\w+)(?: on (?P<segment>\w+))? for (?P<span>{TIME}): (?P<reason>.+)": Story.holds,
     r"(?P<who>\w+) releases (?:all|(?P<segment>\w+))": Story.releases,
     r"the file now says (?P<yaml>\{.+\})": Story.reload,

@@ -130,6 +130,10 @@ class Oracle:
         if self.on_purpose and not self._hears_of_life():
             raise ViolationError("the VM was stopped on purpose, and is restarted")
 
+    def unreached(self) -> None:
+        """The restart that was asked for last was not carried out, and that is told: it was none."""
+        self.restarts = max(0, self.restarts - 1)
+
     def _hears_of_life(self) -> bool:
         """Whether the turn is about what libvirt tells."""
         return any(isinstance(one, Reading) and one.signal == "life" for one in self._told)

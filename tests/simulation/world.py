@@ -40,6 +40,7 @@ from reconciler.errors import HostError, ReconcilerError, TransientError  # noqa
 from reconciler.health import record  # noqa: E402
 from reconciler.health.signal import Reading, Rebooted, State  # noqa: E402
 from reconciler.health.state import (  # noqa: E402
+    Ending,
     Event,
     Hold,
     HoldPlaced,
@@ -311,6 +312,7 @@ class World:
         self.steps = self._under_way = 0
         self._due: int | None = None
         self._libvirtd_ms = 20
+        self._away = False
         self._booted = 0
         self._agenda: list[tuple[int, int, Callable[[], None]]] = []
         self._count = itertools.count()
@@ -510,14 +512,21 @@ class World:
         self.oracle.restarted(self.clock)
         life, wait = self.life, self.chance.randint(300, 2_000)
         self._under_way += 1
-        fate = "done" if self.calm else self.chance.choice(["done", "done", "done", "refused", "lost"])
+        fate: Ending | None = Ending.DONE
+        if not self.calm:
+            # None: it is done, and nobody hears of it.
+            fate = self.chance.choice([Ending.DONE, Ending.DONE, *Ending, None])
+            if self._away:
+                fate, wait = Ending.UNREACHED, self.chance.choice([20, 2_000, 30_000])
 
         def end() -> None:
             self._under_way -= 1
-            if fate != "refused":
+            if fate in (Ending.DONE, None):
                 self._vm("booting")
-            if fate != "lost" and life == self.life:
-                self._turn(RestartEnded(done=fate == "done", reason="" if fate == "done" else "it refuses"))
+            if fate is not None and life == self.life:
+                if fate is Ending.UNREACHED:
+                    self.oracle.unreached()
+                self._turn(RestartEnded(effect.asked_ms, fate, "" if fate is Ending.DONE else "it does not"))
 
         self.at(wait, end)
 
@@ -698,6 +707,11 @@ class World:
             gone = number * 6_000 + self.chance.randint(0, 3_000)
             self.at(gone, lambda: self._turn(Reading("life", State.ABSENT, "libvirtd does not answer")))
             self.at(gone + self.chance.randint(100, 3_000), self._tell_domain)
+
+    def _loses_the_hypervisor(self) -> None:
+        """Nobody can be asked for a restart; whether the signals hear of it is another matter."""
+        self._away = True
+        self.at(self.chance.randint(5_000, 100_000), lambda: setattr(self, "_away", False))
 
     def _gets_noisy(self) -> None:
         self._noise = self.chance.choice([0.1, 0.5, 0.9])
@@ -950,6 +964,7 @@ _MISFORTUNES: tuple[Callable[[World], None], ...] = (
     World._lies,
     World._loses_libvirtd,
     World._loses_libvirtd,
+    World._loses_the_hypervisor,
     World._gets_noisy,
     World._goes_deaf,
     World._refuses,

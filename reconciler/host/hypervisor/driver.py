@@ -22,8 +22,10 @@ class Hypervisor(Protocol):
         It has begun to boot when this returns; whether it becomes healthy, the signals say.
 
         Raises:
-            HostError: it cannot be done, and trying again will not help: no such VM, no right, no program.
-            TransientError: it was not done this time.
+            UnreachedError: whoever runs the VM could not be asked (nobody answers, or its program cannot be started),
+                also where this was cancelled before. Nothing was done, and nothing will be.
+            HostError: it cannot be done, and trying again will not help: no such VM, no right.
+            TransientError: it was not done this time, or nobody knows whether it was.
 
         """
 

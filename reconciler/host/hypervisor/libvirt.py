@@ -3,6 +3,9 @@
 Every call may block: libvirt gives a stopped QEMU ten seconds before it kills it. So the whole restart is one call in a
 worker. When its time is over it is abandoned, and then it begins no further step: a VM that somebody shut down
 meanwhile is not started by a straggler.
+
+Until the first step, libvirt was only looked at: what ends before it has not reached the VM, and never will. From then
+on nobody knows what a libvirt that does not answer has done, or will do when it wakes up.
 """
 
 import asyncio
@@ -11,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from reconciler.appliance.declared import Libvirt
-from reconciler.errors import HostError, TransientError
+from reconciler.errors import HostError, TransientError, UnreachedError
 from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor import link
 from reconciler.host.hypervisor.deeds import Deeds
@@ -37,12 +40,17 @@ class LibvirtHypervisor:
         try:
             await self._workers.call(attempt.run, method, timeout_s=limit_s)
         except TimeoutError:
-            raise TransientError(f"libvirt: {method} of {self._source.domain} took over {limit_s:g} s") from None
+            if attempt.abandon():
+                raise TransientError(f"libvirt: {method} of {self._source.domain} took over {limit_s:g} s") from None
+            raise UnreachedError(f"libvirt at {self._source.uri} does not answer within {limit_s:g} s") from None
+        except asyncio.CancelledError:
+            if attempt.abandon():
+                raise
+            raise UnreachedError(f"{method} of {self._source.domain} was called off") from None
         else:
             self._deeds.destroyed = False
         finally:
-            attempt.abandoned.set()
-            if attempt.destroyed and not attempt.started:
+            if attempt.abandon() and attempt.destroyed and not attempt.started:
                 self._deeds.destroyed = True
             self._deeds.acting = False
 
@@ -52,11 +60,21 @@ class _Attempt:
 
     def __init__(self, source: Libvirt, loop: asyncio.AbstractEventLoop) -> None:
         self._source, self._loop = source, loop
-        self.abandoned = threading.Event()
+        self._door = threading.Lock()
+        self._asked = self._abandoned = False
         self.destroyed = self.started = False
 
+    def abandon(self) -> bool:
+        """Begin no further step; whether one was begun."""
+        with self._door:
+            self._abandoned = True
+            return self._asked
+
     def run(self, method: str) -> None:
-        libvirt = link.library()
+        try:
+            libvirt = link.library()
+        except HostError as error:
+            raise UnreachedError(str(error)) from None
         connection = link.connect(self._source.uri, self._loop)
         try:
             domain = link.find(connection, self._source.domain)
@@ -105,12 +123,16 @@ class _Attempt:
                 raise
 
     def _step(self, step: Callable[[], object]) -> None:
-        if self.abandoned.is_set():
-            raise TransientError("abandoned")
+        with self._door:
+            if self._abandoned:
+                raise TransientError("abandoned")
+            self._asked = True
         step()
 
     def _error(self, libvirt: Any, method: str, error: Any) -> HostError | TransientError:
         text = f"libvirt: {method} of {self._source.domain}: {link.text(error)}"
+        if not self._asked and error.get_error_domain() == libvirt.VIR_FROM_RPC:
+            return UnreachedError(text)
         names = ("OPERATION_DENIED", "AUTH_FAILED", "ACCESS_DENIED", "NO_SUPPORT")
         hopeless = [getattr(libvirt, f"VIR_ERR_{name}") for name in names]
         return HostError(text) if error.get_error_code() in hopeless else TransientError(text)

@@ -8,7 +8,7 @@ import contextlib
 import re
 from typing import Any
 
-from reconciler.errors import HostError, TransientError
+from reconciler.errors import HostError, UnreachedError
 
 MISSING = (
     "the file asks for libvirt (vm.libvirt), and libvirt-python is not installed: "
@@ -38,7 +38,7 @@ def connect(uri: str, loop: asyncio.AbstractEventLoop) -> Any:
 
     Raises:
         HostError: libvirt-python is not installed.
-        TransientError: there is no answer at `uri`.
+        UnreachedError: there is no answer at `uri`.
 
     """
     libvirt = library()
@@ -48,7 +48,7 @@ def connect(uri: str, loop: asyncio.AbstractEventLoop) -> Any:
     try:
         connection = libvirt.open(uri)
     except libvirt.libvirtError as error:
-        raise TransientError(f"libvirt is not reachable at {uri}: {text(error)}") from None
+        raise UnreachedError(f"libvirt is not reachable at {uri}: {text(error)}") from None
     with contextlib.suppress(libvirt.libvirtError):  # a driver inside this process knows no keepalive
         connection.setKeepAlive(_KEEPALIVE_S, _KEEPALIVE_COUNT)
     return connection

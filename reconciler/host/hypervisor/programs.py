@@ -1,7 +1,10 @@
 """Restarting a VM by programs of the vendor's, where libvirt does not run it."""
 
+import asyncio
+import os
+
 from reconciler.appliance.declared import Programs
-from reconciler.errors import HostError, TransientError
+from reconciler.errors import HostError, TransientError, UnreachedError
 from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor.deeds import Deeds
 from reconciler.host.hypervisor.program import Ended, Run
@@ -15,21 +18,27 @@ class ProgramsHypervisor:
 
     def __init__(self, source: Programs, deeds: Deeds) -> None:
         self._source, self._deeds = source, deeds
+        self._asked = False  # whether the restart under way has begun to do something
         self._workers = Workers("the VM's programs")
 
     async def restart(self, method: str) -> None:
         """As `Hypervisor.restart`."""
         if method not in ("reset", "destroy-and-start"):
             raise HostError(f"no method to restart a VM: {method}")
-        self._deeds.acting = True
+        self._deeds.acting, self._asked = True, False
         try:
             if method == "reset" and self._source.reset and await self.runs():
                 await self._do("reset", self._source.reset)
             else:
+                await self._check_startable()
                 self._deeds.destroyed = True
                 await self._do("stop", self._source.stop)
                 await self._do("start", self._source.start)
             self._deeds.destroyed = False
+        except asyncio.CancelledError:
+            if self._asked:
+                raise
+            raise UnreachedError(f"{method} was called off") from None
         finally:
             self._deeds.acting = False
 
@@ -37,7 +46,7 @@ class ProgramsHypervisor:
         """Whether the VM runs, as `status` says by its exit status.
 
         Raises:
-            HostError: `status` cannot be started.
+            UnreachedError: `status` cannot be started.
             TransientError: it says neither.
 
         """
@@ -46,8 +55,25 @@ class ProgramsHypervisor:
             raise TransientError(f"status ({self._source.status[0]}): {ended}")
         return ended.status == 0
 
+    async def _check_startable(self) -> None:
+        """Who cannot start the VM does not stop it."""
+        program = self._source.start[0]
+        try:
+            there = await self._workers.call(os.access, program, os.X_OK, timeout_s=_TO_DIE_S)
+        except TimeoutError:
+            raise UnreachedError(f"{program} cannot be started: its disk hangs") from None
+        if not there:
+            raise UnreachedError(f"{program} cannot be started: it is not there, or no program")
+
     async def _do(self, what: str, argv: tuple[str, ...]) -> None:
-        ended = await self._run(argv)
+        first, self._asked = not self._asked, True
+        try:
+            ended = await self._run(argv)
+        except UnreachedError as error:
+            if first:
+                raise
+            # Half of it is done.
+            raise TransientError(str(error)) from None
         if ended.status != 0 or ended.late or ended.flooded:
             raise TransientError(f"{what} ({argv[0]}): {ended}")
 
@@ -57,6 +83,8 @@ class ProgramsHypervisor:
         run = Run(argv, timeout_s, leave_children=True)
         try:
             return await self._workers.call(run, timeout_s=timeout_s + _TO_DIE_S)
+        except HostError as error:
+            raise UnreachedError(str(error)) from None
         except TimeoutError:
             raise TransientError(f"{argv[0]} hangs, and cannot be killed") from None
         finally:

@@ -9,7 +9,7 @@ import libvirt
 import pytest
 
 from reconciler.appliance.declared import Libvirt
-from reconciler.errors import HostError, TransientError
+from reconciler.errors import HostError, TransientError, UnreachedError
 from reconciler.host.blocking import StuckError
 from reconciler.host.hypervisor import link
 from reconciler.host.hypervisor.deeds import Deeds
@@ -59,7 +59,7 @@ def test_a_domain_that_nobody_defined() -> None:
 
 def test_a_libvirt_that_is_not_there() -> None:
     source = Libvirt("qemu+unix:///system?socket=/no/such/socket", "ips")
-    with pytest.raises(TransientError, match="libvirt is not reachable at "):
+    with pytest.raises(UnreachedError, match="libvirt is not reachable at "):
         asyncio.run(LibvirtHypervisor(source, Deeds()).restart("reset"))
 
 
@@ -74,10 +74,10 @@ def test_a_method_that_is_none() -> None:
 class Broken(libvirt.libvirtError):
     """An error of libvirt with a code."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, domain: int = 0) -> None:
         code = getattr(libvirt, f"VIR_ERR_{name}")
         Exception.__init__(self, name)
-        self.err = (code, 0, f"refused: {name}", 0, "", None, None, 0, 0)
+        self.err = (code, domain, f"refused: {name}", 0, "", None, None, 0, 0)
 
 
 class Domain:
@@ -89,6 +89,7 @@ class Domain:
         self.done: list[str] = []
         self.trouble: dict[str, Exception] = {}
         self.gates: dict[str, threading.Event] = {}
+        self.waits = threading.Event()
         self.seen: list[Deeds] = []
         self.deeds = Deeds()
         self.open = 0
@@ -101,7 +102,15 @@ class Domain:
         self.open -= 1
 
     def lookupByName(self, name: str) -> "Domain":  # noqa: N802
+        self._ask("look-up")
         return self
+
+    def _ask(self, what: str) -> None:
+        if gate := self.gates.get(what):
+            self.waits.set()
+            assert gate.wait(10)
+        if trouble := self.trouble.get(what):
+            raise trouble
 
     def isActive(self) -> bool:  # noqa: N802
         return self.life != SHUTOFF
@@ -114,10 +123,7 @@ class Domain:
 
     def _do(self, what: str, life: int) -> None:
         self.seen.append(Deeds(self.deeds.acting, self.deeds.destroyed))
-        if gate := self.gates.get(what):
-            assert gate.wait(10)
-        if trouble := self.trouble.get(what):
-            raise trouble
+        self._ask(what)
         self.done.append(what)
         self.life = life
 
@@ -229,8 +235,10 @@ def test_a_step_that_hangs_is_abandoned_and_no_further_one_begun(domain: Domain)
     async def scene() -> None:
         domain.gates["destroy"] = threading.Event()
         hypervisor = LibvirtHypervisor(IPS, domain.deeds, {"destroy-and-start": 0.05})
-        with pytest.raises(TransientError, match=r"destroy-and-start of ips took over 0\.05 s"):
+        with pytest.raises(TransientError, match=r"destroy-and-start of ips took over 0\.05 s") as caught:
             await hypervisor.restart("destroy-and-start")
+        # Nobody knows what becomes of it.
+        assert not isinstance(caught.value, UnreachedError)
         assert domain.deeds == Deeds(destroyed=True)
         domain.gates["destroy"].set()
         await until(lambda: hypervisor._workers.busy == 0)
@@ -255,6 +263,54 @@ def test_cancelled_between_two_steps_it_begins_no_further_one(domain: Domain) ->
     asyncio.run(scene())
 
 
+LOST = Broken("SYSTEM_ERROR", libvirt.VIR_FROM_RPC)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_libvirtd_that_dies_before_it_was_asked(domain: Domain, method: str) -> None:
+    domain.trouble["look-up"] = LOST
+    with pytest.raises(UnreachedError):
+        restart(domain, method)
+    assert domain.done == []
+    assert domain.deeds == Deeds()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_of_a_libvirtd_that_dies_while_it_is_asked_nobody_knows_what_it_has_done(domain: Domain, method: str) -> None:
+    domain.trouble["reset"] = domain.trouble["create"] = LOST
+    with pytest.raises(TransientError) as caught:
+        restart(domain, method)
+    assert not isinstance(caught.value, UnreachedError)
+
+
+def test_what_libvirt_answers_before_the_first_step_is_an_answer(domain: Domain) -> None:
+    domain.trouble["look-up"] = Broken("ACCESS_DENIED")
+    with pytest.raises(HostError):
+        restart(domain, "reset")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("how", ["too late", "called off"])
+def test_a_libvirtd_that_hangs_before_it_was_asked_is_asked_for_nothing_later(
+    domain: Domain, method: str, how: str
+) -> None:
+    async def scene() -> None:
+        domain.gates["look-up"] = threading.Event()
+        hypervisor = LibvirtHypervisor(IPS, domain.deeds, {method: 0.05 if how == "too late" else 10})
+        task = asyncio.create_task(hypervisor.restart(method))
+        await until(domain.waits.is_set)
+        if how == "called off":
+            task.cancel()
+        with pytest.raises(UnreachedError, match="does not answer within 0.05 s" if how == "too late" else how):
+            await task
+        assert domain.deeds == Deeds()
+        domain.gates["look-up"].set()
+        await until(lambda: hypervisor._workers.busy == 0)
+        assert (domain.done, domain.open) == ([], 0)
+
+    asyncio.run(scene())
+
+
 def test_no_more_than_four_hang_at_once(domain: Domain) -> None:
     async def scene() -> None:
         domain.gates["reset"] = threading.Event()
@@ -262,8 +318,9 @@ def test_no_more_than_four_hang_at_once(domain: Domain) -> None:
         for _ in range(4):
             with pytest.raises(TransientError, match="took over"):
                 await hypervisor.restart("reset")
-        with pytest.raises(StuckError, match="4 earlier calls"):
+        with pytest.raises(StuckError, match="4 earlier calls") as caught:
             await hypervisor.restart("reset")
+        assert isinstance(caught.value, UnreachedError)
         domain.gates["reset"].set()
         await until(lambda: hypervisor._workers.busy == 0)
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import importlib.util
+import time
 from pathlib import Path
 
 import pytest
 from worlds import two_ports
 
 from reconciler.appliance.declared import Appliance, Libvirt, Programs
-from reconciler.errors import HostError, TransientError
+from reconciler.errors import HostError, TransientError, UnreachedError
 from reconciler.host.hypervisor.deeds import Deeds
 from reconciler.host.hypervisor.driver import hypervisor_of
 from reconciler.host.hypervisor.libvirt import LibvirtHypervisor
@@ -25,6 +26,8 @@ class Vendor:
         self._diary = folder / "diary"
         self.deeds = Deeds()
         self.scripts = {"start": "exit 0", "stop": "exit 0", "status": "exit 0", "reset": "exit 0"}
+        self.argv: dict[str, tuple[str, ...]] = {}
+        """Instead of these."""
         self.has_reset = True
         self.timeout_ms = 20_000
 
@@ -42,7 +45,7 @@ class Vendor:
         argv = {name: (SH, "-c", f"echo {name} >> {self._diary}; {script}") for name, script in self.scripts.items()}
         if not self.has_reset:
             argv["reset"] = ()
-        return ProgramsHypervisor(Programs(**argv, timeout_ms=self.timeout_ms), self.deeds)
+        return ProgramsHypervisor(Programs(**(argv | self.argv), timeout_ms=self.timeout_ms), self.deeds)
 
 
 @pytest.fixture
@@ -98,11 +101,47 @@ def test_a_status_that_is_none_decides_nothing(vendor: Vendor, script: str) -> N
     assert vendor.deeds == Deeds()
 
 
-def test_a_program_that_is_not_there() -> None:
-    nothing = ("/no/such/program",)
-    with pytest.raises(HostError, match="/no/such/program cannot be started") as caught:
-        asyncio.run(ProgramsHypervisor(Programs(nothing, nothing, nothing), Deeds()).restart("destroy-and-start"))
-    assert not caught.value.retry_helps
+@pytest.mark.parametrize("method", ["reset", "destroy-and-start"])
+@pytest.mark.parametrize("program", ["start", "stop", "status", "reset"])
+def test_a_program_that_is_not_there_was_not_asked(vendor: Vendor, program: str, method: str) -> None:
+    """And nothing else was done: the VM is not stopped by who cannot start it."""
+    vendor.argv[program] = (f"/no/such/{program}",)
+    needed = {"reset": ("status", "reset"), "destroy-and-start": ("start", "stop")}
+    if program not in needed[method]:
+        vendor.restart(method)
+        return
+    with pytest.raises(UnreachedError, match=f"/no/such/{program} cannot be started"):
+        vendor.restart(method)
+    assert vendor.done == (["status"] if program == "reset" else [])
+
+
+def test_half_a_restart_was_one(vendor: Vendor, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    start.write_text("#!/no/such/shell\n")
+    start.chmod(0o755)
+    vendor.argv["start"] = (str(start),)
+    with pytest.raises(TransientError, match=f"{start} cannot be started") as caught:
+        vendor.restart("destroy-and-start")
+    assert not isinstance(caught.value, UnreachedError)
+    assert vendor.done == ["stop"]
+
+
+@pytest.mark.parametrize(("program", "reached"), [("status", False), ("reset", True)])
+def test_called_off_before_the_vm_was_asked(vendor: Vendor, program: str, reached: bool) -> None:
+    vendor.scripts[program] = "sleep 60"
+
+    async def scene() -> None:
+        restart = asyncio.create_task(vendor.hypervisor.restart("reset"))
+        end_s = time.monotonic() + 10
+        while program not in vendor.done:
+            assert time.monotonic() < end_s
+            await asyncio.sleep(0.001)
+        restart.cancel()
+        with pytest.raises(asyncio.CancelledError if reached else UnreachedError):
+            await restart
+
+    asyncio.run(scene())
+    assert not vendor.deeds.acting
 
 
 def test_a_method_that_is_none(vendor: Vendor) -> None:
