@@ -102,6 +102,22 @@ def test_no_more_than_the_limit_are_on_their_way() -> None:
     asyncio.run(scene())
 
 
+def test_a_system_without_a_thread_for_it_is_told_like_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def scene() -> None:
+        workers = Workers("calls")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(StuckError, match="calls: can't start new thread"):
+                await workers.call(print, timeout_s=5)
+        assert workers.busy == 0
+        assert await workers.call(lambda: "through", timeout_s=5) == "through"
+
+    asyncio.run(scene())
+
+
 @pytest.mark.parametrize("how", ["late", "cancelled"])
 def test_a_result_that_nobody_waits_for_is_disposed_of(how: str) -> None:
     async def scene() -> None:
