@@ -2,13 +2,16 @@
 
 from importlib.resources import files
 
-# What the command line calls them, and the files beside this one.
-FILES = {
-    "agent": "agent.py",
+from reconciler.guest.assembly import assemble
+
+AGENT = "agent"
+# What the command line calls the others, and the files beside this one.
+_COPIED = {
     "config": "reconciler-agent.conf",
     "systemd": "reconciler-agent.service",
     "openrc": "reconciler-agent.openrc",
 }
+FILES = (AGENT, *_COPIED)
 
 
 def guest_file(name: str) -> str:
@@ -17,4 +20,6 @@ def guest_file(name: str) -> str:
     Raises:
         KeyError: There is none of that name.
     """
-    return files(__package__).joinpath(FILES[name]).read_text(encoding="utf-8")
+    if name == AGENT:
+        return assemble()
+    return files(__package__).joinpath(_COPIED[name]).read_text(encoding="utf-8")

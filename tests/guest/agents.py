@@ -1,20 +1,29 @@
 """The agent under test: as a module, and as the process that a VM would run."""
 
+import atexit
 import importlib.util
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
-SOURCE = Path(__file__).parents[2] / "reconciler" / "guest" / "agent.py"
+from reconciler.guest.files import guest_file
+
+_FOLDER = tempfile.mkdtemp(prefix="agent-")
+atexit.register(shutil.rmtree, _FOLDER)
+# The one file that goes into a VM.
+SOURCE = Path(_FOLDER) / "agent.py"
+SOURCE.write_text(guest_file("agent"), encoding="utf-8")
 DEADLINE_S = 10.0
 
 

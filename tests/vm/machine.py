@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from xml.sax.saxutils import quoteattr
 
-from image import CACHE, REPOSITORY, Entry, Image, digest_of, forget_old, image, made_once, program, text
+from image import CACHE, Entry, Image, digest_of, forget_old, image, made_once, program, text
 from libvirtd import MAX_SOCKET_PATH, Libvirtd, alive
 
+from reconciler.guest.files import guest_file
 from reconciler.lab.lab import Lab, wait_until
 from reconciler.lab.namespaces import LabError, LabUnavailableError
 
@@ -39,7 +40,6 @@ chrt --rr --pid 1 $$ 2> /dev/null
 exec {EMULATOR} "$@"
 """
 
-AGENT = REPOSITORY / "reconciler" / "guest" / "agent.py"
 GUEST = Path(__file__).parent / "guest"
 
 # Of the guest agent: the process of the application lives, and the application answers.
@@ -82,7 +82,7 @@ def guest_files(config: str) -> dict[str, Entry]:
         # Busybox's init would otherwise open consoles of its own.
         "etc/inittab": text("::once:/bin/true\n"),
         f"{library}/hands.py": text((GUEST / "hands.py").read_text()),
-        f"{library}/agent.py": text(AGENT.read_text()),
+        f"{library}/agent.py": text(guest_file("agent")),
         "etc/reconciler-agent.conf": text(config),
     }
 
