@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.peers import ifupdown2, missing
 from bench.table import Row, show
 from bench.world import World, median, ours, peak_kib, spawned, timed, world
-from reconciler.host.netlink import requests
+from reconciler.host.netlink.changes import encode
 from reconciler.lab.namespaces import become_lab_root
 from reconciler.lab.traffic import Traffic
 
@@ -93,7 +93,7 @@ def _preencoded(made: World) -> float:
     """Milliseconds of one system call with the messages of the plan to bypass."""
     todo, found = made.plan("bypass")
     index_of = {link.name: link.nic.index for link in found.actual.links if link.nic}
-    data = b"".join(message for operation in todo.operations for message in requests.encode(operation, index_of))
+    data = b"".join(message for operation in todo.operations for message in encode(operation, index_of))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as raw:
         raw.bind((0, 0))
         return timed(lambda: raw.send(data))

@@ -30,6 +30,7 @@ from reconciler.health.state import Ending, Event, Restart, RestartEnded
 from reconciler.host import clock, places
 from reconciler.host.hypervisor.deeds import Deeds
 from reconciler.host.hypervisor.driver import hypervisor_of
+from reconciler.host.netlink import encoder
 from reconciler.host.netlink.kernel import Kernel
 from reconciler.host.netlink.watch import Watch
 from reconciler.host.programs import running_programs
@@ -56,6 +57,7 @@ class Daemon:
         self, file: Path, text: bytes, appliance: Appliance, journal: Journal, *, group: str | None, stop: str | None
     ) -> None:
         self._file, self._text, self._journal, self._stop_topology = file, text, journal, stop
+        encoder.load()  # no module is imported when the VM has failed
         self._kernel, self._watch = Kernel(), Watch()
         self._guard = KernelGuard(appliance, journal)
         self._memory = Remembering(places.state_dir(), appliance.sku, journal)

@@ -46,7 +46,7 @@ class Real:
 
     def __init__(self, kernel: Kernel, beyond: Namespace, open_: contextlib.ExitStack) -> None:
         self._kernel, self._beyond, self._open = kernel, beyond, open_
-        self.observe, self.execute = kernel.observe, kernel.execute
+        self.observe, self.execute, self.prepare = kernel.observe, kernel.execute, kernel.prepare
 
     def nic(self, name: str, number: int, **_: Any) -> None:
         ip(

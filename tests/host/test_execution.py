@@ -1,13 +1,15 @@
 """What only the live kernel's hands can meet, in the middle of a plan."""
 
 import errno
+import sys
 from collections.abc import Callable
 
 import pytest
 from kernels import real
 
 from reconciler.host import ioctl
-from reconciler.host.netlink import execution
+from reconciler.host.netlink import connection, encoder, execution
+from reconciler.host.netlink.sockets import Failure, RefusedError
 from reconciler.network.plan import MakeLink, Plan, SetLink, Status
 from reconciler.network.state import Kind, Link, Setting
 
@@ -55,3 +57,34 @@ def test_a_sysctl_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch
         (outcome,) = kernel.execute(Plan((operation,), ((),)), kernel.observe())
     assert (outcome.status, outcome.errno) == (Status.FAILED, errno.EROFS)
     assert "/proc/sys/x" in outcome.why
+
+
+def test_what_was_prepared_is_sent_without_encoding_or_importing_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    with real() as kernel:
+        kernel.nic("nic0", 1)
+        kernel.bridge("br0", "02:00:00:00:0b:01")
+        operations = [SetLink(Link("nic0", Kind.OTHER, {}), Setting.SWITCH, None, "br0")]
+        operations += [SetLink(Link("nic0", Kind.OTHER, {}), Setting.GROUP_FWD_MASK, 0, 0xFFF8)]
+        send = kernel.prepare(Plan(tuple(operations), ((), ())), kernel.observe())
+        assert send is not None
+        monkeypatch.setattr(encoder, "_encoded", None)
+        before = set(sys.modules)
+        send()
+        assert set(sys.modules) == before
+        nic = kernel.observe().by_name["nic0"]
+        assert (nic.switch, nic.settings[Setting.GROUP_FWD_MASK]) == ("br0", 0xFFF8)
+
+
+def test_what_becomes_of_what_was_prepared_is_left_to_who_looks_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: object) -> None:
+        raise RefusedError("switch over", Failure(errno.ENOBUFS))
+
+    with real() as kernel:
+        kernel.nic("nic0", 1)
+        operation = SetLink(Link("nic0", Kind.OTHER, {}), Setting.MTU, None, 1400)
+        send = kernel.prepare(Plan((operation,), ((),)), kernel.observe())
+        kernel.delete("nic0")
+        assert send is not None
+        send()
+        monkeypatch.setattr(connection.Connection, "send", refusing)
+        send()

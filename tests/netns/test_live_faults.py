@@ -208,7 +208,9 @@ def test_a_full_batch_of_refusals_is_told_one_by_one(lasting: Live) -> None:
     import errno
     import socket
 
-    from reconciler.host.netlink import requests
+    from reconciler.host.netlink import sockets
+    from reconciler.host.netlink.changes import encode
+    from reconciler.host.netlink.rtnetlink import numbered
     from reconciler.network.plan import SetLink
     from reconciler.network.state import Kind, Link, Setting
 
@@ -218,10 +220,10 @@ def test_a_full_batch_of_refusals_is_told_one_by_one(lasting: Live) -> None:
         socket.SOL_SOCKET, socket.SO_RCVBUF, 106_496
     )  # the default, 212,992, as the kernel counts
     operation = SetLink(Link("lo", Kind.OTHER, {}), Setting.MTU, None, 1)
-    messages = requests.encode(operation, {"lo": 2**30}) * connection.CHANGES_AT_ONCE
-    refused = opened.send(messages)
+    messages = encode(operation, {"lo": 2**30}) * sockets.CHANGES_AT_ONCE
+    refused = opened.send(numbered(messages), "change links")
     opened.close()
-    assert sorted(refused) == list(range(connection.CHANGES_AT_ONCE))
+    assert sorted(refused) == list(range(sockets.CHANGES_AT_ONCE))
     assert {one.errno for one in refused.values()} == {errno.ENODEV}
 
 

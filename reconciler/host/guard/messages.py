@@ -1,17 +1,20 @@
-"""nf_tables' numbers and framing: the few messages that the guard sends and reads. No I/O.
+"""The few nf_tables messages that the guard sends, and those that it reads. No I/O.
 
 Why not libnftables here: it parses text and asks the kernel for all that the text may refer to, which takes
-milliseconds; a failover is one batch that was encoded beforehand. Tables are made by libnftables (`nftables`), and the
-tests hold the one against the other.
+milliseconds; a failover is one batch that was encoded beforehand. Tables are made by libnftables (`nftables`), changes
+of elements are encoded by pyroute2 (`encoder`), and the tests hold them against nft's.
 
 Numbers are those of linux/netfilter/nfnetlink.h and nf_tables.h; strings end in a zero byte, numbers are big-endian.
 Readers take the payload of one message from behind its nfgenmsg, and make the best of whatever bytes that is.
 """
 
+import functools
 import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from reconciler.host.netlink import encoder
+from reconciler.host.netlink.encoder import nest
 from reconciler.host.netlink.rtnetlink import (
     ATTRIBUTE,
     HEADER,
@@ -20,10 +23,11 @@ from reconciler.host.netlink.rtnetlink import (
     attribute,
     message,
     messages,
+    numbered,
 )
 
 NLM_F_ACK = 0x4
-NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
+NLA_TYPE_MASK = 0x3FFF
 NFPROTO_UNSPEC, NFPROTO_NETDEV = 0, 5
 NFNETLINK_V0 = 0
 NFNL_SUBSYS_NFTABLES = 10
@@ -53,10 +57,8 @@ NFGENMSG = struct.Struct(">BBH")
 # The key of a lease: what `meta iiftype` says of every Ethernet device, in two bytes of the host's order. if_arp.h.
 ARPHRD_ETHER = 1
 LEASE_KEY = struct.pack("=H", ARPHRD_ETHER)
-MAC_BYTES = 6
 
-_U32, _U64 = struct.Struct(">I"), struct.Struct(">Q")
-_SEQUENCE = struct.Struct("=L")
+_U32 = struct.Struct(">I")
 
 
 class Element(NamedTuple):
@@ -83,7 +85,7 @@ class Table(NamedTuple):
 
 def flush(table: str, set_: str) -> bytes:
     """Delete all elements of a set, which may have none."""
-    return _request(NFT_MSG_DELSETELEM, 0, _set(table, set_))
+    return _change(NFT_MSG_DELSETELEM, 0, table, set_)
 
 
 def add(table: str, set_: str, key: bytes, timeout_ms: int | None = None) -> bytes:
@@ -92,10 +94,14 @@ def add(table: str, set_: str, key: bytes, timeout_ms: int | None = None) -> byt
     One that is there stays; whether it gets the new timeout depends on the kernel (from 6.12 on it does). To renew one
     for sure, have a `flush` before it in the same batch: no frame sees the set in between.
     """
-    element = b"" if timeout_ms is None else attribute(NFTA_SET_ELEM_TIMEOUT, _U64.pack(timeout_ms))
-    element += _nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, key))
-    elements = _nested(NFTA_SET_ELEM_LIST_ELEMENTS, _nested(NFTA_LIST_ELEM, element))
-    return _request(NFT_MSG_NEWSETELEM, NLM_F_CREATE, _set(table, set_) + elements)
+    timeout = () if timeout_ms is None else (("NFTA_SET_ELEM_TIMEOUT", timeout_ms),)
+    element = nest(*timeout, ("NFTA_SET_ELEM_KEY", nest(("NFTA_DATA_VALUE", key))))
+    return _change(NFT_MSG_NEWSETELEM, NLM_F_CREATE, table, set_, ("NFTA_SET_ELEM_LIST_ELEMENTS", [element]))
+
+
+def _change(kind: int, flags: int, table: str, set_: str, *more: tuple[str, Any]) -> bytes:
+    names = ("NFTA_SET_ELEM_LIST_TABLE", table), ("NFTA_SET_ELEM_LIST_SET", set_)
+    return encoder.elements(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, [*names, *more], NFPROTO_NETDEV)
 
 
 def batch(messages: Sequence[bytes]) -> bytes:
@@ -103,25 +109,25 @@ def batch(messages: Sequence[bytes]) -> bytes:
 
     The sequence number of a message is its position, beginning with 1; 0 is the transaction's own.
     """
-    begin = message(NFNL_MSG_BATCH_BEGIN, 0, NFGENMSG.pack(NFPROTO_UNSPEC, NFNETLINK_V0, NFNL_SUBSYS_NFTABLES))
-    end = message(NFNL_MSG_BATCH_END, 0, NFGENMSG.pack(NFPROTO_UNSPEC, NFNETLINK_V0, NFNL_SUBSYS_NFTABLES))
-    return b"".join(with_sequence(one, number) for number, one in enumerate((begin, *messages, end)))
+    begin, end = _marks()
+    return numbered((begin, *messages, end))
 
 
-def with_sequence(message: bytes, sequence: int) -> bytes:
-    """The message with that sequence number."""
-    return message[:8] + _SEQUENCE.pack(sequence) + message[12:]
+@functools.cache
+def _marks() -> tuple[bytes, bytes]:
+    begin, end = (encoder.mark(kind, NFNL_SUBSYS_NFTABLES) for kind in (NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END))
+    return begin, end
 
 
 def describe(batch: bytes, sequence: int) -> str:
-    """Which message of a batch that is, in words."""
+    """What a message of a batch is to do, in words."""
     for kind, _, number, begin, end in messages(batch):
         if number == sequence and kind >> 8 == NFNL_SUBSYS_NFTABLES:
             told = dict(attributes(batch[begin + NFGENMSG.size : end]))
             table, set_ = (string(told.get(at, b"")) for at in (NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET))
             verb = "flush" if kind & 0xFF == NFT_MSG_DELSETELEM else "add to"
             return f"{verb} set {set_} of table {table}"
-    return "the transaction"
+    return "carry out the transaction"
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
@@ -170,10 +176,6 @@ def _set(table: str, set_: str) -> bytes:
 
 def _name(number: int, name: str) -> bytes:
     return attribute(number, name.encode() + b"\0")
-
-
-def _nested(number: int, payload: bytes) -> bytes:
-    return attribute(number | NLA_F_NESTED, payload)
 
 
 # --- what is answered ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 What is said on the failover path is encoded when the segments are known, and sent by one system call.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -15,11 +16,17 @@ from reconciler.network.guard import Contents, Guarded, Ruleset, removal, table_
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """Messages of one segment, ready to be sent. `withdraw`: at once; `drain`: what the VM holds is let out first."""
+    """What is said of one segment, ready to be sent. `withdraw`: at once; `drain`: what the VM holds is let out first.
+
+    A grant is what is `emptied` before it, the token, and the leases that are `given`.
+    """
 
     withdraw: bytes
     drain: bytes
     stand_aside: bytes
+    renew: bytes
+    emptied: tuple[bytes, ...]
+    given: tuple[bytes, ...]
 
 
 class Table:
@@ -88,19 +95,17 @@ class Table:
         return all(self._netfilter.elements(self._name, direction.lease) for direction in one.directions)
 
     def prepare(self, segments: Iterable[Guarded]) -> None:
-        """Encode what may have to be said in a hurry."""
-        self._prepared = {one.name: self._encode(one) for one in segments}
-
-    def _encode(self, one: Guarded) -> _Prepared:
-        nothing = self._emptied(one)
-        drain = [add(self._name, f"{one.name}/drain", LEASE_KEY, one.guard.drain_ms)] if one.guard.drain_ms else []
-        aside = add(self._name, f"{one.name}/aside", LEASE_KEY)
-        return _Prepared(batch(nothing), batch([*nothing, *drain]), batch([*nothing, aside]))
-
-    def _emptied(self, one: Guarded) -> list[bytes]:
-        leases = [flush(self._name, direction.lease) for direction in one.directions]
-        rest = [flush(self._name, f"{one.name}/{name}") for name in ("granted", "aside", "drain")]
-        return [*leases, *rest]
+        """Encode all that will be said of these segments but for the tokens."""
+        self._prepared = {
+            one.name: _encoded(
+                self._name,
+                one.name,
+                tuple(direction.lease for direction in one.directions),
+                one.guard.lease_ms,
+                one.guard.drain_ms,
+            )
+            for one in segments
+        }
 
     def withdraw(self, one: Guarded, *, drain: bool) -> None:
         """No lease can stand from now on. `drain`: what the VM still holds is let out for a while."""
@@ -115,14 +120,28 @@ class Table:
 
     def grant(self, one: Guarded, token: bytes) -> None:
         """Let leases stand, for one lease's time, and probes that bear the token renew them."""
-        given = [add(self._name, direction.lease, LEASE_KEY, one.guard.lease_ms) for direction in one.directions]
+        prepared = self._prepared[one.name]
         granted = add(self._name, f"{one.name}/granted", token)
-        self._netfilter.send(batch([*self._emptied(one), granted, *given]))
+        self._netfilter.send(batch([*prepared.emptied, granted, *prepared.given]))
 
     def renew(self, one: Guarded) -> None:
         """Begin the leases' time anew; for a guard whose lease the daemon renews."""
-        messages = []
-        for direction in one.directions:
-            messages += [flush(self._name, direction.lease)]
-            messages += [add(self._name, direction.lease, LEASE_KEY, one.guard.lease_ms)]
-        self._netfilter.send(batch(messages))
+        self._netfilter.send(self._prepared[one.name].renew)
+
+
+# Asked for whenever the table was looked at; and what is said depends on little.
+@functools.lru_cache(maxsize=1024)
+def _encoded(table: str, segment: str, leases: tuple[str, ...], lease_ms: int, drain_ms: int) -> _Prepared:
+    flushed = [flush(table, lease) for lease in leases]
+    given = [add(table, lease, LEASE_KEY, lease_ms) for lease in leases]
+    emptied = [*flushed, *(flush(table, f"{segment}/{name}") for name in ("granted", "aside", "drain"))]
+    drain = [add(table, f"{segment}/drain", LEASE_KEY, drain_ms)] if drain_ms else []
+    aside = add(table, f"{segment}/aside", LEASE_KEY)
+    return _Prepared(
+        withdraw=batch(emptied),
+        drain=batch([*emptied, *drain]),
+        stand_aside=batch([*emptied, aside]),
+        renew=batch([*flushed, *given]),
+        emptied=tuple(emptied),
+        given=tuple(given),
+    )

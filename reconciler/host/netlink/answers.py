@@ -58,6 +58,7 @@ from reconciler.host.netlink.rtnetlink import (
     STATES,
     U32,
     USER_HZ_MS,
+    Place,
     attributes,
     string,
 )
@@ -150,7 +151,7 @@ class _Nest:
     were, the nest is searched anew. This is half of the time of an observation.
     """
 
-    def __init__(self, wanted: Mapping[Setting, tuple[int, struct.Struct]], at: Mapping[Setting, int]) -> None:
+    def __init__(self, wanted: Mapping[Setting, Place], at: Mapping[Setting, int]) -> None:
         self._wanted = wanted
         self._at = at  # where in its attribute a value stands, if not at the beginning
         self._known: dict[int, tuple[struct.Struct, tuple[int, ...], tuple[Setting, ...]]] = {}
@@ -172,7 +173,7 @@ class _Nest:
         told = attributes(data, start, end)
         found = sorted(
             (told[number][0], width, setting)
-            for setting, (number, width) in self._wanted.items()
+            for setting, (_, number, width) in self._wanted.items()
             if number in told and told[number][0] + self._at.get(setting, 0) + width.size <= told[number][1]
         )
         layout, position = "=", start

@@ -6,12 +6,16 @@ from enum import Enum
 from pathlib import Path
 
 from reconciler.host import ioctl
-from reconciler.host.netlink import answers, requests
-from reconciler.host.netlink.connection import CHANGES_AT_ONCE, Connection, Failure
+from reconciler.host.netlink import answers
+from reconciler.host.netlink.changes import encode
+from reconciler.host.netlink.connection import Connection
+from reconciler.host.netlink.rtnetlink import numbered
+from reconciler.host.netlink.sockets import CHANGES_AT_ONCE, Failure
 from reconciler.network.plan import MakeLink, Operation, Outcome, Plan, RemoveLink, SetLink, Status, Step
 from reconciler.network.state import Kind, Network, Setting
 
 _IPV6 = Path("/proc/sys/net/ipv6/conf")
+_WHAT = "change links"
 
 
 class _Way(Enum):
@@ -72,14 +76,14 @@ class Execution:
         owners: list[int] = []
         for position in positions:
             try:
-                messages = requests.encode(self._plan.operations[position], self._index_of)
+                messages = encode(self._plan.operations[position], self._index_of)
             except KeyError as error:
                 self._refused(position, Failure(errno.ENODEV, f"no interface {error}"))
                 continue
             batch += messages
             owners += [position] * len(messages)
         for start in range(0, len(batch), CHANGES_AT_ONCE):
-            refused = self._connection.send(batch[start : start + CHANGES_AT_ONCE])
+            refused = self._connection.send(numbered(batch[start : start + CHANGES_AT_ONCE]), _WHAT)
             for offset, failure in refused.items():
                 self._refused(owners[start + offset], failure)
 
@@ -109,7 +113,8 @@ class Execution:
         if not index_of:
             raise OSError(errno.ENODEV, "it vanished before it could be marked")
         value = link.settings[Setting.MARK]
-        refused = self._connection.send(requests.encode(SetLink(link, Setting.MARK, None, value), index_of))
+        marking = encode(SetLink(link, Setting.MARK, None, value), index_of)
+        refused = self._connection.send(numbered(marking), _WHAT)
         if refused:
             raise OSError(refused[0].errno, f"marking it failed: {refused[0].message}")
 
@@ -123,16 +128,16 @@ class Execution:
         return Outcome(operation, Status.DONE)
 
 
-def encoded(plan: Plan, actual: Network) -> list[bytes]:
-    """The messages of a whole plan; none, where they do not fit into one batch or it takes more than netlink."""
+def encoded(plan: Plan, actual: Network) -> bytes:
+    """A whole plan as one batch; empty, where it does not fit into one or takes more than netlink."""
     index_of = {link.name: link.nic.index for link in actual.links if link.nic}
     plain = all(_way(one) is _Way.NETLINK and one.step not in (Step.MAKE, Step.REMOVE) for one in plan.operations)
     try:
-        batch = [message for one in plan.operations for message in requests.encode(one, index_of)] if plain else []
+        batch = [message for one in plan.operations for message in encode(one, index_of)] if plain else []
     except KeyError:
         # Something that is to hold the others does not exist yet.
-        return []
-    return batch if len(batch) <= CHANGES_AT_ONCE else []
+        return b""
+    return numbered(batch) if len(batch) <= CHANGES_AT_ONCE else b""
 
 
 def _way(operation: Operation) -> _Way:

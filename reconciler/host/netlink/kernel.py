@@ -8,10 +8,12 @@ Three verbs, all for the network namespace that the thread was in when it opened
 - `prepare` encodes a plan for when there is no time: carrying it out is then one system call.
 """
 
+import contextlib
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Self
 
+from reconciler.errors import HostError
 from reconciler.host.ioctl import Ethtool
 from reconciler.host.netlink.connection import Connection
 from reconciler.host.netlink.execution import Execution, encoded
@@ -65,4 +67,8 @@ class Kernel:
         What fails is not told: whoever sends it observes afterwards, as always.
         """
         batch = encoded(plan, actual)
-        return partial(self._connection.send, batch) if batch else None
+        return partial(self._send, batch) if batch else None
+
+    def _send(self, batch: bytes) -> None:
+        with contextlib.suppress(HostError):
+            self._connection.send(batch, "switch over")

@@ -58,7 +58,7 @@ class Observer:
         return raw
 
     def _dump(self, request: bytes) -> Iterator[RawLink]:
-        return (self._decode(data[begin:end]) for data, begin, end in self._connection.dump(request))
+        return (self._decode(data[begin:end]) for data, begin, end in self._connection.ask(request, "list links"))
 
     def _look_up(self, which: Sequence[str | int]) -> Iterator[RawLink]:
         return map(self._decode, self._connection.look_up(which))
@@ -71,7 +71,7 @@ class Observer:
         have = {raw.name for raw in found.links.values()}
         found.add(self._look_up([name for name in names if name not in have]))
         ours = {raw.index for raw in found.links.values() if raw.name in names or marked_by(raw.settings[Setting.MARK])}
-        told = self._connection.dump(requests.get_links(family=rtnetlink.AF_BRIDGE))
+        told = self._connection.ask(requests.get_links(family=rtnetlink.AF_BRIDGE), "list members of bridges")
         members = dict(answers.membership(*answer) for answer in told)
         strangers = [index for index, master in members.items() if master in ours and index not in found.links]
         found.add(self._look_up(strangers))
@@ -114,7 +114,7 @@ class _Found:
 
 def _addresses(connection: Connection) -> dict[int, tuple[str, ...]]:
     found: dict[int, tuple[str, ...]] = {}
-    for answer in connection.dump(requests.get_addresses()):
+    for answer in connection.ask(requests.get_addresses(), "list addresses"):
         index, address = answers.address(*answer)
         found[index] = (*found.get(index, ()), address)
     return found
@@ -133,7 +133,7 @@ def _routes(connection: Connection) -> _Routes:
     other: set[int] = set()
     objects: set[tuple[bool, int]] = set()
     for family in (rtnetlink.AF_INET, rtnetlink.AF_INET6):
-        for answer in connection.dump(requests.get_routes(family)):
+        for answer in connection.ask(requests.get_routes(family), "list routes"):
             if (route := answers.route(*answer)) is None:
                 continue
             (default if route.default else other).update(route.hops)
@@ -155,7 +155,7 @@ def _nexthops(connection: Connection) -> dict[int, frozenset[int]]:
     None are told by a kernel that refuses to, and none for a group of which a member is not told.
     """
     try:
-        told = [answers.nexthop(*answer) for answer in connection.dump(requests.get_nexthops())]
+        told = [answers.nexthop(*answer) for answer in connection.ask(requests.get_nexthops(), "list nexthop objects")]
     except HostError:
         return {}
     hops = {number: frozenset(indexes) for number, indexes, _ in told}

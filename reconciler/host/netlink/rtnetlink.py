@@ -1,14 +1,16 @@
 """rtnetlink's numbers and framing: messages, attributes, and which attribute holds which setting. No I/O.
 
-Why not pyroute2 here: decoding one link with it takes 190 to 750 µs and importing it 230 ms, where a whole dry run has
-300 ms and an observation of 64 ports 25 ms (bench/README.md). These modules know the two dozen attributes that are
-reconciled and nothing else; the tests hold them against pyroute2, message by message.
+Why not pyroute2 for what is read: decoding one link with it takes 190 to 750 µs, and importing it as long as a whole
+dry run takes, where an observation of 64 ports has 25 ms (bench/README.md). These modules know the two dozen attributes
+that are reconciled and nothing else. What is written, pyroute2 encodes (`changes`).
 
-Numbers are those of linux/rtnetlink.h, nexthop.h, if_link.h, if_bridge.h, if_tun.h and ipv6.h.
+Numbers are those of linux/rtnetlink.h, nexthop.h, if_link.h, if_bridge.h, if_tun.h and ipv6.h. Tests compare them
+with pyroute2's, and what is read with what it reads.
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from reconciler.network.state import Setting
 
@@ -52,35 +54,44 @@ U8 = struct.Struct("=B")
 ADDRGENMODES = ("eui64", "none", "stable_secret", "random")
 STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
 
-# Of a bridge, of a membership in one, and of IPv6 on a link: attribute and width.
-BRIDGE: Mapping[Setting, tuple[int, struct.Struct]] = {
-    Setting.AGEING: (4, U32),
-    Setting.STP: (5, U32),
-    Setting.VLAN_FILTERING: (7, U8),
-    Setting.SWITCH_GROUP_FWD_MASK: (9, U16),
-    Setting.MULTICAST_SNOOPING: (23, U8),
-    Setting.NF_CALL_IPTABLES: (36, U8),
-    Setting.NF_CALL_IP6TABLES: (37, U8),
-    Setting.NF_CALL_ARPTABLES: (38, U8),
+
+class Place(NamedTuple):
+    """Which attribute holds a setting: its name, by which pyroute2 writes it, and its number and width, to read it."""
+
+    name: str
+    number: int
+    width: struct.Struct
+
+
+# Of a bridge, of a membership in one, and of IPv6 on a link.
+BRIDGE: Mapping[Setting, Place] = {
+    Setting.AGEING: Place("IFLA_BR_AGEING_TIME", 4, U32),
+    Setting.STP: Place("IFLA_BR_STP_STATE", 5, U32),
+    Setting.VLAN_FILTERING: Place("IFLA_BR_VLAN_FILTERING", 7, U8),
+    Setting.SWITCH_GROUP_FWD_MASK: Place("IFLA_BR_GROUP_FWD_MASK", 9, U16),
+    Setting.MULTICAST_SNOOPING: Place("IFLA_BR_MCAST_SNOOPING", 23, U8),
+    Setting.NF_CALL_IPTABLES: Place("IFLA_BR_NF_CALL_IPTABLES", 36, U8),
+    Setting.NF_CALL_IP6TABLES: Place("IFLA_BR_NF_CALL_IP6TABLES", 37, U8),
+    Setting.NF_CALL_ARPTABLES: Place("IFLA_BR_NF_CALL_ARPTABLES", 38, U8),
 }
-MEMBER: Mapping[Setting, tuple[int, struct.Struct]] = {
-    Setting.STATE: (1, U8),
-    Setting.HAIRPIN: (4, U8),
-    Setting.BPDU_GUARD: (5, U8),
-    Setting.ROOT_BLOCK: (6, U8),
-    Setting.LEARNING: (8, U8),
-    Setting.FLOOD: (9, U8),
-    Setting.PROXY_ARP: (10, U8),
-    Setting.MULTICAST_FLOOD: (27, U8),
-    Setting.BROADCAST_FLOOD: (30, U8),
-    Setting.GROUP_FWD_MASK: (31, U16),
-    Setting.NEIGHBOUR_SUPPRESSION: (32, U8),
-    Setting.ISOLATED: (33, U8),
-    Setting.LOCKED: (39, U8),
+MEMBER: Mapping[Setting, Place] = {
+    Setting.STATE: Place("IFLA_BRPORT_STATE", 1, U8),
+    Setting.HAIRPIN: Place("IFLA_BRPORT_MODE", 4, U8),
+    Setting.BPDU_GUARD: Place("IFLA_BRPORT_GUARD", 5, U8),
+    Setting.ROOT_BLOCK: Place("IFLA_BRPORT_PROTECT", 6, U8),
+    Setting.LEARNING: Place("IFLA_BRPORT_LEARNING", 8, U8),
+    Setting.FLOOD: Place("IFLA_BRPORT_UNICAST_FLOOD", 9, U8),
+    Setting.PROXY_ARP: Place("IFLA_BRPORT_PROXYARP", 10, U8),
+    Setting.MULTICAST_FLOOD: Place("IFLA_BRPORT_MCAST_FLOOD", 27, U8),
+    Setting.BROADCAST_FLOOD: Place("IFLA_BRPORT_BCAST_FLOOD", 30, U8),
+    Setting.GROUP_FWD_MASK: Place("IFLA_BRPORT_GROUP_FWD_MASK", 31, U16),
+    Setting.NEIGHBOUR_SUPPRESSION: Place("IFLA_BRPORT_NEIGH_SUPPRESS", 32, U8),
+    Setting.ISOLATED: Place("IFLA_BRPORT_ISOLATED", 33, U8),
+    Setting.LOCKED: Place("IFLA_BRPORT_LOCKED", 39, U8),
 }
-INET6: Mapping[Setting, tuple[int, struct.Struct]] = {
-    Setting.IPV6: (IFLA_INET6_CONF, U32),
-    Setting.ADDRGENMODE: (IFLA_INET6_ADDR_GEN_MODE, U8),
+INET6: Mapping[Setting, Place] = {
+    Setting.IPV6: Place("IFLA_INET6_CONF", IFLA_INET6_CONF, U32),
+    Setting.ADDRGENMODE: Place("IFLA_INET6_ADDR_GEN_MODE", IFLA_INET6_ADDR_GEN_MODE, U8),
 }
 FLAGS: Mapping[Setting, tuple[int, bool]] = {
     Setting.UP: (IFF_UP, True),
@@ -113,12 +124,17 @@ def attributes(data: bytes, offset: int, end: int) -> dict[int, tuple[int, int]]
     return found
 
 
-def failure(data: bytes, offset: int, end: int, flags: int) -> tuple[int, str]:
-    """The errno (0: none) and the kernel's own words of an NLMSG_ERROR message."""
+def failure(kind: int, data: bytes, offset: int, end: int, flags: int) -> tuple[int, str]:
+    """The errno (0: none) and the kernel's own words of a message that ends an answer: NLMSG_ERROR or NLMSG_DONE."""
+    if end - offset < 4:
+        return 0, ""
     code = -struct.unpack_from("=i", data, offset)[0]
     if not flags & NLM_F_ACK_TLVS:
         return code, ""
-    echoed = 16 if flags & NLM_F_CAPPED else (HEADER.unpack_from(data, offset + 4)[0] + 3) & ~3
+    echoed = 0
+    if kind == NLMSG_ERROR:
+        # The message that it is about: its header, or all of it.
+        echoed = 16 if flags & NLM_F_CAPPED else (HEADER.unpack_from(data, offset + 4)[0] + 3) & ~3
     told = attributes(data, offset + 4 + echoed, end)
     return code, string(data, told[NLMSGERR_ATTR_MSG]) if NLMSGERR_ATTR_MSG in told else ""
 
@@ -136,3 +152,8 @@ def attribute(number: int, payload: bytes) -> bytes:
 def message(kind: int, flags: int, payload: bytes) -> bytes:
     """A request; its sequence number is the sender's to fill in."""
     return HEADER.pack(len(payload) + 16, kind, flags | NLM_F_REQUEST, 0, 0) + payload
+
+
+def numbered(messages: Sequence[bytes], first: int = 0) -> bytes:
+    """Messages, one behind the other, with sequence numbers from `first` on."""
+    return b"".join(one[:8] + U32.pack(number) + one[12:] for number, one in enumerate(messages, first))

@@ -4,7 +4,6 @@ import errno
 import json
 import re
 import socket
-import struct
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from rules import GRANTED, LEASE, LONG_MS, SOON_S, TABLE, TOKEN, frame, nft, sen
 
 from reconciler.errors import HostError, TransientError
 from reconciler.host.guard.messages import LEASE_KEY, Element, add, batch, flush
-from reconciler.host.guard.netfilter import Netfilter, NetfilterError, NetfilterWatch
-from reconciler.host.netlink import rtnetlink
+from reconciler.host.guard.netfilter import Netfilter, NetfilterWatch
+from reconciler.host.netlink.sockets import Failure, RefusedError
 from reconciler.lab.lab import wait_until
 from reconciler.lab.namespaces import Namespace
 
@@ -99,7 +98,7 @@ def test_a_batch_is_done_whole_or_not_at_all(
 ) -> None:
     before = netfilter.generation()
     good = add(TABLE, LEASE, LEASE_KEY, LONG_MS)
-    with pytest.raises(NetfilterError, match=re.escape(f"the kernel refused to {said}: ")) as raised:
+    with pytest.raises(RefusedError, match=re.escape(f"the kernel refused to {said}: ")) as raised:
         netfilter.send(batch([message, good] if first else [good, message]))
     assert raised.value.errno == number
     assert isinstance(raised.value, HostError)
@@ -112,7 +111,7 @@ def test_a_batch_is_done_whole_or_not_at_all(
 
 @pytest.mark.netns
 def test_the_first_of_several_failures_is_told(netfilter: Netfilter) -> None:
-    with pytest.raises(NetfilterError, match="flush set one "):
+    with pytest.raises(RefusedError, match="flush set one "):
         netfilter.send(batch([flush(TABLE, "one"), flush(TABLE, "two")] * 50))
     netfilter.send(batch([flush(TABLE, LEASE)]))
 
@@ -120,7 +119,7 @@ def test_the_first_of_several_failures_is_told(netfilter: Netfilter) -> None:
 @pytest.mark.netns
 def test_what_is_not_there_is_told_apart(netfilter: Netfilter) -> None:
     for table, set_ in (("nowhere", LEASE), (TABLE, "nothing")):
-        with pytest.raises(NetfilterError, match=f"list set {set_} of table {table}") as raised:
+        with pytest.raises(RefusedError, match=f"list set {set_} of table {table}") as raised:
             netfilter.elements(table, set_)
         assert raised.value.errno == errno.ENOENT
     assert netfilter.counters("nowhere") == {}
@@ -166,44 +165,7 @@ def test_it_is_about_the_namespace_that_it_was_opened_in(table: str) -> None:
             assert there.tables() == {}
 
 
-# --- a socket that misbehaves ----------------------------------------------------------------------------------------
-
-
-class Script:
-    """Stands in for the socket: what recv gives after each question, built for its sequence number."""
-
-    def __init__(self, *rounds: list[Any]) -> None:
-        self.rounds = list(rounds)
-        self.asked = 0
-        self._now: list[Any] = []
-        self._sequence = 0
-
-    def send(self, data: bytes) -> None:
-        self.asked += 1
-        self._now = list(self.rounds.pop(0) if len(self.rounds) > 1 else self.rounds[0])
-        self._sequence = struct.unpack_from("=L", data, 8)[0]
-
-    def recv(self, _: int, flags: int = 0) -> bytes:
-        if not self._now and flags & socket.MSG_DONTWAIT:
-            raise BlockingIOError
-        assert self._now, "it would wait for ever"
-        step = self._now.pop(0)
-        if isinstance(step, OSError):
-            raise step
-        kind, flags, late, payload = step
-        return struct.pack("=LHHLL", 16 + len(payload), kind, flags, self._sequence - late, 0) + payload
-
-
-def answer(flags: int = 0, late: int = 0) -> Any:
-    return 0x0A0C, flags, late, bytes(4)
-
-
-def done(flags: int = 0, code: int = 0) -> Any:
-    return rtnetlink.NLMSG_DONE, flags, 0, struct.pack("=i", code)
-
-
-NO_BUFFER = OSError(errno.ENOBUFS, "No buffer space available")
-INTERRUPTED = rtnetlink.NLM_F_DUMP_INTR
+# --- a socket that misbehaves: tests/host/test_sockets.py ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -211,33 +173,6 @@ def opened() -> Netfilter:
     made = Netfilter()
     made.close()
     return made
-
-
-@pytest.mark.parametrize(
-    "first",
-    [
-        [answer(INTERRUPTED), done()],
-        [answer(), done(INTERRUPTED)],
-        [NO_BUFFER, answer(), done()],
-    ],
-)
-def test_a_dump_that_was_disturbed_is_read_again(opened: Netfilter, first: list[Any]) -> None:
-    script = Script(first, [answer(late=1), answer(), done()])
-    opened._socket = script  # type: ignore[assignment]
-    assert opened.elements(TABLE, LEASE) == ()
-    assert script.asked == 2
-
-
-def test_endless_unrest_is_transient(opened: Netfilter) -> None:
-    opened._socket = Script([answer(INTERRUPTED), done()])  # type: ignore[assignment]
-    with pytest.raises(TransientError, match="try again"):
-        opened.elements(TABLE, LEASE)
-
-
-def test_a_dump_that_fails_at_its_end_is_refused(opened: Netfilter) -> None:
-    opened._socket = Script([answer(), done(code=-errno.EPERM)])  # type: ignore[assignment]
-    with pytest.raises(NetfilterError, match="Operation not permitted"):
-        opened.elements(TABLE, LEASE)
 
 
 def test_rules_that_change_under_a_fingerprint_are_read_again(
@@ -255,7 +190,7 @@ def test_rules_that_change_under_a_fingerprint_are_read_again(
 
 @pytest.mark.netns
 def test_a_batch_that_cannot_be_sent_is_a_refusal(netfilter: Netfilter) -> None:
-    with pytest.raises(NetfilterError, match="carry out a transaction") as raised:
+    with pytest.raises(RefusedError, match="carry out the transaction") as raised:
         netfilter.send(batch([add(TABLE, GRANTED, TOKEN)] * 100_000))
     assert raised.value.errno == errno.EMSGSIZE
 
@@ -266,12 +201,22 @@ def test_a_kernel_without_netfilter_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(socket, "socket", refuse)
     for kind in (Netfilter, NetfilterWatch):
-        with pytest.raises(NetfilterError, match="speak nf_tables: Protocol not supported"):
+        with pytest.raises(RefusedError, match="speak nf_tables: EPROTONOSUPPORT: Protocol not supported"):
             kind()
 
 
-def test_an_answer_that_was_lost_is_a_refusal(opened: Netfilter) -> None:
-    opened._socket = Script([NO_BUFFER])  # type: ignore[assignment]
-    with pytest.raises(NetfilterError) as raised:
-        opened.send(batch([flush(TABLE, LEASE)]))
-    assert raised.value.errno == errno.ENOBUFS
+@pytest.mark.parametrize(
+    ("failures", "said"),
+    [
+        (dict.fromkeys(range(4), errno.ENOBUFS), "carry out the transaction: ENOBUFS"),
+        ({0: errno.ENOBUFS, 1: errno.ENOBUFS, 2: errno.ENOENT, 3: errno.EBUSY}, "flush set two .*: ENOENT"),
+    ],
+    ids=["all", "some"],
+)
+def test_an_answer_that_was_lost_is_a_refusal(
+    opened: Netfilter, monkeypatch: pytest.MonkeyPatch, failures: dict[int, int], said: str
+) -> None:
+    told = {at: Failure(number) for at, number in failures.items()}
+    monkeypatch.setattr(opened._socket, "send", lambda *_: told)
+    with pytest.raises(RefusedError, match=said):
+        opened.send(batch([flush(TABLE, "one"), flush(TABLE, "two")]))

@@ -1,0 +1,82 @@
+"""What the guard says on the failover path was encoded beforehand."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from reconciler.appliance.declared import Guard
+from reconciler.host.guard import messages
+from reconciler.host.guard.table import Table
+from reconciler.host.netlink import encoder, rtnetlink
+from reconciler.network.guard import Guarded, Place
+
+TOKEN = bytes.fromhex("020102030405")
+FLUSH, ADD = messages.NFT_MSG_DELSETELEM, messages.NFT_MSG_NEWSETELEM
+
+
+def guarded(index: int = 1, **more: Any) -> Guarded:
+    adapters = tuple(Place(role, f"tap-{role}", index + at) for at, role in enumerate(("outside", "inside")))
+    return Guarded("edge", Guard(**more), adapters, adapters)
+
+
+@pytest.fixture
+def table() -> Iterator[tuple[Table, list[bytes]]]:
+    sent: list[bytes] = []
+    with Table("x") as made:
+        made._netfilter.close()
+        made._netfilter = SimpleNamespace(send=sent.append, close=lambda: None)  # type: ignore[assignment]
+        yield made, sent
+
+
+def said(batch: bytes) -> list[tuple[int, str]]:
+    """What is done with which set."""
+    told = []
+    for kind, _, _, begin, end in rtnetlink.messages(batch):
+        if kind >> 8 == messages.NFNL_SUBSYS_NFTABLES:
+            attributes = dict(messages.attributes(batch[begin + messages.NFGENMSG.size : end]))
+            told.append((kind & 0xFF, messages.string(attributes[messages.NFTA_SET_ELEM_LIST_SET])))
+    return told
+
+
+def test_nothing_is_encoded_once_it_is_prepared_but_a_token(
+    table: tuple[Table, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, sent = table
+    one = guarded()
+    leases = [direction.lease for direction in one.directions]
+    opened.prepare([one])
+    encoded: list[Any] = []
+    encode = encoder._encoded
+    monkeypatch.setattr(encoder, "_encoded", lambda *of: encoded.append(of) or encode(*of))
+    # A VM that came back has other adapters, and is spoken of as before.
+    opened.prepare([guarded(index=7)])
+    opened.withdraw(one, drain=False)
+    opened.withdraw(one, drain=True)
+    opened.stand_aside(one)
+    opened.renew(one)
+    assert encoded == []
+    opened.grant(one, TOKEN)
+    assert len(encoded) == 1
+    flushed = [(FLUSH, lease) for lease in leases]
+    nothing = [*flushed, (FLUSH, "edge/granted"), (FLUSH, "edge/aside"), (FLUSH, "edge/drain")]
+    given = [(ADD, lease) for lease in leases]
+    drain = [(ADD, "edge/drain")] if one.guard.drain_ms else []
+    assert [said(batch) for batch in sent] == [
+        *[nothing] * 2,
+        *[[*nothing, *drain]] * 2,
+        [*nothing, (ADD, "edge/aside")],
+        [*flushed, *given],
+        [*nothing, (ADD, "edge/granted"), *given],
+    ]
+
+
+def test_another_lease_is_encoded_anew(table: tuple[Table, list[bytes]]) -> None:
+    opened, sent = table
+    for lease_ms in (200, 400):
+        opened.prepare([guarded(lease_ms=lease_ms)])
+        opened.renew(guarded())
+    first, second = sent
+    assert (200).to_bytes(8, "big") in first
+    assert second == first.replace((200).to_bytes(8, "big"), (400).to_bytes(8, "big"))
