@@ -17,7 +17,7 @@ from reconciler.network.state import Setting
 
 OURS = [rtnetlink, sockets, watch, messages, fingerprint, netfilter]
 THEIRS = [netlink, rtnl, nfnetlink, nftsocket, ifinfmsg, ifaddrmsg, rtmsg, nlmsgerr, tun]
-PREFIXES = ("AF_", "ARPHRD_", "DEVCONF_", "IFA_", "IFF_", "IFLA_", "NETLINK_", "NF", "NL", "RT", "SO_", "SOL_")
+PREFIXES = ("AF_", "ARPHRD_", "DEVCONF_", "IFA_", "IFF_", "IFLA_", "NETLINK_", "NF", "NHA_", "NL", "RT", "SO_", "SOL_")
 # Numbers of the kernel that pyroute2 has no name for.
 UNKNOWN = {
     "ARPHRD_ETHER",
@@ -36,8 +36,15 @@ UNKNOWN = {
     "NFT_OBJECT_COUNTER",
     "NFT_SET_ANONYMOUS",  # see below
     "NLA_TYPE_MASK",
+    "NHA_GROUP",
+    "NHA_ID",
+    "NHA_OIF",
+    "RTA_NH_ID",
     "RTEXT_FILTER_SKIP_STATS",
+    "RTM_GETNEXTHOP",
+    "RTM_NEWNEXTHOP",
     "RTN_UNICAST",
+    "RTPROT_KERNEL",
     "SO_RCVBUFFORCE",
 }
 
