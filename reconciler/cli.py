@@ -258,8 +258,13 @@ def guest(what: str) -> None:
 @click.option("--rate", type=click.IntRange(100, 20_000), default=2_000, show_default=True, help="Frames/s, each way.")
 def demo(rate: int) -> None:
     """Rehearse it all in a lab of network namespaces. Needs no hardware, VM or root; leaves nothing behind."""
-    from reconciler.lab.demo import run
-
+    try:
+        from reconciler.lab.demo import run
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] != "rich":
+            raise
+        what = "the demo is drawn with rich, which is not installed: pip install rich, with the pip of this program's"
+        raise ReconcilerError(f"{what} environment") from None
     sys.exit(run(rate))
 
 

@@ -449,3 +449,15 @@ def test_an_endless_file_is_refused() -> None:
     done = run("-f", "/dev/zero", "--dry-run")
     assert done.code == 1
     assert "more than" in done.err
+
+
+def test_a_demo_without_rich_says_what_to_install() -> None:
+    code = "import sys; sys.modules['rich'] = None; from reconciler.cli import main; sys.argv[1:] = ['demo']; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, env=environment(), check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "reconcile: the demo is drawn with rich, which is not installed: "
+        "pip install rich, with the pip of this program's environment\n"
+    )
