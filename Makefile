@@ -1,6 +1,6 @@
 # The README's two commands are `make demo` and `make test`. Everything they need, they install: Python packages into
 # .venv, Debian packages where we are root (and otherwise they say which are missing).
-.PHONY: demo test check bench bench-peers faults install clean
+.PHONY: demo test test-quick check bench bench-peers faults install clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,6 +12,10 @@ demo: $(READY) .nft
 
 test: $(READY) .system-packages .vm .ips
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Two minutes, while one works: no real VM, fewer seeds and generated files, nothing that is marked `long`.
+test-quick: $(READY) .system-packages
+	$(BIN)/python -m pytest --quick $(PYTEST_ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import effort
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from processes import zombies
+from surroundings import make_plain
 
-from reconciler.host.inherited import shed_inherited_signals
 from reconciler.host.netlink.kernel import Kernel
 from reconciler.lab.namespaces import LabError, become_lab_root
 
@@ -25,13 +26,14 @@ settings.register_profile(
 )
 # For whoever writes a property: fail at once, and shrink later.
 settings.register_profile("hasty", settings.get_profile("project"), phases=[Phase.explicit, Phase.generate])
+# A property that asks for more examples than others asks `effort` for them.
+settings.register_profile("quick", settings.get_profile("project"), max_examples=20)
 settings.load_profile("project")
 
 # What several folders of tests share lies beside this file, or with the tests that it was made for.
 sys.path.append(str(Path(__file__).parent / "host"))
 
-# `make test &` in a script, `nohup make test`: programs that the tests start are to be ended by signals all the same.
-shed_inherited_signals()
+make_plain()
 
 _LAB_ERROR = pytest.StashKey[str | None]()
 _ZOMBIES: dict[int, str] = {}
@@ -39,6 +41,9 @@ _ZOMBIES: dict[int, str] = {}
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     parser.addoption("--update-golden", action="store_true", help="write what tests/golden expects anew")
+    parser.addoption(
+        "--quick", action="store_true", help="two minutes: no VM, nothing that is marked long, fewer seeds"
+    )
     if not pluginmanager.hasplugin("timeout"):
         # A distribution's pytest: without pytest-timeout, nothing heeds the limits, and the tests run all the same.
         for name in ("timeout", "timeout_method"):
@@ -46,8 +51,18 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.quick:
+        effort.quick = True
+        settings.load_profile("quick")
     if not config.pluginmanager.hasplugin("timeout"):
         config.addinivalue_line("markers", "timeout(seconds): of pytest-timeout, which is not installed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.quick:
+        left_out = [one for one in items if one.get_closest_marker("vm") or one.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [one for one in items if not (one.get_closest_marker("vm") or one.get_closest_marker("long"))]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

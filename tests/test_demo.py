@@ -11,7 +11,7 @@ from processes import ending
 
 from reconciler.lab.lab import wait_until
 
-pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("lab_root")]
+pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("lab_root"), pytest.mark.long]
 
 
 def start(folder: Path) -> subprocess.Popen[str]:

@@ -120,7 +120,14 @@ class Reader:
 
 
 @pytest.mark.netns
-@pytest.mark.parametrize("page", PAGES_WITH_EXAMPLES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=() if page in (ROOT / "README.md", ROOT / "docs" / "auditor.md") else pytest.mark.long)
+        for page in PAGES_WITH_EXAMPLES
+    ],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 @pytest.mark.usefixtures("lab_root")
 def test_examples_print_what_the_page_says(page: Path, tmp_path: Path) -> None:
     for folder in ("topologies", "examples"):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator
 
@@ -187,7 +188,7 @@ def test_kinds(signal, said):
 
 
 @given(documents())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_generated_files_are_valid_and_come_back_from_the_record(data):
     found = appliance(data)
     assert record.parse(json.loads(json.dumps(record.dump(found)))) == found
@@ -205,7 +206,7 @@ def found_in(data):
 
 
 @given(broken())
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 def test_broken_files_are_refused_with_a_place_and_by_the_schema_too(data):
     for mistake in found_in(data):
         assert mistake.what

@@ -182,6 +182,7 @@ def test_billion_laughs():
     assert refused("\n".join(lines)).what == "too many values"
 
 
+@pytest.mark.long
 def test_bounds():
     assert refused(b"#" * (document.MAX_BYTES + 1)).what.startswith("the file has 524289 bytes")
     assert refused("[" * (document.MAX_DEPTH + 2) + "]" * (document.MAX_DEPTH + 2)).what == "nested too deeply"

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+from effort import examples
 
 from reconciler.appliance import document
 from reconciler.appliance.declared import Appliance
@@ -23,7 +24,7 @@ CORPUS = [
     for folder in ("topologies", "tests/corpus/valid", "tests/corpus/broken")
     for path in sorted((ROOT / folder).glob("*.yaml"))
 ]
-FILES = 10_000
+FILES = examples(10_000)
 BATCH = 500
 # Against hangs, not slowness: the worst file that the bounds admit takes 3 s.
 HANG_S = 120
@@ -175,6 +176,7 @@ def filled(piece, before=b"", size=SIZE):
 
 # Each once took quadratic time in some YAML parser, or costs most for its size in this one. That they end at all within
 # the time limit of the whole run is the test: a time limit of their own would fail on a busy machine for no reason.
+@pytest.mark.long
 @pytest.mark.parametrize(
     "data",
     [

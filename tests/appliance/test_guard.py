@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 
 from reconciler.appliance import record
@@ -190,7 +191,7 @@ def test_a_guard_that_is_none_says_nothing_of_its_bounds():
 
 
 @given(documents())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_each_guard_has_one_canary_and_comes_back_from_the_record(data):
     found = appliance(data)
     named = any(one["kind"] == "canary" for one in data["health"]["signals"].values())

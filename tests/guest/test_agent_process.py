@@ -112,6 +112,7 @@ class TestBeats:
 
 
 class TestNoBeats:
+    @pytest.mark.long
     def test_no_threads(self, tmp_path: Path, channel: Path) -> None:
         """Its address space is too small for the stacks of its threads, and then is not any more."""
         with Running(
@@ -402,6 +403,7 @@ class TestWatchdog:
         assert device.read_bytes() == bytes(4)
         assert 31 <= sleeps <= 35  # sums of floats
 
+    @pytest.mark.long
     def test_a_fifo_whose_reader_comes_later(self, tmp_path: Path, channel: Path) -> None:
         device = tmp_path / "watchdog"
         os.mkfifo(device)
@@ -434,6 +436,7 @@ class TestEnd:
             running.process.send_signal(signal.SIGTERM)
             assert running.process.wait(DEADLINE_S) == 0
 
+    @pytest.mark.long
     def test_its_last_beat_says_so(self, tmp_path: Path, channel: Path) -> None:
         with Running(tmp_path, config(channel, interval="1s")) as running, Host(channel) as host:
             first = host.beat()

@@ -17,7 +17,7 @@ from reconciler.lab.lab import Lab, netlink
 from reconciler.lab.namespaces import Namespace
 from reconciler.lab.offloads import offloads_off
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.long]
 
 # More packets than the rings of all capture threads have room for.
 RINGS = 30_000

@@ -5,6 +5,7 @@ import random
 from dataclasses import dataclass, field, replace
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -221,7 +222,7 @@ HISTORIES = st.lists(st.tuples(GAPS, st.sampled_from(State)), max_size=12)
 
 
 @given(SIGNALS, HISTORIES, st.data())
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_due_is_exact(one: Signal, history: list[tuple[int, State]], data: st.DataObject) -> None:
     """Before it nothing changes by itself; at it something does; and there is an end of it."""
     ear = Ear(one)
@@ -243,7 +244,7 @@ def test_due_is_exact(one: Signal, history: list[tuple[int, State]], data: st.Da
 
 
 @given(SIGNALS, HISTORIES)
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_settling_twice_says_nothing_new(one: Signal, history: list[tuple[int, State]]) -> None:
     ear = Ear(one)
     for gap, state in history:
@@ -252,7 +253,7 @@ def test_settling_twice_says_nothing_new(one: Signal, history: list[tuple[int, S
 
 
 @given(SIGNALS, HISTORIES)
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_nobody_is_believed_healthy_without_having_said_so(one: Signal, history: list[tuple[int, State]]) -> None:
     ear, good = Ear(one), 0
     for gap, state in history:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels import has_tun, ip
@@ -475,7 +476,7 @@ def _read_all(data: bytes) -> None:
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_garbage_ends(data: bytes) -> None:
     _read_all(data)
 
@@ -501,7 +502,7 @@ def _sample() -> bytes:
 
 
 @given(st.data())
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_a_message_with_any_bytes_wrong_or_missing_ends(data: st.DataObject) -> None:
     message = bytearray(_sample())
     for _ in range(data.draw(st.integers(1, 4))):

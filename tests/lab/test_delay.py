@@ -10,7 +10,7 @@ from reconciler.lab.lab import Lab
 from reconciler.lab.namespaces import LabError
 from reconciler.lab.traffic import Traffic
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.long]
 
 
 def delays_ms(traffic: Traffic) -> list[float]:

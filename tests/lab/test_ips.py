@@ -12,7 +12,7 @@ from reconciler.lab.namespaces import LabError
 from reconciler.lab.talk import Talk
 from reconciler.lab.traffic import Traffic
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -194,6 +194,7 @@ def test_works_without_capabilities() -> None:
     assert done.stdout == "[0, 0]\n"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_works_as_an_ordinary_user() -> None:
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]

@@ -8,7 +8,7 @@ from reconciler.lab.namespaces import LabError
 from reconciler.lab.offloads import offloads_off
 from reconciler.lab.talk import Talk
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.long]
 
 
 def until_more(talk: Talk, what: str, size: int = 100_000) -> None:

@@ -23,6 +23,7 @@ def port_counters(lab: Lab, ifname: str) -> tuple[int, int]:
     return stats["rx_packets"], stats["tx_packets"]
 
 
+@pytest.mark.long
 def test_a_bridge_loses_nothing(joined: Lab) -> None:
     with joined.flows(2000) as traffic:
         traffic.start()

@@ -196,6 +196,7 @@ def traffic(kept: Keeping) -> Iterator[Callable[[], int]]:
 # --- start, restart, stop --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_a_restart_loses_no_frame_and_touches_nothing(kept: Keeping, number: signal.Signals) -> None:
     with traffic(kept) as lost:
@@ -241,6 +242,7 @@ def test_what_to_leave_behind_can_be_said(kept: Keeping) -> None:
     assert kept.lines[-1]["text"] == "stopped; left on bypass, as wanted"
 
 
+@pytest.mark.long
 def test_the_service_manager_is_told_when_it_is_ready_alive_and_stopping(kept: Keeping) -> None:
     kept.end()
     path = kept.folder / "notify"
@@ -336,6 +338,7 @@ def test_traffic_flows_on_while_the_vm_is_dead(kept: Keeping) -> None:
         assert lost() == 0
 
 
+@pytest.mark.long
 def test_the_cable_is_pulled_and_put_back(kept: Keeping) -> None:
     before = len(kept.told("switched", "problem", "failed"))
     kept.lab.unplug(0)
@@ -376,6 +379,7 @@ def test_a_nic_that_keeps_its_old_name_beside_the_new_one_is_followed(kept: Keep
         )
 
 
+@pytest.mark.long
 def test_a_nic_that_is_gone_and_comes_back_as_another_one(kept: Keeping) -> None:
     kept.hand("ip link delete nic1")
     kept.until(lambda: bool(kept.status()["network"]["problems"]), "the problem")
@@ -436,6 +440,7 @@ def test_drift_by_hand_is_mended_within_a_tenth_of_a_second_and_told(kept: Keepi
     assert kept.told("fight") == []
 
 
+@pytest.mark.long
 def test_whatever_an_audit_can_find_there_is_news_of(kept: Keeping) -> None:
     """Else it would wait for the next look that no news asks for."""
     late = []
@@ -518,6 +523,7 @@ class Agent:
         self._server.close()
 
 
+@pytest.mark.long
 def test_missed_and_failing_beats_lead_to_bypass_and_good_ones_back(kept: Keeping) -> None:
     kept.end()
     channel = kept.folder / "agent.sock"
@@ -544,6 +550,7 @@ def test_missed_and_failing_beats_lead_to_bypass_and_good_ones_back(kept: Keepin
         kept.end()
 
 
+@pytest.mark.long
 def test_a_program_says_how_the_vm_is(kept: Keeping) -> None:
     kept.end()
     verdict = kept.folder / "verdict"
@@ -613,6 +620,7 @@ def test_a_file_that_will_not_do_changes_nothing_and_why_is_said(kept: Keeping, 
     kept.write()
 
 
+@pytest.mark.long
 def test_many_reloads_at_once_leave_one_of_each_gatherer(kept: Keeping) -> None:
     kept.end()
     tally = kept.folder / "tally"
@@ -673,6 +681,7 @@ def test_status_why_hold_and_release_from_the_command_line(kept: Keeping) -> Non
     assert json.loads(kept.cli("status", "-o", "json").out)["format"] == "reconciler.status/1"
 
 
+@pytest.mark.long
 def test_a_hold_outlives_the_daemon_and_ends_by_itself(kept: Keeping) -> None:
     kept.ask("hold", topology="bypass", reason="x", seconds=3)
     kept.end(signal.SIGKILL)

@@ -15,7 +15,7 @@ from test_live_daemon import SOON_S, Keeping, keeping
 
 from reconciler.lab.lab import wait_until
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.long]
 
 PIPE = 4_096
 

@@ -19,7 +19,7 @@ from test_live_daemon import CARRIER, Keeping, keeping
 from reconciler.daemon.control import MAX_REQUEST
 from reconciler.lab.namespaces import Namespace
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.long]
 
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1

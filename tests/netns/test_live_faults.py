@@ -43,6 +43,7 @@ TAMPER = (
 )
 
 
+@pytest.mark.long
 def test_every_prefix_of_a_plan_followed_by_a_run_converges(lasting: Live) -> None:
     of = lasting.appliance
     for tamper, topology in (("ip link delete sw-outside", "inspect"), ("true", "bypass"), (TAMPER, "inspect")):
@@ -84,6 +85,7 @@ main()
 """
 
 
+@pytest.mark.long
 def test_a_process_killed_before_any_of_its_system_calls_is_mended_by_the_next(host: Live) -> None:
     """kill -9 at each point where something is about to change, until a process gets through."""
     for calls in range(40):
@@ -255,6 +257,7 @@ def test_nobody_is_nobody(lasting: Live) -> None:
     assert int(done.stdout.split()[1], 16) & ~(1 << 2) == 0, "no capability but perhaps to read files"
 
 
+@pytest.mark.long
 def test_without_privileges_one_can_look_but_not_apply(lasting: Live, tmp_path: Path) -> None:
     lasting.is_converged()
     lasting.environment |= {"RECONCILER_STATE_DIR": "/nonexistent/state", "HOME": "/nonexistent"}

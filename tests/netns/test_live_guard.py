@@ -74,6 +74,7 @@ def test_daemon_and_vm_dead_the_kernel_joins_the_wire_of_that_segment(two: Guard
     assert (two.stands(1), two.counted(1)) == (True, other)
 
 
+@pytest.mark.long
 def test_a_segment_that_fails_closed_is_cut_also_without_a_daemon(two: Guarded) -> None:
     two.kill()
     with two.lab.flows(RATE) as flows:
@@ -89,6 +90,7 @@ def test_a_segment_that_fails_closed_is_cut_also_without_a_daemon(two: Guarded) 
     assert wrong(measured[:2]) == []
 
 
+@pytest.mark.long
 def test_a_daemon_brings_the_cut_segment_back(two: Guarded) -> None:
     trips = two.guard(1)["trips"]
     with two.lab.flows(RATE) as flows:
@@ -114,6 +116,7 @@ def stale(flows: Any, tripped_ns: int, woke_ns: int) -> int:
     return sum(sent < tripped_ns and received > woke_ns for sent, received in times)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("with_daemon", [True, False], ids=["daemon", "alone"])
 def test_a_stopped_vm_that_goes_on_injects_nothing_and_its_old_probes_renew_nothing(
     kept: Guarded, with_daemon: bool
@@ -184,6 +187,7 @@ def test_without_a_latch_it_comes_back_as_soon_as_it_is_proven(kept: Guarded) ->
 # --- it outlives the daemon ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_daemon_that_is_killed_and_started_again_takes_over(kept: Guarded) -> None:
     pid, trips, table = kept.prober()["pid"], kept.guard()["trips"], kept.fingerprint()
     passed = kept.counted()
@@ -205,6 +209,7 @@ def test_a_daemon_that_is_killed_and_started_again_takes_over(kept: Guarded) -> 
     assert kept.told("tripped", "switched") == []
 
 
+@pytest.mark.long
 def test_a_prober_that_nobody_comes_back_for_ends_and_the_guard_trips(kept: Guarded) -> None:
     kept.write(guard=LEAST_GRACE)
     kept.well()
@@ -223,6 +228,7 @@ def test_a_prober_that_nobody_comes_back_for_ends_and_the_guard_trips(kept: Guar
     assert kept.prober()["pid"] != pid
 
 
+@pytest.mark.long
 def test_a_prober_that_is_killed_is_replaced_within_the_lease_or_after_a_trip(kept: Guarded) -> None:
     pid = kept.prober()["pid"]
     with kept.lab.flows(RATE) as flows:
@@ -235,6 +241,7 @@ def test_a_prober_that_is_killed_is_replaced_within_the_lease_or_after_a_trip(ke
         assert sum(one.duplicated for one in flows.stop()) == 0
 
 
+@pytest.mark.long
 def test_another_lease_is_put_in_place_without_a_loss(kept: Guarded) -> None:
     trips = kept.guard()["trips"]
     with kept.lab.flows(RATE) as flows:
@@ -291,6 +298,7 @@ def index(kept: Guarded, name: str) -> int:
     return int(json.loads(kept.lab.run(["ip", "-j", "link", "show", name]).stdout)[0]["ifindex"])
 
 
+@pytest.mark.long
 def test_adapters_that_come_back_as_others_are_followed_and_have_to_prove_themselves(kept: Guarded) -> None:
     old = index(kept, "vnet0")
     with kept.lab.flows(RATE) as flows:

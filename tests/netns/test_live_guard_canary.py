@@ -10,7 +10,7 @@ from test_live_daemon import CARRIER
 from reconciler.lab.delay import Delay
 from reconciler.lab.ips import FORBIDDEN, Suricata
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.long]
 
 MARCH = "MUST-NOT-PASS"
 NEGATIVE = {"canary": {"kind": "canary", "negative": {"payload": MARCH, "every": "100ms"}}}

@@ -105,6 +105,7 @@ def ports_down(kept: Guarded) -> None:
         kept.hand(f"ip link set {name} down promisc off")
 
 
+@pytest.mark.long
 def test_at_boot_the_wire_is_joined_without_a_daemon(alone: Guarded) -> None:
     ports_down(alone)
     assert said(alone, "guard", "on", "--boot").endswith(
@@ -148,6 +149,7 @@ def test_at_boot_a_port_that_is_missing_is_said(alone: Guarded) -> None:
 # --- with a daemon ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_daemon_takes_it_away_and_sets_it_again_without_a_loss(kept: Guarded) -> None:
     pid, lines = kept.prober()["pid"], len(kept.lines)
     with kept.lab.flows(1_000) as flows:
@@ -202,6 +204,7 @@ def test_show_prints_what_nft_reads_and_what_is_in_force(kept: Guarded) -> None:
     assert kept.mark.hex(":") not in shown, "the secret is none of a reader's business"
 
 
+@pytest.mark.long
 def test_status_tells_of_trips_frames_and_the_prober(kept: Guarded) -> None:
     trips = kept.guard()["trips"]
     guard: dict[str, Any] = {}
@@ -291,6 +294,7 @@ def test_a_daemon_of_another_file(kept: Guarded, tmp_path: Path) -> None:
     assert (kept.fingerprint(), kept.is_leased()) == (table, True)
 
 
+@pytest.mark.long
 def test_a_daemon_whose_file_declares_none(kept: Guarded) -> None:
     whole = kept.file.read_text()
     kept.file.write_text(whole.replace("guard: {}\n", ""))

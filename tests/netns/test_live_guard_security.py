@@ -13,7 +13,7 @@ from guarded import Guarded, guarded
 from reconciler.lab.frames import Ear, crossing, frame
 from reconciler.lab.lab import GATEWAY, MANAGEMENT_ADDRESS, netlink
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.long]
 
 PROBE = 0x88B5
 END = 0x88B7

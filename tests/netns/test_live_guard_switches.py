@@ -16,7 +16,7 @@ from reconciler.lab.frames import FRAMES, crossing
 from reconciler.lab.ips import FORBIDDEN, Suricata
 from reconciler.lab.talk import Talk
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.long]
 
 JUMBO_MTU = 9000
 

@@ -17,6 +17,7 @@ _PLACES = (Path("/usr/lib/systemd/systemd-networkd"), Path("/lib/systemd/systemd
 NETWORKD = next((str(path) for path in _PLACES if path.exists()), "")
 pytestmark = [
     pytest.mark.netns,
+    pytest.mark.long,
     pytest.mark.skipif(not NETWORKD, reason="systemd-networkd is not installed"),
     pytest.mark.skipif(not TAP, reason="networkd wants to become another user, which a user namespace does not have"),
 ]

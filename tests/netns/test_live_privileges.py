@@ -148,6 +148,7 @@ def test_the_unit_leaves_it_few() -> None:
     assert of_unit("LimitRTTIME") == "1s"
 
 
+@pytest.mark.long
 def test_they_suffice_for_all_that_the_daemon_does(host: Live) -> None:
     program = daemon(host, capabilities())
     until(host, lambda found: found and found["choice"] == {"edge": "inspect"} and found["network"]["converged"])
@@ -168,6 +169,7 @@ def test_they_suffice_for_all_that_the_daemon_does(host: Live) -> None:
     end(program)
 
 
+@pytest.mark.long
 def test_they_suffice_for_the_guard_and_its_prober(guarded: Live) -> None:
     program = daemon(guarded, capabilities() | INSTEAD)
     found = until(guarded, lambda found: found and found["guard"] and found["guard"]["prober"]["priority"])
@@ -192,6 +194,7 @@ def directions(found: dict) -> list[dict]:
     return [one for segment in found["guard"]["segments"] for one in segment["directions"]]
 
 
+@pytest.mark.long
 def test_without_net_raw_no_probes_are_sent_and_it_says_why(guarded: Live) -> None:
     program = daemon(guarded, capabilities() - {"net_raw"})
     try:

@@ -11,7 +11,7 @@ from reconciler.lab.appliance import appliance_file
 from reconciler.lab.lab import Lab
 from reconciler.network.desired import choice_of
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.long]
 
 
 @pytest.fixture

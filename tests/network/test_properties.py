@@ -4,6 +4,7 @@ import copy
 import random
 
 import pytest
+from effort import examples
 from fake_kernel import FakeKernel, Killed
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,7 +39,7 @@ def test_a_network_does_not_differ_from_itself(world: World) -> None:
 
 
 @given(worlds(refusals=False))
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_reconciling_makes_exactly_the_desired_network_and_leaves_the_rest(world: World) -> None:
     before = world.kernel.observe()
     report = reconcile(world.kernel, world.appliance, world.choice)
@@ -80,7 +81,7 @@ def _alone(link: Link) -> dict[Setting, object]:
 
 
 @given(worlds())
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_whatever_was_refused_the_rest_converges_and_a_second_run_has_nothing_to_do(world: World) -> None:
     report = reconcile(world.kernel, world.appliance, world.choice)
     assert report.after.changes == ()
@@ -92,7 +93,7 @@ def test_whatever_was_refused_the_rest_converges_and_a_second_run_has_nothing_to
 
 
 @given(worlds())
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_a_process_killed_after_any_operation_leaves_nothing_that_the_next_run_does_not_mend(world: World) -> None:
     whole = copy.deepcopy(world.kernel)
     reconcile(whole, world.appliance, world.choice)
@@ -116,7 +117,7 @@ def _told(kernel: FakeKernel) -> dict[str, object]:
 
 
 @given(worlds(), st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_an_operation_that_fails_with_any_errno_spoils_only_what_needs_it(world: World, data: st.DataObject) -> None:
     operations = plan(audit(copy.deepcopy(world.kernel), world.appliance, world.choice)).operations
     if not operations:
@@ -140,7 +141,7 @@ def test_an_operation_that_fails_with_any_errno_spoils_only_what_needs_it(world:
 
 
 @given(worlds(), st.randoms(use_true_random=False))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_the_order_of_what_was_observed_is_irrelevant(world: World, shuffler: random.Random) -> None:
     actual = world.kernel.observe()
     links = list(actual.links)
@@ -166,7 +167,7 @@ def _watched(world: World) -> list[Network]:
 
 
 @given(worlds())
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_no_prefix_of_a_plan_makes_a_loop_through_the_vm(world: World) -> None:
     if has_loop(world.appliance, world.kernel.observe()):
         return
@@ -175,7 +176,7 @@ def test_no_prefix_of_a_plan_makes_a_loop_through_the_vm(world: World) -> None:
 
 
 @given(converged_worlds())
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_no_prefix_of_a_change_of_topology_joins_two_segments_or_makes_a_loop(world: World) -> None:
     for network in _watched(world):
         assert not joined_segments(world.appliance, network)
@@ -183,7 +184,7 @@ def test_no_prefix_of_a_change_of_topology_joins_two_segments_or_makes_a_loop(wo
 
 
 @given(worlds())
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_no_prefix_joins_segments_that_were_apart(world: World) -> None:
     if joined_segments(world.appliance, world.kernel.observe()):
         return
@@ -198,7 +199,7 @@ def test_a_change_of_topology_makes_and_removes_nothing(world: World) -> None:
 
 
 @given(worlds())
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_a_plan_never_touches_what_is_not_ours(world: World) -> None:
     of = world.appliance
     before = world.kernel.observe()

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import World, host, two_ports, worlds
@@ -59,7 +60,7 @@ def test_a_switch_that_is_no_name_is_refused() -> None:
 
 
 @given(worlds())
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_an_observed_host_is_recorded_whole(world: World) -> None:
     network = world.kernel.observe()
     assert parse(json.dumps(dump(network)), "state.json") == network
@@ -96,7 +97,7 @@ def _parse_or_refuse(text: str) -> None:
 
 
 @given(st.data(), ALIEN)
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_a_record_with_anything_anywhere_is_read_or_refused(data: st.DataObject, alien: Any) -> None:
     record = json.loads(json.dumps(dump(host(two_ports()).observe())))
     *path, last = data.draw(st.sampled_from([place for place in _places(record) if place]))

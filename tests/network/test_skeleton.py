@@ -1,5 +1,6 @@
 """`discover`: whatever a machine has, the skeleton validates and finds what it was made of."""
 
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import host, two_ports
@@ -52,14 +53,14 @@ LINES = st.text(max_size=120)
 
 
 @given(machines(), LINES, LINES, st.booleans())
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_the_skeleton_of_any_machine_validates(network: Network, sku: str, vendor: str, virtual: bool) -> None:
     text = skeleton(network, sku, vendor, virtual=virtual)
     load(text.encode(), "skeleton.yaml")
 
 
 @given(machines(), st.booleans())
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_each_port_of_a_skeleton_finds_one_nic_of_its_own(network: Network, virtual: bool) -> None:
     of = load(skeleton(network, "x", "y", virtual=virtual).encode(), "skeleton.yaml")
     bound = bind(of, desired(of, choice_of(of)), network)

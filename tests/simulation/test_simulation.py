@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from effort import examples
 from processes import PATIENCE_S
 from world import HERE, ViolationError, live
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "10000"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", examples(10_000)))
 _PROCESSES = 2
 _TIMEOUT_S = 900
 

@@ -5,6 +5,7 @@ import struct
 from typing import Any
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -199,13 +200,13 @@ def _sample() -> bytes:
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_garbage_ends(data: bytes) -> None:
     _read_all(data)
 
 
 @given(st.data())
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_a_message_with_any_bytes_wrong_or_missing_ends(data: st.DataObject) -> None:
     for sample in (_sample(), messages.batch([messages.add(TABLE, "a", b"xy", 5)])):
         changed = bytearray(sample)

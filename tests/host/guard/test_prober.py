@@ -124,6 +124,7 @@ def test_what_must_not_come_through_is_counted_and_proves_nothing(stand: Stand) 
     stand.until(lambda report: first(report).negative > 2 and first(report).state == "back", "canaries")
 
 
+@pytest.mark.long
 def test_without_a_daemon_it_goes_on_for_the_grace_and_ends(stand: Stand, process: int) -> None:
     one = direction(0)
     with stand.in_vm(0) as near:
@@ -137,12 +138,14 @@ def test_without_a_daemon_it_goes_on_for_the_grace_and_ends(stand: Stand, proces
     assert not Probing(stand.folder, "sku").connect()
 
 
+@pytest.mark.long
 def test_a_daemon_that_hangs_is_no_daemon(stand: Stand, process: int) -> None:
     # It does not read either: reports that nobody takes stop nothing.
     stand.order(grace_ms=3_000)
     assert ends(process)
 
 
+@pytest.mark.long
 def test_consent_is_all_it_takes_to_go_on(stand: Stand) -> None:
     stand.order(grace_ms=1_000)
     since = stand.until(lambda report: report.directions != (), "the order").now_us

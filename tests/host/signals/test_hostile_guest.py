@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from ears import beat, checks, line
 
 from reconciler.health.signal import MAX_REASON, State
@@ -52,6 +53,7 @@ def after(chance: random.Random) -> float:
     return chance.choice((0.0, 0.01, 1.0, 20.0, 100.0, 100.0, 1000.0))
 
 
+@pytest.mark.long
 def test_garbage_is_never_healthy_and_never_kept() -> None:
     chance = random.Random(1)
     beats = Beats("hb", INTERVAL_MS)
@@ -82,6 +84,7 @@ def test_garbage_is_never_healthy_and_never_kept() -> None:
     assert min(counted.malformed, counted.oversized, counted.floods) > 100
 
 
+@pytest.mark.long
 def test_a_beat_among_garbage_is_believed_only_when_it_is_due() -> None:
     """Genuine beats, replays, failures, restarts and garbage, in pieces of any size."""
     chance = random.Random(2)
