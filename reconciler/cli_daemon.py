@@ -13,6 +13,7 @@ from reconciler.console import say, say_json, show
 from reconciler.errors import HostError
 from reconciler.host import places
 
+_STDERR = 2  # its descriptor
 _WATCH_S = 0.5
 _LONGEST_S = 30 * 86_400
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -55,7 +56,7 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
         known = ", ".join(appliance.topologies)
         raise click.UsageError(f"no topology is called {stop_topology!a}; {appliance.sku} declares: {known}")
     # Without one, whoever started us has closed it.
-    journal = DescriptorJournal(sys.stderr.fileno() if sys.stderr else None, as_json=form == "json")
+    journal = DescriptorJournal(_STDERR if sys.stderr else None, as_json=form == "json")
     with lock(places.run_dir(), appliance.sku, 10.0, lambda text: say(text, error=True)):
         from reconciler.daemon.loop import Daemon
 

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import pytest
+from processes import PATIENCE_S
 
 from reconciler.host.netlink import encoder, rtnetlink
 
@@ -17,7 +18,9 @@ def after(*statements: str) -> dict[str, Any]:
     """What a fresh process says after these statements."""
     tell = "print(json.dumps({'modules': [one for one in sys.modules if one.startswith('pyroute2')], 'told': told}))"
     lines = ["import json, sys", "from reconciler.host.netlink import encoder", "told = None", *statements, tell]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    )
     said: dict[str, Any] = json.loads(done.stdout)
     return said
 

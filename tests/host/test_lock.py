@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import ending
+from processes import PATIENCE_S, ending
 
 from reconciler.errors import HostError, TransientError
 from reconciler.host.lock import lock
@@ -154,6 +154,7 @@ def test_a_local_user_does_not_keep_the_daemon_from_starting(tmp_path: Path) -> 
         cwd="/",
         capture_output=True,
         text=True,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode

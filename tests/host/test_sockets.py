@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from processes import PATIENCE_S
 
 from reconciler.errors import HostError, TransientError
 from reconciler.host.netlink import requests, rtnetlink, sockets
@@ -341,7 +342,7 @@ def crowd(request: pytest.FixtureRequest) -> Iterator[Namespace]:
     ]
     with Namespace("crowd") as made:
         with made.entered():
-            subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+            subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, timeout=PATIENCE_S, check=True)
         yield made
 
 
