@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from reconciler.appliance import record
+from reconciler import codec
 from reconciler.appliance.declared import Appliance
 from reconciler.errors import HostError, ReconcilerError
 from reconciler.host import store
@@ -44,7 +44,7 @@ def prove(text: bytes, name: str, folder: Path) -> Appliance:
         answer = json.loads(done.stdout)
         if "mistakes" in answer:
             raise RefusedFileError(answer["mistakes"])
-        return record.parse(answer["appliance"])
+        return codec.parse(Appliance, answer["appliance"])
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HostError(f"cannot check {name}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -57,7 +57,7 @@ def main() -> None:
 
     name, folder = sys.argv[1:]
     try:
-        answer: dict[str, object] = {"appliance": record.dump(store.load(sys.stdin.buffer.read(), name, Path(folder)))}
+        answer: dict[str, object] = {"appliance": codec.dump(store.load(sys.stdin.buffer.read(), name, Path(folder)))}
     except InvalidFileError as error:
         answer = {"mistakes": str(error)}
     json.dump(answer, sys.stdout)

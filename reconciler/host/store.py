@@ -13,8 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from reconciler import __version__
-from reconciler.appliance import declared, record
+from reconciler import __version__, appliance, codec
 from reconciler.appliance.declared import Appliance
 
 _KEPT = 32  # files; older ones are removed
@@ -33,9 +32,9 @@ def load(text: bytes, name: str, folder: Path) -> Appliance:
         return found
     from reconciler.appliance.load import load as parse_and_prove
 
-    appliance = parse_and_prove(text, name)
-    _write(entry, appliance)
-    return appliance
+    proven = parse_and_prove(text, name)
+    _write(entry, proven)
+    return proven
 
 
 def known(text: bytes, folder: Path) -> Appliance | None:
@@ -49,9 +48,19 @@ def _entry(text: bytes, folder: Path) -> Path:
 
 def _digest(text: bytes) -> str:
     """Of the file and of the program that judges it."""
-    program = Path(declared.__file__).parent
-    stamps = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(program.glob("*.py"))]
+    stamps = sorted(
+        (path, status.st_mtime_ns, status.st_size)
+        for path in _program()
+        for status in [os.stat(path)]  # noqa: PTH116
+    )
     return hashlib.sha256(repr((__version__, stamps)).encode() + text).hexdigest()
+
+
+def _program() -> Iterator[str]:
+    # Not by pathlib: this is on the way of each dry run.
+    yield codec.__file__
+    for folder, _, names in os.walk(appliance.__path__[0]):
+        yield from (os.path.join(folder, name) for name in names if name.endswith(".py"))  # noqa: PTH118
 
 
 def _read(entry: Path) -> Appliance | None:
@@ -59,8 +68,8 @@ def _read(entry: Path) -> Appliance | None:
         with open(entry, "rb") as file:
             if not (_trusted(os.fstat(file.fileno())) and _trusted(entry.parent.stat())):
                 return None
-            return record.parse(json.load(file))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return codec.parse(Appliance, json.load(file))
+    except (OSError, ValueError, RecursionError):
         # Missing, torn or alien: as good as not there.
         return None
 
@@ -69,14 +78,14 @@ def _trusted(status: os.stat_result) -> bool:
     return status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _write(entry: Path, appliance: Appliance) -> None:
+def _write(entry: Path, proven: Appliance) -> None:
     # A store that cannot be written costs time, nothing else.
     with contextlib.suppress(OSError):
         entry.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=entry.parent, prefix=".")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(record.dump(appliance), file)
+                json.dump(codec.dump(proven), file)
             Path(temporary).chmod(0o644)
             Path(temporary).replace(entry)
         except OSError:

@@ -3,10 +3,14 @@
 import json
 from typing import Any
 
+from reconciler import codec
 from reconciler.errors import ReconcilerError
 from reconciler.network.state import Kind, Link, Network, Nic, Setting, Value
 
 STATE_FORMAT = "reconciler.state/1"
+
+_value = codec.codec(Value).parse
+_maybe = codec.codec(str | None).parse
 
 
 class InvalidRecordError(ReconcilerError):
@@ -59,14 +63,13 @@ def parse(text: str, name: str) -> Network:
         raise InvalidRecordError(f"{what}; `reconcile observe` writes such files")
     try:
         links = tuple(_parse_link(link) for link in data["links"])
-        routes = frozenset(_text(route) for route in data["default_route"])
         return Network(
             links,
-            routes,
-            tuple(_text(sysctl) for sysctl in data["bridge_netfilter"]),
+            codec.parse(frozenset[str], data["default_route"]),
+            codec.parse(tuple[str, ...], data["bridge_netfilter"]),
             # Not in what was recorded before the kernel was asked for them.
-            frozenset(_text(name) for name in data.get("routed", ())),
-            tuple(_number(nexthop) for nexthop in data.get("unresolved", ())),
+            codec.parse(frozenset[str], data.get("routed", [])),
+            codec.parse(tuple[int, ...], data.get("unresolved", [])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"{name}: not a recorded state: {type(error).__name__} {ascii(str(error))[:80]}"
@@ -75,39 +78,15 @@ def parse(text: str, name: str) -> Network:
 
 def _parse_link(data: Any) -> Link:
     nic = Nic(
-        index=_number(data["index"]),
-        pci=_text_or_none(data["pci"]),
-        mac=_text_or_none(data["permanent_mac"]),
-        driver=_text_or_none(data["driver"]),
-        altnames=tuple(_text(name) for name in data["altnames"]),
-        carrier=data["carrier"] is True,
-        physical=data["physical"] is True,
-        lower=tuple(_number(index) for index in data["lower"]),
+        index=codec.parse(int, data["index"]),
+        pci=_maybe(data["pci"]),
+        mac=_maybe(data["permanent_mac"]),
+        driver=_maybe(data["driver"]),
+        altnames=codec.parse(tuple[str, ...], data["altnames"]),
+        carrier=codec.parse(bool, data["carrier"]),
+        physical=codec.parse(bool, data["physical"]),
+        lower=codec.parse(tuple[int, ...], data["lower"]),
     )
     settings = {Setting(key): _value(value) for key, value in data["settings"].items()}
-    _text_or_none(settings.get(Setting.SWITCH))
-    return Link(_text(data["name"]), Kind(data["kind"]), settings, nic=nic)
-
-
-def _value(value: Any) -> Value:
-    if isinstance(value, list):
-        return tuple(_text(item) for item in value)
-    if value is None or isinstance(value, str | int):
-        return value
-    raise ValueError(f"a setting cannot be {ascii(value)[:40]}")
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected text, found {ascii(value)[:40]}")
-    return value
-
-
-def _text_or_none(value: Any) -> str | None:
-    return None if value is None else _text(value)
-
-
-def _number(value: Any) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"expected a number, found {ascii(value)[:40]}")
-    return value
+    _maybe(settings.get(Setting.SWITCH))
+    return Link(codec.parse(str, data["name"]), Kind(data["kind"]), settings, nic=nic)

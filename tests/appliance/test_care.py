@@ -7,9 +7,11 @@ from effort import examples
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator
 
-from reconciler.appliance import record, schema, shape
+from reconciler import codec
+from reconciler.appliance import schema, shape
 from reconciler.appliance.declared import (
     ISOLATE,
+    Appliance,
     Carrier,
     Command,
     Domain,
@@ -191,7 +193,7 @@ def test_kinds(signal, said):
 @settings(max_examples=examples(60))
 def test_generated_files_are_valid_and_come_back_from_the_record(data):
     found = appliance(data)
-    assert record.parse(json.loads(json.dumps(record.dump(found)))) == found
+    assert codec.parse(Appliance, json.loads(json.dumps(codec.dump(found)))) == found
     assert not list(VALIDATOR.iter_errors(data))
     closed = bool(found.on_failure.closed)
     assert (ISOLATE in found.topologies) is (closed or ISOLATE in data["topologies"])

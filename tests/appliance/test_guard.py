@@ -6,8 +6,8 @@ import pytest
 from effort import examples
 from hypothesis import given, settings
 
-from reconciler.appliance import record
-from reconciler.appliance.declared import ISOLATE, Canary, Frame, Guard, Negative, Probe, Streak
+from reconciler import codec
+from reconciler.appliance.declared import ISOLATE, Appliance, Canary, Frame, Guard, Negative, Probe, Streak
 
 from .build import appliance, file, mistakes
 from .cares import documents
@@ -197,4 +197,4 @@ def test_each_guard_has_one_canary_and_comes_back_from_the_record(data):
     named = any(one["kind"] == "canary" for one in data["health"]["signals"].values())
     spoken = [name for name, one in found.segments.items() if one.guard and (named or not one.guard.by_daemon)]
     assert [name for segments in canaries(data).values() for name in segments] == spoken
-    assert record.parse(json.loads(json.dumps(record.dump(found)))) == found
+    assert codec.parse(Appliance, json.loads(json.dumps(codec.dump(found)))) == found

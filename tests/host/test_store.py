@@ -91,17 +91,17 @@ CARE = {
 }
 
 
-@pytest.mark.parametrize("alien", [..., None, 3, "Http", [], {}, {"kind": "Http"}, {"beat": 3}])
+@pytest.mark.parametrize("alien", [..., None, 3, "Http", [], {}, {"Http": {}}, {"beat": 3}])
 @pytest.mark.parametrize(
     "path",
     [
         ("hypervisor",),
-        ("hypervisor", "kind"),
+        ("hypervisor", "Libvirt"),
         ("health",),
         ("health", "signals"),
         ("health", "signals", "beat"),
-        ("health", "signals", "beat", "kind"),
         ("health", "signals", "beat", "source"),
+        ("health", "signals", "beat", "source", "Heartbeat"),
         ("health", "signals", "beat", "fall"),
         ("health", "groups", "g"),
         ("on_failure",),
@@ -195,16 +195,20 @@ def test_another_program_proves_anew(tmp_path: Path, proofs: list[str], monkeypa
     monkeypatch.setattr(store, "__version__", "999")
     store.load(TEXT, "a.yaml", tmp_path)
     assert len(proofs) == 2
-    rooms = tmp_path / "appliance"
-    rooms.mkdir()
-    (rooms / "declared.py").write_text("")
-    monkeypatch.setattr(store.declared, "__file__", str(rooms / "declared.py"))
+    rooms, form = tmp_path / "appliance", tmp_path / "codec.py"
+    (rooms / "rules").mkdir(parents=True)
+    monkeypatch.setattr(store.appliance, "__path__", [str(rooms)])
+    monkeypatch.setattr(store.codec, "__file__", str(form))
+    files = [rooms / "declared.py", rooms / "rules" / "guard.py", form]
+    for path in files:
+        path.write_text("")
     store.load(TEXT, "a.yaml", tmp_path)
-    os.utime(rooms / "declared.py", (1, 1))
-    store.load(TEXT, "a.yaml", tmp_path)
-    assert len(proofs) == 4
-    store.load(TEXT, "a.yaml", tmp_path)
-    assert len(proofs) == 4
+    for path in files:
+        before = len(proofs)
+        os.utime(path, (1, 1))
+        for _ in range(2):
+            store.load(TEXT, "a.yaml", tmp_path)
+        assert len(proofs) == before + 1, path
 
 
 def test_a_store_that_cannot_be_written_costs_only_time(tmp_path: Path, proofs: list[str]) -> None:
