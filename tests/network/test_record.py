@@ -144,3 +144,11 @@ def test_what_is_no_record_is_refused(text: str) -> None:
 def test_a_record_of_any_depth_is_refused(where: str, depth: int) -> None:
     with pytest.raises(InvalidRecordError):
         parse(where.replace("%s", "[" * depth + "]" * depth), "state.json")
+
+
+@pytest.mark.parametrize("key", ["carrier", "physical"])
+def test_what_is_neither_true_nor_false_is_refused(key: str) -> None:
+    recorded = dump(Network((Link("nic0", Kind.OTHER, {}, nic=Nic(1)),)))
+    recorded["links"][0][key] = 1
+    with pytest.raises(InvalidRecordError, match="expected true or false, found a whole number"):
+        parse(json.dumps(recorded), "state.json")
