@@ -71,10 +71,11 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
 def status(group_file: Path | None, file: Path | None, output: str, watch: bool) -> None:
     """Tell what the daemon knows: topologies, verdicts, signals, the VM, holds, problems.
 
-    Exit status: 0 the network is as wanted and inspected, 1 not, or no daemon answers.
+    Exit status: 0 as declared and every segment inspected; 5 a segment is cut; 4 a segment is bypassed; 1 it could not
+    be seen, or no daemon answers; 3 something differs; 2 wrong usage. Of several, the first in this order.
     """
     from reconciler.daemon.client import told
-    from reconciler.daemon.shown import shown
+    from reconciler.daemon.shown import exit_status, shown
 
     last: list[str] = []
     while True:
@@ -88,12 +89,8 @@ def status(group_file: Path | None, file: Path | None, output: str, watch: bool)
             say_json(found) if output == "json" else show(lines)
             last = now
         if not watch:
-            sys.exit(0 if _well(found) else 1)
+            sys.exit(exit_status(found))
         time.sleep(_WATCH_S)
-
-
-def _well(found: Any) -> bool:
-    return found["network"]["converged"] and all(one["topology"] == "inspect" for one in found["segments"])
 
 
 @click.command()

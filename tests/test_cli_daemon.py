@@ -90,6 +90,48 @@ def test_wrong_usage_ends_with_2_and_says_what_is_right(words: tuple[str, ...], 
     assert told in done.err
 
 
+def status_of(path: str, by: str, *, converged: bool = True) -> dict[str, Any]:
+    """What a daemon of one segment would answer."""
+    segment = {
+        "name": "wire", "topology": "inspect", "since_ms": 1_000, "verdict": "healthy", "hold": None, "flaps": 0,
+        "hold_down_left_ms": None, "path": path, "path_by": by,
+    }  # fmt: skip
+    vm = {"phase": "steady", "since_ms": 1_000, "due_ms": None, "attempts": 0, "attempts_declared": 0, "unreached": 0}
+    network = {"converged": converged, "problems": [], "fights": []}
+    return {"sku": "two", "segments": [segment], "vm": vm, "signals": [], "network": network, "guard": None}
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+@pytest.mark.parametrize(
+    ("found", "code", "first"),
+    [
+        (status_of("inspected", "switches"), 0, "two: inspected; the network is as wanted"),
+        (status_of("unknown", "switches"), 1, "two: it is unknown whether wire is inspected; the network is as wanted"),
+        (status_of("inspected", "switches", converged=False), 3, "two: inspected; the network is not as wanted"),
+        (status_of("bypassed", "guard"), 4, "two: wire is bypassed by the guard; the network is as wanted"),
+        (status_of("bypassed", "switches", converged=False), 4, "two: wire is bypassed; the network is not as wanted"),
+        (status_of("cut", "guard"), 5, "two: wire is cut by the guard; the network is as wanted"),
+        (status_of("cut", "switches", converged=False), 5, "two: wire is cut; the network is not as wanted"),
+    ],
+)
+def test_status_ends_with_the_worst_news_and_begins_with_it(
+    monkeypatch: pytest.MonkeyPatch, found: Any, code: int, first: str, output: str
+) -> None:
+    monkeypatch.setattr(client, "told", lambda *_, **__: {"status": found})
+    done = run("status", "-o", output)
+    assert (done.code, done.err) == (code, "")
+    if output == "json":
+        assert json.loads(done.out) == found
+    else:
+        assert done.out.splitlines()[0] == first
+
+
+def test_the_help_of_status_says_what_it_ends_with() -> None:
+    out = " ".join(run("status", "--help").out.split())
+    for words in ("0 as declared and every segment inspected", "5 a segment is cut", "4 a segment is bypassed"):
+        assert words in out
+
+
 @pytest.mark.parametrize("value", ["", "5", "m", "0m", "-1m", "1.5h", "30 m", "1w", "1M", "٣m", "9999999m", "x\x1b"])
 def test_a_duration_that_is_none(value: str) -> None:
     done = run("hold", "bypass", "--for", value, "--reason", "x")

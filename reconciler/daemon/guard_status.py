@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler.daemon.exposure import Segment
 from reconciler.daemon.guarding import Guarding
 from reconciler.errors import ReconcilerError
-from reconciler.health.consent import Held
 from reconciler.network.guard import Guarded
+from reconciler.network.path import Gate
 
 
 def guard_status(guarding: Guarding, pid: int | None) -> dict[str, Any] | None:
@@ -19,7 +18,7 @@ def guard_status(guarding: Guarding, pid: int | None) -> dict[str, Any] | None:
         counted = guarding.table.counters()
     except ReconcilerError as error:
         counted, trouble = {}, trouble or str(error)
-    bound = {one.name: one for one in guarding.bound}
+    bound, gates = {one.name: one for one in guarding.bound}, gates_of(guarding)
     report = guarding.probes.heard
     return {
         "on": guarding.on,
@@ -31,16 +30,41 @@ def guard_status(guarding: Guarding, pid: int | None) -> dict[str, Any] | None:
             "late_worst_us": report.late_worst_us if report else None,
             "stalls": report.stalls if report else None,
         },
-        "segments": [
-            _segment(guarding, name, segment, bound.get(name), counted) for name, segment in guarding.segments.items()
-        ],
+        "segments": [_segment(guarding, name, bound.get(name), gates[name], counted) for name in guarding.segments],
     }
 
 
+def gates_of(guarding: Guarding) -> dict[str, Gate]:
+    """What the kernel's table has for each guarded segment at this moment: asked for, and not remembered."""
+    if not guarding.on:
+        return dict.fromkeys(guarding.segments, Gate.OFF)
+    # What has no ports to be bound to is not in the table.
+    return dict.fromkeys(guarding.segments, Gate.MISSING) | {one.name: _gate(guarding, one) for one in guarding.bound}
+
+
+def _gate(guarding: Guarding, one: Guarded) -> Gate:
+    try:
+        held = guarding.table.contents(one)
+    except ReconcilerError:
+        return _gate_without_contents(guarding)
+    if held.held:
+        return Gate.LEASED
+    if held.aside_ms is not None:
+        return Gate.ASIDE
+    return Gate.CUT if one.guard.closed else Gate.JOINED
+
+
+def _gate_without_contents(guarding: Guarding) -> Gate:
+    try:
+        return Gate.MISSING if guarding.table.fingerprint() is None else Gate.UNKNOWN
+    except ReconcilerError:
+        return Gate.UNKNOWN
+
+
 def _segment(
-    guarding: Guarding, name: str, segment: Segment, one: Guarded | None, counted: Mapping[str, tuple[int, int]]
+    guarding: Guarding, name: str, one: Guarded | None, gate: Gate, counted: Mapping[str, tuple[int, int]]
 ) -> dict[str, Any]:
-    closed = name in guarding.appliance.on_failure.closed
+    segment = guarding.segments[name]
     ports = [
         {"port": role, "frames": frames, "bytes": size}
         for role in guarding.appliance.segments[name].ports
@@ -49,7 +73,7 @@ def _segment(
     now = guarding.clock()
     return {
         "name": name,
-        "state": _state(guarding, segment, closed=closed),
+        "state": gate.value,
         "lease_ms": one.guard.lease_ms if one else None,
         "trips": segment.trips,
         "open_ms": segment.open_ms + (now - segment.open_since if segment.open_since is not None else 0),
@@ -60,18 +84,6 @@ def _segment(
         },
         "directions": [_direction(guarding, one, number) for number in range(len(one.adapters))] if one else [],
     }
-
-
-def _state(guarding: Guarding, segment: Segment, *, closed: bool) -> str:
-    if not guarding.on:
-        return "off"
-    match segment.held:
-        case Held.GRANTED:
-            return "leased"
-        case Held.ADOPTING | Held.ASIDE:
-            return "aside"
-        case Held.NOTHING | Held.EXPIRED:
-            return "cut" if closed else "joined"
 
 
 def _direction(guarding: Guarding, one: Guarded, number: int) -> dict[str, Any]:

@@ -195,6 +195,11 @@ class Keeper:
         found = self.found
         return not (found is None or found.changes or found.problems or self._switched or self._unread)
 
+    @property
+    def unread(self) -> str:
+        """Why the network cannot be read; '' where it can."""
+        return self._unread
+
     def turn(self, events: Iterable[Event], *, changed: bool = False) -> None:
         """Take events in, decide, and make the network match. `changed`: links may have changed."""
         with self.journal.gathered():

@@ -54,7 +54,8 @@ class Requests:
         return await self._verbs[verb](request, user)
 
     async def _status(self, request: dict[str, Any], user: str) -> dict[str, Any]:
-        return {"status": {**status(self._keeper), **self._about()}}
+        about = self._about()
+        return {"status": {**status(self._keeper, about.get("guard")), **about}}
 
     async def _choice(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         return {"sku": self._keeper.appliance.sku, "choice": self._keeper.state.choice, "digest": self.digest}

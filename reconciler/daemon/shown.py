@@ -7,14 +7,38 @@ import click
 
 from reconciler.console import Said, escaped
 
-_COLOURS = {"healthy": "green", "degraded": "yellow", "failed": "red", "absent": "yellow", "unknown": "yellow"}
+_COLOURS = {
+    "healthy": "green",
+    "degraded": "yellow",
+    "failed": "red",
+    "absent": "yellow",
+    "unknown": "yellow",
+    "bypassed": "red",
+    "cut": "red",
+    "inspected": "green",
+}
+
+
+# What a segment's path is worth as an exit status, the worst first; none of them: 3 or 0.
+_STATUS = {"cut": 5, "bypassed": 4, "unknown": 1}
+_DIFFERS = 3
+# A topology, and the path that it is there for.
+_MEANT = {"inspect": "inspected", "bypass": "bypassed", "isolate": "cut"}
+# In one line; the rest follows below.
+_NAMES = 4
+
+
+def exit_status(status: Any) -> int:
+    """What `reconcile status` ends with: 0 as declared and inspected, 1 not seen, 3 differs, 4 bypassed, 5 cut."""
+    found = {segment["path"] for segment in status["segments"]}
+    differs = not status["network"]["converged"] or bool(_lacking(status))
+    return next((number for path, number in _STATUS.items() if path in found), _DIFFERS if differs else 0)
 
 
 def shown(status: Any) -> Iterator[Said]:
     """`reconcile status`."""
     network = status["network"]
-    how = "as wanted" if network["converged"] else click.style("not as wanted", fg="red")
-    yield Said(f"{escaped(status['sku'])}: the network is {how}")
+    yield Said(f"{escaped(status['sku'])}: {'; '.join(_headline(status))}")
     for segment in status["segments"]:
         yield from _segment(segment)
     yield from _guard(status.get("guard"))
@@ -30,6 +54,49 @@ def shown(status: Any) -> Iterator[Said]:
         yield Said(f"  somebody keeps changing back {escaped(fight)}")
     if lost := status.get("log", {}).get("lost"):
         yield Said(f"  {lost} line{'s' if lost != 1 else ''} of the log were lost: its reader stalled")
+
+
+def _headline(status: Any) -> Iterator[str]:
+    """The worst news first."""
+    by_path: dict[tuple[str, str], list[str]] = {}
+    for segment in status["segments"]:
+        by_path.setdefault((segment["path"], segment["path_by"]), []).append(escaped(segment["name"]))
+    for path in _STATUS:
+        for by in ("guard", "switches"):
+            if names := by_path.get((path, by)):
+                yield click.style(_news(names, path, by), fg=_COLOURS[path])
+    if all(path not in _STATUS for path, _ in by_path):
+        yield "inspected"
+    if lacking := _lacking(status):
+        yield click.style(lacking, fg="red")
+    yield "the network is " + (
+        "as wanted" if status["network"]["converged"] else click.style("not as wanted", fg="red")
+    )
+
+
+def _lacking(status: Any) -> str:
+    """What of the guard that the file declares is not there, or does not work; '' if nothing."""
+    guard = status.get("guard")
+    states = {segment["state"] for segment in guard["segments"]} if guard else set()
+    if "off" in states:
+        return "the guard is off"
+    if "missing" in states:
+        return "the guard is not set"
+    if "unknown" in states or (guard and guard["trouble"]):
+        return "the guard is in trouble"
+    return ""
+
+
+def _news(names: list[str], path: str, by: str) -> str:
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    who = f"{', '.join(names[:_NAMES])}{more} {'is' if len(names) == 1 else 'are'}"
+    return f"it is unknown whether {who} inspected" if path == "unknown" else f"{who} {_path(path, by)}"
+
+
+def _path(path: str, by: str) -> str:
+    if path == "unknown":
+        return "unknown whether inspected"
+    return f"{path} by the guard" if by == "guard" else path
 
 
 def reasons(status: Any, *, all_of_them: bool) -> Iterator[Said]:
@@ -65,7 +132,10 @@ def span(milliseconds: int) -> str:
 
 def _segment(segment: Any) -> Iterator[Said]:
     hold = segment["hold"]
-    told = f"{escaped(segment['name'])}: {segment['topology']} for {span(segment['since_ms'])}"
+    told = f"{escaped(segment['name'])}: "
+    if segment["path"] != _MEANT.get(segment["topology"], segment["path"]):
+        told += click.style(_path(segment["path"], segment["path_by"]), fg=_COLOURS[segment["path"]]) + "; wanted: "
+    told += f"{segment['topology']} for {span(segment['since_ms'])}"
     told += f", the VM is {_colour(segment['verdict'])} here"
     if segment["hold_down_left_ms"] is not None:
         told += f", back to inspect in {span(segment['hold_down_left_ms'])}"
@@ -104,6 +174,8 @@ def _guarded(segment: Any) -> str:
         "cut": "the wire is cut",
         "aside": "stands aside",
         "off": click.style("off", fg="yellow"),
+        "missing": click.style("is not in the kernel", fg="red"),
+        "unknown": click.style("the kernel does not tell", fg="red"),
     }
     told = words[segment["state"]]
     if segment["trips"]:

@@ -1,5 +1,6 @@
 """What the daemon knows, as a JSON value: for `reconcile status`, and whoever else asks."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from reconciler.appliance.declared import Signal
@@ -9,20 +10,25 @@ from reconciler.health.signal import Reading
 from reconciler.health.signal import State as Colour
 from reconciler.health.state import Course, Segment, State
 from reconciler.health.verdict import Track
+from reconciler.network.path import Gate, Path, Taken, paths
 
 # Versioned: a change that could break a reader counts up.
 FORMAT = "reconciler.status/1"
 
 
-def status(keeper: Keeper) -> dict[str, Any]:
-    """All of it; ages and remaining times in milliseconds."""
+def status(keeper: Keeper, guard: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All of it; ages and remaining times in milliseconds. `guard`: see `guard_status`."""
     state, now = keeper.state, keeper.clock()
-    found = keeper.found
+    found, taken = keeper.found, _paths(keeper, guard)
     return {
         "format": FORMAT,
         "sku": keeper.appliance.sku,
         "choice": state.choice,
-        "segments": [_segment(state, name, segment, now) for name, segment in state.segments.items()],
+        "segments": [
+            _segment(state, name, segment, now)
+            | {"path": taken[name].path.value, "path_by": "guard" if taken[name].by_guard else "switches"}
+            for name, segment in state.segments.items()
+        ],
         "vm": _vm(state, now),
         "signals": [
             _signal(state, signal, key, now)
@@ -49,6 +55,31 @@ def status(keeper: Keeper) -> dict[str, Any]:
             for told in keeper.decisions
         ],
     }
+
+
+def _paths(keeper: Keeper, guard: Mapping[str, Any] | None) -> Mapping[str, Taken]:
+    """Where frames go. That a VM which has failed inspects them, nobody can say, whatever crosses it."""
+    names = keeper.state.segments
+    gates = {one["name"]: Gate(one["state"]) for one in guard["segments"]} if guard else {}
+    if keeper.found is None or keeper.unread:
+        return {name: _by_guard_alone(gates.get(name)) for name in names}
+    taken = paths(keeper.appliance, keeper.found.actual, gates)
+    failed = {name for name, one in names.items() if one.verdict.state is Colour.FAILED}
+    return {
+        name: Taken(Path.UNKNOWN) if name in failed and one.path is Path.INSPECTED else one
+        for name, one in taken.items()
+    }
+
+
+def _by_guard_alone(gate: Gate | None) -> Taken:
+    """What can be said where the network cannot be read."""
+    match gate:
+        case Gate.JOINED:
+            return Taken(Path.BYPASSED, by_guard=True)
+        case Gate.CUT:
+            return Taken(Path.CUT, by_guard=True)
+        case _:
+            return Taken(Path.UNKNOWN)
 
 
 def _segment(state: State, name: str, segment: Segment, now: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from reconciler.lab.lab import netlink, wait_until
 from reconciler.lab.measure import Measured
 from reconciler.lab.namespaces import LabError, Namespace, become_lab_root, kill
 from reconciler.lab.picture import Row, alphabet_for, timeline
-from reconciler.lab.rehearsal import Rehearsal, on, rehearsal
+from reconciler.lab.rehearsal import Rehearsal, inspected, on, rehearsal
 from reconciler.lab.traffic import Flow, Traffic
 
 _SHOW_S = 0.7  # how long each topology is shown carrying traffic
@@ -115,7 +115,7 @@ class _Demo:
     def _inspect(self) -> None:
         self._title("the daemon starts; the traffic waits for the VM to prove itself")
         self._start_daemon()
-        self._made.wait_for(on("inspect"), "the VM to prove itself")
+        self._made.wait_for(inspected, "the VM to prove itself")
         self._traffic.start()
         with self._phase("inspect"):
             self._shows(crossing=True)
@@ -188,7 +188,7 @@ class _Demo:
             self._shows(crossing=False)
         with self._phase("daemon, VM, proof"):
             self._start_daemon()
-            self._made.wait_for(on("inspect"), "the return to inspect")
+            self._made.wait_for(inspected, "the return to inspect")
         self._event("inspect again")
         self._command("status", expect=0, says="went past the VM")
         with self._phase("inspect at last"):

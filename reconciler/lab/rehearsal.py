@@ -218,6 +218,11 @@ def on(topology: str) -> Callable[[Any], bool]:
     return holds
 
 
+def inspected(status: Any) -> bool:
+    """Whether every frame crosses the VM, and the network is as wanted."""
+    return on("inspect")(status) and all(segment["path"] == "inspected" for segment in status["segments"])
+
+
 @contextlib.contextmanager
 def rehearsal(folder: Path, ports: int = 2, *, care: Mapping[str, Any], **more: Any) -> Iterator[Rehearsal]:
     """A lab and a rehearsal in it."""

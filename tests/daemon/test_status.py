@@ -1,15 +1,20 @@
 """What the daemon knows, as a value, and as people read it."""
 
+import errno
 import json
 from typing import Any
 
 import pytest
+from guards import Guards, guarded
 from keeping import BEAT, PROGRAMS, Kept, beat, watched
 
 from reconciler.console import Said
-from reconciler.daemon.shown import reasons, shown, span
+from reconciler.daemon.guard_status import guard_status
+from reconciler.daemon.shown import _headline, exit_status, reasons, shown, span
 from reconciler.daemon.status import FORMAT, status
-from reconciler.health.signal import State
+from reconciler.errors import TransientError
+from reconciler.health.consent import Held
+from reconciler.health.signal import Reading, State
 from reconciler.health.state import Ending, Hold, HoldPlaced, RestartEnded
 from reconciler.network.state import Setting
 
@@ -17,6 +22,11 @@ from reconciler.network.state import Setting
 def told(kept: Kept) -> Any:
     """As whoever asks gets it."""
     return json.loads(json.dumps(status(kept.keeper)))
+
+
+def told_guarded(kept: Guards) -> Any:
+    guard = guard_status(kept.guarding, None)
+    return json.loads(json.dumps({**status(kept.keeper, guard), "guard": guard}))
 
 
 def text(lines: Any) -> str:
@@ -54,7 +64,7 @@ def test_a_well_appliance() -> None:
         "wire",
         "healthy",
     )
-    assert text(shown(found)).startswith("two: the network is as wanted\nwire: inspect for")
+    assert text(shown(found)).startswith("two: inspected; the network is as wanted\nwire: inspect for")
 
 
 def test_log_lines_that_nobody_could_read_are_told() -> None:
@@ -128,7 +138,7 @@ def test_a_problem_and_a_fight_and_that_the_network_is_not_as_wanted() -> None:
     found = told(kept)
     assert found["network"]["converged"] is False
     shape = text(shown(found))
-    assert "two: the network is not as wanted" in shape
+    assert "two: wire is cut; the network is not as wanted\nwire: cut; wanted: inspect for " in shape
     assert "  problem: port inside: no interface matches name eth1" in shape
     assert "  somebody keeps changing back eth0 mtu" in shape
 
@@ -165,3 +175,171 @@ def test_before_anything_was_found_it_can_be_asked_as_well() -> None:
 )
 def test_spans(milliseconds: int, expected: str) -> None:
     assert span(milliseconds) == expected
+
+
+# --- where frames go, and what `status` ends with --------------------------------------------------------------------
+
+ISOLATE = {"isolate": {"pair": "all", "detached": ["outside", "inside"]}}
+TOPOLOGIES = {"inspect": {"pair": "all"}, "bypass": {"join": "all"}, **ISOLATE}
+# A canary that has no say: the guard trips, and nothing is decided.
+HARMLESS = {"canary": {"kind": "canary", "required": False}}
+
+
+def seen(kept: Guards) -> tuple[int, str]:
+    """The exit status and the first line of `reconcile status`."""
+    found = told_guarded(kept)
+    (first, *_) = text(shown(found)).splitlines()
+    return exit_status(found), first.removeprefix("two: ")
+
+
+def hang(kept: Guards) -> None:
+    kept.wires.vm(dead=True)
+    kept.wait(1_000)
+
+
+def hold(kept: Guards, topology: str) -> None:
+    kept.turn(HoldPlaced(Hold(topology, "alice", "a test", kept.now + 3_600_000)))
+    kept.wait(1_000)
+
+
+WANTED = "the network is as wanted"
+BY_GUARD = f"wire is bypassed by the guard; {WANTED}"
+
+
+def test_inspected() -> None:
+    assert seen(Guards().granted()) == (0, f"inspected; {WANTED}")
+
+
+def test_the_guard_has_joined_the_wire_and_nothing_is_decided() -> None:
+    """What is wanted is inspect, the network is as wanted, and the verdict healthy: that is not what frames do."""
+    kept = Guards(guarded(signals=HARMLESS)).granted()
+    hang(kept)
+    assert kept.choice == "inspect"
+    assert kept.keeper.converged
+    assert seen(kept) == (4, BY_GUARD)
+    assert "\nwire: bypassed by the guard; wanted: inspect for " in text(shown(told_guarded(kept)))
+
+
+def test_the_guard_has_cut_the_wire_and_nothing_is_decided() -> None:
+    kept = Guards(guarded(signals=HARMLESS, on_failure={"fail": "closed"})).granted()
+    hang(kept)
+    assert seen(kept) == (5, f"wire is cut by the guard; {WANTED}")
+
+
+def test_held_on_inspect_with_a_hung_vm_the_guard_has_the_wire() -> None:
+    kept = Guards().granted()
+    hold(kept, "inspect")
+    hang(kept)
+    assert kept.choice == "inspect"
+    assert seen(kept) == (4, BY_GUARD)
+
+
+def test_bypassed_by_a_failure() -> None:
+    kept = Guards().granted()
+    hang(kept)
+    assert kept.choice == "bypass"
+    assert seen(kept)[0] == 4
+
+
+def test_held_on_bypass_and_on_isolate() -> None:
+    kept = Guards(guarded(topologies=TOPOLOGIES)).granted()
+    hold(kept, "bypass")
+    assert seen(kept) == (4, BY_GUARD)
+    hold(kept, "isolate")
+    assert seen(kept) == (5, f"wire is cut; {WANTED}")
+
+
+def test_in_a_topology_of_its_own_meaning_the_switches_tell() -> None:
+    mirror = {"switches": {"sw-m": {"ports": ["outside", "inside"], "adapters": ["outside"]}}}
+    kept = Guards(guarded(topologies={**TOPOLOGIES, "mirror": mirror})).granted()
+    hold(kept, "mirror")
+    assert seen(kept) == (4, f"wire is bypassed; {WANTED}")
+    assert "\nwire: mirror for " in text(shown(told_guarded(kept)))
+
+
+def test_without_the_guard_that_is_declared_it_is_not_as_declared() -> None:
+    kept = Guards().granted()
+    kept.guarding.switch(on=False)
+    kept.turn(changed=True)
+    assert seen(kept) == (3, f"inspected; the guard is off; {WANTED}")
+    hold(kept, "bypass")
+    assert seen(kept) == (4, f"wire is bypassed; the guard is off; {WANTED}")
+
+
+def test_what_somebody_flushed_is_not_there_until_it_is_put_back() -> None:
+    kept = Guards().granted()
+    kept.table.flush()
+    assert seen(kept) == (3, f"inspected; the guard is not set; {WANTED}")
+    kept.wait(20_000)
+    assert seen(kept) == (0, f"inspected; {WANTED}")
+
+
+def test_a_table_that_cannot_be_read_is_unknown_and_what_is_bypassed_is_so_all_the_same() -> None:
+    kept = Guards().granted()
+    kept.table.refuses = "EPERM"
+    assert seen(kept) == (1, f"it is unknown whether wire is inspected; the guard is in trouble; {WANTED}")
+    kept.table.refuses = ""
+    hold(kept, "bypass")
+    kept.table.refuses = "EPERM"
+    assert seen(kept)[0] == 4
+
+
+def test_a_vm_that_has_failed_inspects_nothing_although_frames_cross_it() -> None:
+    web = {"kind": "http", "url": "http://192.0.2.1/", "fall": 1}
+    kept = Guards(guarded(signals={"web": web})).adopting()
+    kept.until(lambda: kept.held is Held.GRANTED)
+    hold(kept, "inspect")
+    assert seen(kept)[0] == 0
+    kept.turn(Reading("web", State.FAILED, "suricata is dead"))
+    assert seen(kept) == (1, f"it is unknown whether wire is inspected; {WANTED}")
+
+
+def test_a_network_that_is_not_as_wanted() -> None:
+    kept = Guards().granted()
+    first = len(kept.kernel.log)
+    kept.kernel.fail_at = dict.fromkeys(range(first, first + 99), errno.EBUSY)
+    kept.kernel["eth0"].settings[Setting.MTU] = 1400
+    kept.turn(changed=True)
+    assert seen(kept) == (3, "inspected; the network is not as wanted")
+
+
+def unreadable(*_: Any) -> Any:
+    raise TransientError("interrupted")
+
+
+def test_a_network_that_cannot_be_read_and_what_the_guard_says_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Guards().granted()
+    monkeypatch.setattr(kept.kernel, "observe", unreadable)
+    kept.turn(changed=True)
+    assert seen(kept)[0] == 1
+    kept.wires.vm(dead=True)
+    kept.wait(1_000)
+    assert seen(kept) == (4, "wire is bypassed by the guard; the network is not as wanted")
+
+
+def told_segments(*paths: tuple[str, str]) -> Any:
+    """A status of so many segments, of which nothing else is told."""
+    segments = [{"name": f"s{number}", "path": path, "path_by": by} for number, (path, by) in enumerate(paths)]
+    return {"sku": "x", "segments": segments, "network": {"converged": True}, "guard": None}
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected", "first"),
+    [
+        ([("inspected", "switches")] * 2, 0, "inspected"),
+        ([("inspected", "switches"), ("bypassed", "guard")], 4, "s1 is bypassed by the guard"),
+        (
+            [("bypassed", "switches"), ("unknown", "switches"), ("cut", "guard"), ("bypassed", "guard")],
+            5,
+            "s2 is cut by the guard; s3 is bypassed by the guard; s0 is bypassed; it is unknown whether s1 is inspected",
+        ),
+        ([("unknown", "switches"), ("inspected", "switches")], 1, "it is unknown whether s0 is inspected"),
+        ([("bypassed", "switches")] * 6, 4, "s0, s1, s2, s3 and 2 more are bypassed"),
+    ],
+)
+def test_of_several_segments_the_worst_comes_first(paths: list[tuple[str, str]], expected: int, first: str) -> None:
+    found = told_segments(*paths)
+    assert exit_status(found) == expected
+    assert text([Said("; ".join(_headline(found)))]) == f"{first}; {WANTED}"
+    found["network"]["converged"] = False
+    assert exit_status(found) == (expected or 3)

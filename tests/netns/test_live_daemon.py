@@ -664,12 +664,13 @@ def test_a_file_from_standard_input_cannot_be_read_again_and_that_is_said(kept: 
 def test_status_why_hold_and_release_from_the_command_line(kept: Keeping) -> None:
     done = kept.cli("status")
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith("keep: the network is as wanted\nwire: inspect for ")
+    assert done.out.startswith("keep: inspected; the network is as wanted\nwire: inspect for ")
     done = kept.cli("hold", "bypass", "--for", "10m", "--reason", "new cables", file=False)
     assert done == (0, "wire=bypass\n", "")
     assert kept.is_on("bypass")
     done = kept.cli("status")
-    assert done.code == 1
+    assert done.code == 4
+    assert done.out.startswith("keep: wire is bypassed; the network is as wanted\nwire: bypass for ")
     assert "held on bypass by root for 9 min" in done.out
     assert "new cables" in done.out
     assert "held on bypass by root: new cables" in kept.cli("why").out
@@ -697,6 +698,8 @@ def test_the_vm_dies_while_held_on_inspect_and_nothing_moves(kept: Keeping) -> N
     kept.lab.kill_vm()
     kept.until(lambda: kept.status()["segments"][0]["verdict"] == "failed", "the failure")
     assert kept.is_on("inspect")
+    done = kept.cli("status")
+    assert (done.code, done.out.splitlines()[0]) == (5, "keep: wire is cut; the network is not as wanted")
     kept.ask("release")
     assert kept.is_on("bypass")
 
@@ -708,7 +711,7 @@ def test_watching_prints_anew_when_something_changed(kept: Keeping) -> None:
     with ending(program) as watching:
         out = watching.stdout
         assert out is not None
-        assert "keep: the network is as wanted" in out.readline()
+        assert "keep: inspected; the network is as wanted" in out.readline()
         assert out.readline().startswith("wire: inspect for")
         kept.ask("hold", topology="bypass", reason="x", seconds=60)
         line = out.readline()

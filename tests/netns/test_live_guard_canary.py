@@ -1,5 +1,6 @@
 """What the canary says of VMs that pass too much, or not everything; and guards whose probes are of other kinds."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,6 +137,68 @@ def test_a_change_of_the_probes_loses_nothing(kept: Guarded) -> None:
             kept.inspects()
         measured = flows.stop()
     assert [(one.lost, one.duplicated) for one in measured] == [(0, 0), (0, 0)]
+
+
+# --- a guard that acts alone, and what is said of it ------------------------------------------------------------------
+
+# A canary without a say: nothing is decided when it fails.
+HARMLESS = {**CARRIER, "canary": {"kind": "canary", "required": False}}
+
+
+def told(kept: Guarded) -> tuple[int, str, str]:
+    """What `status` ends with, its first line, and what its JSON has for the segment's path."""
+    done = kept.cli("status")
+    found = json.loads(kept.cli("status", "-o", "json").out)["segments"][0]
+    return done.code, done.out.splitlines()[0].removeprefix(f"{kept.sku}: "), f"{found['path']} by {found['path_by']}"
+
+
+@pytest.mark.parametrize("how", ["a canary without a say", "held on inspect"])
+def test_a_wire_that_the_guard_has_joined_is_told_as_bypassed_whatever_is_wanted(kept: Guarded, how: str) -> None:
+    if how == "held on inspect":
+        kept.ask("hold", topology="inspect", reason="a test", seconds=600)
+    else:
+        kept.write(signals=HARMLESS)
+        kept.reload()
+    kept.inspects()
+    assert told(kept) == (0, "inspected; the network is as wanted", "inspected by switches")
+    passed = kept.counted()
+    with kept.lab.flows(1_000) as flows:
+        flows.start()
+        more_arrives(kept, flows)
+        kept.lab.blackhole_vm()
+        kept.until(lambda: not kept.stands(), "the trip")
+        more_arrives(kept, flows)
+        assert told(kept) == (
+            4,
+            "edge is bypassed by the guard; the network is as wanted",
+            "bypassed by guard",
+        )
+        assert kept.is_on("inspect"), "nothing was decided"
+        assert kept.counted() > passed
+    kept.lab.unblock_vm()
+    kept.inspects()
+    assert told(kept)[0] == 0
+
+
+def test_a_wire_that_the_guard_has_cut_is_told_as_cut(kept: Guarded) -> None:
+    kept.write(signals=HARMLESS, on_failure={"fail": "closed"})
+    kept.reload()
+    kept.inspects()
+    kept.lab.blackhole_vm()
+    kept.until(lambda: not kept.stands(), "the trip")
+    assert told(kept) == (5, "edge is cut by the guard; the network is as wanted", "cut by guard")
+    kept.lab.unblock_vm()
+    kept.inspects()
+
+
+def test_a_guard_that_is_off_is_a_difference(kept: Guarded) -> None:
+    assert kept.cli("guard", "off").code == 0
+    assert told(kept) == (3, "inspected; the guard is off; the network is as wanted", "inspected by switches")
+    assert kept.cli("hold", "bypass", "--for", "1m", "--reason", "a test").code == 0
+    assert told(kept) == (4, "edge is bypassed; the guard is off; the network is as wanted", "bypassed by switches")
+    assert kept.cli("release").code == 0
+    assert kept.cli("guard", "on").code == 0
+    kept.inspects()
 
 
 # --- a lease that the daemon renews ----------------------------------------------------------------------------------
