@@ -1,5 +1,7 @@
 """The commands that start, ask and steer the daemon."""
 
+import logging
+import os
 import re
 import sys
 import time
@@ -10,11 +12,13 @@ import click
 
 from reconciler.cli_options import FILE, OUTPUT
 from reconciler.console import say, say_json, show
-from reconciler.errors import HostError
+from reconciler.errors import HostError, ReconcilerError
 from reconciler.host import places
 
 _STDERR = 2  # its descriptor
 _WATCH_S = 0.5
+# A log that nobody reads does not keep the daemon from ending.
+_FLUSH_S = 0.3
 _LONGEST_S = 30 * 86_400
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -43,7 +47,8 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
     Runs in the foreground and logs to standard error. SIGHUP reads the file anew; SIGTERM ends it, and leaves the
     network as it is.
     """
-    from reconciler.daemon.journal import DescriptorJournal
+    from reconciler.daemon.journal import DescriptorJournal, adopt_strays
+    from reconciler.host.blocking import exit_within
     from reconciler.host.lock import lock
     from reconciler.host.privileges import check_may_administer
     from reconciler.host.prover import prove
@@ -58,9 +63,24 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
     # Without one, whoever started us has closed it.
     journal = DescriptorJournal(_STDERR if sys.stderr else None, as_json=form == "json")
     with lock(places.run_dir(), appliance.sku, 10.0, lambda text: say(text, error=True)):
-        from reconciler.daemon.loop import Daemon
+        from reconciler.daemon.loop import LAST_RESORT_S, Daemon
 
-        Daemon(file, text, appliance, journal, group=group, stop=stop_topology).run()
+        adopt_strays(journal)
+        last_resort = lambda: exit_within(LAST_RESORT_S, 1)  # noqa: E731
+        status = 0
+        try:
+            Daemon(file, text, appliance, journal, group=group, stop=stop_topology, last_resort=last_resort).run()
+        except ReconcilerError as error:
+            journal.tell("failed", str(error), level=logging.ERROR)
+            status = 1
+        except Exception:
+            # It is in the journal already.
+            if os.environ.get("RECONCILER_DEBUG"):
+                raise
+            status = 1
+    journal.flush(_FLUSH_S)
+    # Not by way of the interpreter: in its end it closes what libraries hold open, and would wait for one that hangs.
+    os._exit(status)
 
 
 @click.command()

@@ -8,7 +8,10 @@ import contextlib
 import json
 import logging
 import os
+import sys
+import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +25,8 @@ from reconciler.host.blocking import Outlet
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 # Lines that are kept until the end of a turn. Who has more to say writes them earlier.
 _GATHERED = 1_000
+# Of where an internal error happened: the innermost calls.
+_CALLS_TOLD = 8
 
 
 class Lines(Protocol):
@@ -55,6 +60,15 @@ class Journal:
         self._kept.append(_Told(time.time(), event, text, level, data))
         if not self._gathering or len(self._kept) >= _GATHERED:
             self._write()
+
+    def bug(
+        self, error: BaseException, about: str = "", *, event: str = "bug", level: int = logging.ERROR, **data: Any
+    ) -> None:
+        """Tell of an error that nobody foresaw: one line with the place where it happened, and never a traceback."""
+        calls = traceback.extract_tb(error.__traceback__)[-_CALLS_TOLD:]
+        where = [f"{os.path.basename(call.filename)}:{call.lineno} {call.name}" for call in calls]  # noqa: PTH119
+        text = f"internal error{about}: {type(error).__name__}: {error}{f' ({where[-1]})' if where else ''}"
+        self.tell(event, text, level=level, where=where, **data)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
@@ -106,6 +120,38 @@ class DescriptorJournal(Journal):
         what = "1 line was lost" if number == 1 else f"{number} lines were lost"
         text = f"{what} here: the reader of the log was not there, or too slow"
         return self._line(_Told(time.time(), "lost", text, logging.WARNING, {"lines": number}))
+
+
+def adopt_strays(journal: Journal) -> None:
+    """From now on what Python and its libraries would print to stderr by themselves is a line of this journal."""
+
+    def thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None:
+            journal.bug(args.exc_value, f" in the thread {args.thread.name}" if args.thread else "")
+
+    def unraisable(args: "sys.UnraisableHookArgs") -> None:
+        if args.exc_value is not None:
+            journal.bug(args.exc_value, f" in {args.object!a:.100}")
+
+    threading.excepthook = thread
+    sys.unraisablehook = unraisable
+    logging.getLogger().addHandler(_Strays(journal))
+    logging.captureWarnings(capture=True)
+
+
+class _Strays(logging.Handler):
+    """What libraries have to complain of."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(logging.WARNING)
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text, error = record.getMessage().split("\n")[0], record.exc_info[1] if record.exc_info else None
+        if error:
+            self._journal.bug(error, f" ({text})")
+        else:
+            self._journal.tell("library", f"{record.name}: {text}", level=max(record.levelno, logging.WARNING))
 
 
 def _json(told: _Told) -> str:

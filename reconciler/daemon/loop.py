@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from reconciler.daemon.keeper import Keeper
 from reconciler.daemon.kernel_guard import KernelGuard
 from reconciler.daemon.remember import Remembering
 from reconciler.daemon.requests import Requests
-from reconciler.errors import ReconcilerError, UnreachedError
+from reconciler.errors import HostError, ReconcilerError, UnreachedError
 from reconciler.health.state import Ending, Event, Restart, RestartEnded
 from reconciler.host import clock, places
+from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor.deeds import Deeds
 from reconciler.host.hypervisor.driver import hypervisor_of
 from reconciler.host.netlink import encoder
@@ -43,6 +44,10 @@ QUEUE = 1_024
 # Looking again after links changed may take so much of the time, whatever storm there is outside.
 _SHARE = 4
 _LEAST_PAUSE_MS, _MOST_PAUSE_MS = 2, 1_000
+# Who is told to end has so long; what is left of the time is for whoever ends us if that was not enough.
+_TO_END_S, _TO_FLUSH_S, LAST_RESORT_S = 0.8, 0.3, 1.8
+# A file whose storage does not answer; its checker has a minute of its own.
+_READ_S, _PROVE_S = 10.0, 70.0
 # A turn that comes so much later than it was due comes after a stall: of the machine, or of this process.
 _STALL_MS = 100
 
@@ -51,12 +56,23 @@ class Daemon:
     """Keeps the appliance of `file`; use it within the appliance's lock.
 
     `group`: whose members may ask and steer, beside root. `stop`: the topology to leave behind; None: what there is.
+    `last_resort` is called when it is told to end: it may see to it that the process does, whatever hangs.
     """
 
     def __init__(
-        self, file: Path, text: bytes, appliance: Appliance, journal: Journal, *, group: str | None, stop: str | None
+        self,
+        file: Path,
+        text: bytes,
+        appliance: Appliance,
+        journal: Journal,
+        *,
+        group: str | None,
+        stop: str | None,
+        last_resort: Callable[[], None] = lambda: None,
     ) -> None:
         self._file, self._text, self._journal, self._stop_topology = file, text, journal, stop
+        self._last_resort = last_resort
+        self._files = Workers("files")
         encoder.load()  # no module is imported when the VM has failed
         self._kernel, self._watch = Kernel(), Watch()
         self._guard = KernelGuard(appliance, journal)
@@ -104,8 +120,22 @@ class Daemon:
             self._kernel.close()
 
     async def _serve(self) -> None:
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            await self._begin()
+        except ReconcilerError:
+            raise
+        except Exception as error:
+            self._journal.bug(error, level=logging.CRITICAL)
+            raise
+        try:
+            await self._ended
+        finally:
+            await self._close()
+
+    async def _begin(self) -> None:
         loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[None] = loop.create_future()
+        loop.set_exception_handler(self._stray)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
@@ -124,10 +154,6 @@ class Daemon:
         gc.collect()
         gc.freeze()
         self._service.tell(READY="1", STATUS=f"keeping {self._keeper.appliance.sku}")
-        try:
-            await self._ended
-        finally:
-            await self._close()
 
     async def _close(self) -> None:
         self._service.tell(STOPPING="1")
@@ -138,13 +164,9 @@ class Daemon:
         loop.remove_reader(self._guard.watch)
         loop.remove_reader(self._guard.probing)
         self._cancel()
-        for task in (*self._tasks, *self._gatherers):
+        tasks = {*self._tasks, *self._gatherers}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._gatherers, return_exceptions=True)
-        for event in self._queue:
-            if isinstance(event, RestartEnded):
-                self._keeper.leave(event)
-        await self._control.close()
         if self._stop_topology:
             choice = dict.fromkeys(self._keeper.appliance.segments, self._stop_topology)
             done = reconcile(self._kernel, self._keeper.appliance, choice)
@@ -152,6 +174,14 @@ class Daemon:
             self._journal.tell("stop", f"stopped; left on {self._stop_topology}, {state}")
         else:
             self._journal.tell("stop", "stopped; the network stays as it is")
+        if tasks:
+            # Whoever hangs is not waited for.
+            await asyncio.wait(tasks, timeout=_TO_END_S)
+        for event in self._queue:
+            if isinstance(event, RestartEnded):
+                self._keeper.leave(event)
+        await self._control.close()
+        self._journal.flush(_TO_FLUSH_S)
 
     # Turns
 
@@ -224,9 +254,16 @@ class Daemon:
 
     def _break(self, error: Exception) -> None:
         """Something that was not foreseen: the network stays as it is, and the service manager starts us anew."""
-        self._journal.tell("bug", f"internal error: {type(error).__name__}: {error}", level=logging.CRITICAL)
+        self._journal.bug(error, level=logging.CRITICAL)
         if not self._ended.done():
             self._ended.set_exception(error)
+
+    def _stray(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What nobody has caught, in a task or a callback that decides nothing."""
+        if error := context.get("exception"):
+            self._journal.bug(error, f" ({context['message']})")
+        elif not self._over:
+            self._journal.tell("bug", f"internal error: {context['message']}", level=logging.ERROR)
 
     def _take_turn(self) -> None:
         self._cancel()
@@ -270,8 +307,15 @@ class Daemon:
         task.add_done_callback(tasks.discard)
 
     def _gather(self) -> None:
-        for gatherer in gatherers(self._keeper.appliance, self._tell, self._deeds):
+        for gatherer in gatherers(self._keeper.appliance, self._tell, self._deeds, self._source_broke):
             self._start(gatherer.run(), self._gatherers)
+
+    def _source_broke(self, signal: str, error: Exception | None) -> None:
+        if error is None or isinstance(error, ReconcilerError):
+            text = f"signal {signal}: its source broke: {error or 'it ended by itself'}"
+            self._journal.tell("source", text, level=logging.ERROR, signal=signal)
+        else:
+            self._journal.bug(error, f" in the source of signal {signal}", event="source", signal=signal)
 
     def _restart(self, effect: Restart) -> None:
         self._start(self._restarting(effect), self._tasks)
@@ -294,7 +338,7 @@ class Daemon:
         except ReconcilerError as error:
             ending, reason = Ending.REFUSED, str(error)
         except Exception as error:  # noqa: BLE001 - whatever it is: who waits for an answer gets one
-            self._journal.tell("bug", f"internal error: {type(error).__name__}: {error}", level=logging.ERROR)
+            self._journal.bug(error, " in a restart")
             ending, reason = Ending.REFUSED, f"internal error: {type(error).__name__}"
         return RestartEnded(effect.asked_ms, ending, reason)
 
@@ -323,8 +367,11 @@ class Daemon:
     async def _read_anew(self) -> None:
         if str(self._file) == "-":
             raise RefusedError("the file came from standard input, which cannot be read again: restart")
-        text = await asyncio.to_thread(places.read_file, self._file)
-        appliance = await asyncio.to_thread(prove, text, str(self._file), places.state_dir())
+        try:
+            text = await self._files.call(places.read_file, self._file, timeout_s=_READ_S)
+            appliance = await self._files.call(prove, text, str(self._file), places.state_dir(), timeout_s=_PROVE_S)
+        except TimeoutError:
+            raise HostError(f"cannot read {self._file}: its storage, or that of the state, does not answer") from None
         if appliance.sku != self._keeper.appliance.sku:
             raise RefusedError(
                 f"{self._file} is of {appliance.sku} now, and this daemon keeps {self._keeper.appliance.sku}: restart"
@@ -355,6 +402,7 @@ class Daemon:
 
     def _end(self) -> None:
         if not self._ended.done():
+            self._last_resort()
             self._ended.set_result(None)
 
     async def _answer(self, request: dict[str, Any], user: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import contextlib
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,6 +23,16 @@ from typing import Any, TypeVar
 from reconciler.errors import UnreachedError
 
 _T = TypeVar("_T")
+
+
+def exit_within(seconds: float, status: int) -> None:
+    """End this process after so long, if it has not ended by then, whatever hangs in it. Does not wait."""
+
+    def end() -> None:
+        time.sleep(seconds)
+        os._exit(status)
+
+    threading.Thread(target=end, name="last resort", daemon=True).start()
 
 
 class StuckError(UnreachedError):

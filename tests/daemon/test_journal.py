@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,70 @@ def test_a_log_that_was_closed_before_we_began_is_nobodys() -> None:
     journal.tell("event", "hello")
     assert journal.flush(5)
     assert journal.lost == 0
+
+
+def test_an_internal_error_is_one_line_with_its_place() -> None:
+    stream = io.StringIO()
+    journal = Journal(stream, as_json=True)
+
+    def inner() -> None:
+        raise ZeroDivisionError("a bug")
+
+    try:
+        inner()
+    except ZeroDivisionError as error:
+        journal.bug(error, " in a test", event="source", signal="x")
+    told = json.loads(stream.getvalue())
+    assert stream.getvalue().count("\n") == 1
+    assert (told["event"], told["level"], told["signal"]) == ("source", "error", "x")
+    assert re.fullmatch(
+        r"internal error in a test: ZeroDivisionError: a bug \(test_journal\.py:\d+ inner\)", told["text"]
+    )
+    assert [call.partition(":")[0] for call in told["where"]] == ["test_journal.py"] * 2
+
+
+STRAYS = """
+import asyncio, json, logging, os, sys, threading, time, warnings
+from reconciler.daemon.journal import DescriptorJournal, adopt_strays
+journal = DescriptorJournal(sys.stderr.fileno(), as_json=True)
+adopt_strays(journal)
+def fail():
+    raise ZeroDivisionError("a bug")
+thread = threading.Thread(target=fail, name="worker")
+thread.start(); thread.join()
+class Dies:
+    def __del__(self):
+        fail()
+Dies()
+warnings.warn("mind this", stacklevel=1)
+try:
+    fail()
+except ZeroDivisionError:
+    logging.getLogger("some.library").exception("it failed\\nbadly")
+logging.getLogger("some.library").error("it failed quietly")
+logging.getLogger("some.library").info("nobody wants to know")
+async def lost():
+    asyncio.get_running_loop().create_task(asyncio.to_thread(fail))
+    await asyncio.sleep(0.05)
+asyncio.run(lost())
+assert journal.flush(5)
+os._exit(0)
+"""
+
+
+def test_whatever_python_and_libraries_would_print_is_a_line_of_ours() -> None:
+    done = subprocess.run([sys.executable, "-c", STRAYS], capture_output=True, text=True, timeout=30, check=True)
+    told = [json.loads(line) for line in done.stderr.splitlines()]
+    texts = [one["text"] for one in told]
+    bug = r"ZeroDivisionError: a bug \(<string>:\d+ fail\)"
+    expected = [
+        rf"internal error in the thread worker: {bug}",
+        rf"internal error in <function Dies\.__del__ at .*>: {bug}",
+        r"py\.warnings: <string>:\d+: UserWarning: mind this",
+        rf"internal error \(it failed\): {bug}",
+        r"some\.library: it failed quietly",
+        rf"internal error \(Task exception was never retrieved\): {bug}",
+    ]
+    assert len(texts) == len(expected), texts
+    for text, pattern in zip(texts, expected, strict=True):
+        assert re.fullmatch(pattern, text), text

@@ -3,14 +3,17 @@
 import fcntl
 import json
 import os
+import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import PROGRAM, environment
+from commandline import environment
 from test_live_daemon import SOON_S, Keeping, keeping
 
 from reconciler.lab.lab import wait_until
@@ -26,16 +29,17 @@ def kept(tmp_path: Path) -> Iterator[Keeping]:
         yield made
 
 
-def started(kept: Keeping, stderr: int, *more: str) -> "subprocess.Popen[Any]":
-    """As `Keeping.start`, with a log of somebody's."""
-    process = kept.lab.host.spawn(
-        [*PROGRAM, "run", "-f", str(kept.file), "--log", "json", *more],
-        env=environment(**kept.folders),
-        stdin=subprocess.DEVNULL,
-        stderr=stderr,
-    )
+def started(kept: Keeping, stderr: int | None = None, *, but: str = "pass") -> "subprocess.Popen[Any]":
+    """As `Keeping.start`, with a log of somebody's; `but` is what is different in this process."""
     kept.log.write_bytes(b"")
-    kept.process = process
+    program = [sys.executable, "-c", f"{but}\nfrom reconciler.cli import main\nmain()"]
+    with kept.log.open("ab") as log:
+        process = kept.process = kept.lab.host.spawn(
+            [*program, "run", "-f", str(kept.file), "--log", "json"],
+            env=environment(**kept.folders),
+            stdin=subprocess.DEVNULL,
+            stderr=log if stderr is None else stderr,
+        )
     wait_until(lambda: process.poll() is not None or kept.answers(process.pid), 2 * SOON_S, "the daemon to answer")
     assert process.poll() is None
     return process
@@ -68,6 +72,16 @@ def read(reader: int, event: str) -> list[Any]:
             time.sleep(0.01)
 
 
+def ends(kept: Keeping) -> int:
+    """Have it end; its status. It may take two seconds; a machine that others work on, some more."""
+    assert kept.process is not None
+    began = time.monotonic()
+    kept.process.send_signal(signal.SIGTERM)
+    code = kept.process.wait(SOON_S)
+    assert time.monotonic() - began < 4.0
+    return code
+
+
 def test_a_log_that_nobody_reads_stops_no_failover(kept: Keeping, full_log: int) -> None:
     for _ in range(2):
         kept.goes_to("inspect")
@@ -97,3 +111,101 @@ def test_what_a_log_missed_is_counted_and_told(kept: Keeping, full_log: int) -> 
     kept.lab.kill_vm()
     kept.goes_to("bypass")
     read(full_log, "switched")
+
+
+# --- its end ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("full_log")
+def test_a_log_that_nobody_reads_does_not_keep_it_from_ending(kept: Keeping) -> None:
+    kept.goes_to("inspect")
+    assert ends(kept) == 0
+
+
+def test_a_file_on_storage_that_hangs_does_not_keep_it_from_ending(kept: Keeping) -> None:
+    started(kept)
+    kept.file.unlink()
+    os.mkfifo(kept.file)
+    assert kept.process is not None
+    kept.process.send_signal(signal.SIGHUP)
+    # Somebody else's question is answered: nothing waits for the file but the reload itself.
+    kept.until(lambda: _waits_for(kept.file), "the file to be opened")
+    kept.rests()
+    assert ends(kept) == 0
+    assert kept.lines[-1]["text"] == "stopped; the network stays as it is"
+
+
+def _waits_for(fifo: Path) -> bool:
+    """Whether somebody waits in opening it to read; then the other end can be opened without waiting."""
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
+def test_a_libvirt_that_does_not_answer_does_not_keep_it_from_ending(kept: Keeping) -> None:
+    pytest.importorskip("libvirt")
+    path = kept.folder / "libvirt-sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as hung:
+        hung.bind(str(path))
+        hung.listen()
+        hung.settimeout(SOON_S)
+        vm = {"libvirt": {"uri": f"qemu+unix:///system?socket={path}", "domain": "ips"}}
+        adapters = {"outside": {"interface": "vnet0"}, "inside": {"interface": "vnet1"}}
+        kept.write(signals={"vm": {"kind": "domain"}, "ga": {"kind": "guest-ping"}}, vm={**vm, "adapters": adapters})
+        started(kept)
+        hung.accept()[0].close()
+        channel, _ = hung.accept()
+        with channel:
+            assert ends(kept) == 0
+
+
+@pytest.mark.parametrize(
+    "hangs",
+    [
+        # A source that does not let itself be cancelled.
+        """
+import asyncio
+from reconciler.host.signals.command import CommandGatherer
+async def run(self):
+    while True:
+        try: await asyncio.sleep(1)
+        except asyncio.CancelledError: pass
+CommandGatherer.run = run
+""",
+        # The loop itself, in its end.
+        """
+import time
+from reconciler.daemon.control import Control
+async def close(self): time.sleep(60)
+Control.close = close
+""",
+    ],
+    ids=["source", "loop"],
+)
+def test_in_the_end_it_is_ended_whatever_hangs(kept: Keeping, hangs: str) -> None:
+    kept.write(signals={"x": {"kind": "command", "run": ["/bin/true"]}})
+    started(kept, but=hangs)
+    assert ends(kept) == 1
+    assert kept.lines[-1]["text"] == "stopped; the network stays as it is"
+
+
+# --- its log ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_source_that_raises_is_a_line_with_its_name_and_no_traceback(kept: Keeping) -> None:
+    breaks = """
+from reconciler.host.signals.command import CommandGatherer
+async def run(self): raise ZeroDivisionError("a bug")
+CommandGatherer.run = run
+"""
+    kept.write(signals={"odd": {"kind": "command", "run": ["/bin/true"]}})
+    started(kept, but=breaks)
+    kept.until(lambda: bool(kept.told("source")), "a line about it")
+    line = kept.told("source")[0]
+    assert (line["level"], line["signal"]) == ("error", "odd")
+    assert line["text"] == "internal error in the source of signal odd: ZeroDivisionError: a bug (<string>:3 run)"
+    assert kept.status()["signals"][0]["reason"].startswith("gathering it broke (ZeroDivisionError: a bug)")
+    assert ends(kept) == 0
+    assert all(isinstance(line, dict) for line in kept.lines)

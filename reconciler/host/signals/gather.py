@@ -5,7 +5,6 @@ make a verdict is not its business.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,10 +32,11 @@ from reconciler.host.signals.guest_ping import GuestPingGatherer
 from reconciler.host.signals.heartbeat import HeartbeatGatherer
 from reconciler.host.signals.http import HttpGatherer
 
-_log = logging.getLogger(__name__)
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
 
 Publish = Callable[[News], None]
+Broke = Callable[[str, Exception | None], None]
+"""Is told that the source of a signal broke, and by what; None: it ended by itself."""
 
 
 class Gatherer(Protocol):
@@ -49,9 +49,9 @@ class Gatherer(Protocol):
 class Supervised:
     """Runs a gatherer, and runs it again when it breaks: a mistake in one must not silence the others."""
 
-    def __init__(self, signal: str, gatherer: Gatherer, publish: Publish) -> None:
+    def __init__(self, signal: str, gatherer: Gatherer, publish: Publish, broke: Broke) -> None:
         self.signal, self.gatherer = signal, gatherer
-        self._publish = publish
+        self._publish, self._broke = publish, broke
 
     async def run(self) -> None:
         """As a gatherer's; raises nothing but CancelledError."""
@@ -61,8 +61,9 @@ class Supervised:
             try:
                 await self.gatherer.run()
                 reason = "it ended by itself"
+                self._broke(self.signal, None)
             except Exception as error:  # noqa: BLE001  # whatever it is: it is logged, and told
-                _log.exception("signal %s broke", self.signal)
+                self._broke(self.signal, error)
                 reason = f"{type(error).__name__}: {error}"
             if time.monotonic() - began_s > _LAST_RETRY_S:
                 retry_s = _FIRST_RETRY_S
@@ -71,7 +72,7 @@ class Supervised:
             retry_s = min(2 * retry_s, _LAST_RETRY_S)
 
 
-def gatherers(appliance: Appliance, publish: Publish, deeds: Deeds) -> list[Supervised]:
+def gatherers(appliance: Appliance, publish: Publish, deeds: Deeds, broke: Broke) -> list[Supervised]:
     """One for each declared signal but carrier and canary: the network observed and the guard tell those.
 
     Raises:
@@ -83,7 +84,7 @@ def gatherers(appliance: Appliance, publish: Publish, deeds: Deeds) -> list[Supe
     for signal in appliance.health.signals.values():
         speak = _about(publish, signal.segment)
         if (gatherer := _gatherer(signal, appliance, speak, deeds, workers)) is not None:
-            made.append(Supervised(signal.name, gatherer, speak))
+            made.append(Supervised(signal.name, gatherer, speak, broke))
     return made
 
 
