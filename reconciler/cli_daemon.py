@@ -60,11 +60,11 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
     if stop_topology and stop_topology not in appliance.topologies:
         known = ", ".join(appliance.topologies)
         raise click.UsageError(f"no topology is called {stop_topology!a}; {appliance.sku} declares: {known}")
-    # Without one, whoever started us has closed it.
-    journal = DescriptorJournal(_STDERR if sys.stderr else None, as_json=form == "json")
     with lock(places.run_dir(), appliance.sku, 10.0, lambda text: say(text, error=True)):
         from reconciler.daemon.loop import LAST_RESORT_S, Daemon
 
+        # Without one, whoever started us has closed it.
+        journal = DescriptorJournal(_STDERR if sys.stderr else None, as_json=form == "json")
         adopt_strays(journal)
         last_resort = lambda: exit_within(LAST_RESORT_S, 1)  # noqa: E731
         status = 0
@@ -161,10 +161,13 @@ def release(group_file: Path | None, segment: str | None, file: Path | None) -> 
 
 
 def _steered(answer: dict[str, Any]) -> None:
+    from reconciler.daemon.client import check_kept
+
     choice = ", ".join(f"{segment}={topology}" for segment, topology in answer["choice"].items())
     if not answer["converged"]:
         raise HostError(f"wanted is {choice}, and the network is not there yet: reconcile status")
     say(choice)
+    check_kept(answer)
 
 
 @click.command()

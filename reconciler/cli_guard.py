@@ -36,8 +36,9 @@ def on(group_file: Path | None, file: Path | None, boot: bool) -> None:
     With --boot for an early unit, so that the wire is joined from the first moment (`reconcile unit --print guard`).
     """
     file = file or group_file
-    if sku := _told(file, on=True):
-        say(f"{sku}: the guard is set; the daemon keeps it")
+    if answer := _told(file, on=True):
+        say(f"{answer['sku']}: the guard is set; the daemon keeps it")
+        _check_kept(answer)
         return
     appliance = _guarded(file)
     from reconciler.cycle import audit, reconcile
@@ -71,8 +72,9 @@ def off(group_file: Path | None, file: Path | None) -> None:
     A running daemon leaves it away until `reconcile guard on`, or until the machine boots.
     """
     file = file or group_file
-    if sku := _told(file, on=False):
-        say(f"{sku}: the guard was taken away; the daemon leaves it away until `reconcile guard on`")
+    if answer := _told(file, on=False):
+        say(f"{answer['sku']}: the guard was taken away; the daemon leaves it away until `reconcile guard on`")
+        _check_kept(answer)
         return
     appliance = _load(file)
     from reconciler.daemon.guard_by_hand import remove_guard
@@ -118,15 +120,21 @@ def _guarded(file: Path | None) -> Any:
     return appliance
 
 
-def _told(file: Path | None, *, on: bool) -> str | None:
-    """The appliance of the daemon that did it: of the one that keeps `file`, or of the only one. None: none runs."""
+def _told(file: Path | None, *, on: bool) -> dict[str, Any] | None:
+    """What the daemon says that did it: the one that keeps `file`, or the only one. None: none runs."""
+    from reconciler.daemon import client
     from reconciler.daemon.ask import NoDaemonError
-    from reconciler.daemon.client import told
 
     try:
-        return str(told(file, do="guard", on=on)["sku"])
+        return client.told(file, do="guard", on=on)
     except NoDaemonError:
         return None
+
+
+def _check_kept(answer: dict[str, Any]) -> None:
+    from reconciler.daemon.client import check_kept
+
+    check_kept(answer)
 
 
 def _meanwhile(appliance: Any) -> str:

@@ -96,3 +96,14 @@ def _keeper_of(text: bytes) -> Path | None:
 def told(file: Path | None, **request: Any) -> dict[str, Any]:
     """What the daemon that is meant answers to a request; see `daemon_of` and `ask`."""
     return ask(daemon_of(file), **request)
+
+
+def check_kept(answer: dict[str, Any]) -> None:
+    """What was asked for is done; whether it outlives the daemon is another matter.
+
+    Raises:
+        HostError: it is not on disk; says why.
+
+    """
+    if why := answer.get("unkept"):
+        raise HostError(f"this is not on disk, and a restart of the daemon may forget it: {why}")

@@ -6,25 +6,30 @@ what they say. Everything is bounded: how long a request may be, how long it may
 
 import asyncio
 import contextlib
-import grp
 import json
 import os
-import pwd
 import socket
 import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from reconciler.errors import HostError, ReconcilerError
+from reconciler.errors import HostError, ReconcilerError, TransientError
+from reconciler.host.blocking import Workers
+from reconciler.host.names import group_number, user_name
 
 MAX_REQUEST = 16_384  # bytes
 _MAX_CLIENTS = 16
 _PATIENCE_S = 5.0
+# Whoever serves names may be slow. Without a group root may ask, and without a name a user is called by the number.
+_NAME_S = 1.0
 _UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid (linux/socket.h)
 
-Answer = Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]]
-"""What answers a request of somebody (the user's name).
+Who = Callable[[], Awaitable[str]]
+"""Looks up the name of who asks: for requests that keep it, for it may take a second."""
+
+Answer = Callable[[dict[str, Any], Who], Awaitable[dict[str, Any]]]
+"""What answers a request of somebody.
 
 Raises ReconcilerError: the request cannot be fulfilled; says why.
 """
@@ -35,19 +40,54 @@ class RefusedError(ReconcilerError):
 
 
 class Control:
-    """The socket at `path`, for root and `group`, answered by `answer`.
+    """The socket at `path`, for root and `group`, answered by `answer`. `tell` is told what is worth a line."""
 
-    Raises:
-        HostError: there is no such group.
-
-    """
-
-    def __init__(self, path: Path, group: str | None, answer: Answer) -> None:
+    def __init__(self, path: Path, group: str | None, answer: Answer, tell: Callable[[str], object]) -> None:
         self.path = path
-        self._gid = _gid(group) if group else None
-        self._answer = answer
+        self._group = group
+        self._gid: int | None = None
+        self._answer, self._tell = answer, tell
+        self._names = Workers("names")
         self._clients = 0
         self._server: asyncio.Server | None = None
+
+    async def find_group(self) -> None:
+        """Find the group; one that is not found within a second gets in later.
+
+        Raises:
+            HostError: there is no such group.
+
+        """
+        if self._group is None:
+            return
+        loop = asyncio.get_running_loop()
+
+        def late(gid: int | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._found_late, gid)
+
+        try:
+            self._gid = await self._names.call(group_number, self._group, timeout_s=_NAME_S, late=late)
+        except TimeoutError:
+            self._tell(f"the group {self._group!a} is not known yet; until it is, only root may ask and steer")
+            return
+        if self._gid is None:
+            raise HostError(f"there is no group {self._group!a} that could ask and steer")
+
+    def _found_late(self, gid: int | None) -> None:
+        if gid is None:
+            self._tell(f"there is no group {self._group!a} that could ask and steer")
+            return
+        self._gid = gid
+        if self._server is not None:
+            self._let_in(gid)
+
+    def _let_in(self, gid: int) -> None:
+        try:
+            os.chown(self.path, -1, gid)
+            self.path.chmod(0o660)
+        except OSError as error:
+            self._tell(f"the group {self._group!a} cannot be let in at {self.path}: {error.strerror}")
 
     async def open(self) -> None:
         """Listen.
@@ -66,12 +106,11 @@ class Control:
                 listener.bind(str(self.path))
             finally:
                 os.umask(mask)
-            if self._gid is not None:
-                os.chown(self.path, -1, self._gid)
-                self.path.chmod(0o660)
         except OSError as error:
             listener.close()
             raise HostError(f"cannot make the control socket {self.path}: {error}") from None
+        if self._gid is not None:
+            self._let_in(self._gid)
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_REQUEST)
 
     async def close(self) -> None:
@@ -110,30 +149,28 @@ class Control:
             return _refusal("a request is a line of JSON")
         if not isinstance(request, dict):
             return _refusal("a request is a JSON object")
+        uid = _user(writer)
         try:
-            return {"ok": True, **await self._answer(request, _user(writer))}
+            return {"ok": True, **await self._answer(request, lambda: self._name(uid))}
         except ReconcilerError as error:
             return _refusal(str(error))
         except Exception as error:  # noqa: BLE001 - who asked is told, and the daemon goes on
             return _refusal(f"internal error: {type(error).__name__}: {error}")
+
+    async def _name(self, uid: int) -> str:
+        if uid == 0:
+            return "root"
+        try:
+            return await self._names.call(user_name, uid, timeout_s=_NAME_S)
+        except (TimeoutError, TransientError):
+            return f"uid {uid}"
 
 
 def _refusal(reason: str) -> dict[str, Any]:
     return {"ok": False, "error": reason}
 
 
-def _gid(group: str) -> int:
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise HostError(f"there is no group {group!a} that could ask and steer") from None
-
-
-def _user(writer: asyncio.StreamWriter) -> str:
-    """The name of the user at the other end, from the kernel."""
+def _user(writer: asyncio.StreamWriter) -> int:
+    """The user at the other end, from the kernel."""
     peer = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    _, uid, _ = _UCRED.unpack(peer)
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
+    return int(_UCRED.unpack(peer)[1])

@@ -47,19 +47,22 @@ class _Told:
 
 
 class Journal:
-    """Lines to `out`, as text or JSON."""
+    """Lines to `out`, as text or JSON. Any thread may tell something."""
 
     def __init__(self, out: Lines, *, as_json: bool = False) -> None:
         self._out = out
         self._line = _json if as_json else _journald if os.environ.get("JOURNAL_STREAM") else _text
         self._kept: list[_Told] = []
         self._gathering = 0
+        # Held for moments only. Again by the same thread where a destructor complains meanwhile.
+        self._lock = threading.RLock()
 
     def tell(self, event: str, text: str, *, level: int = logging.INFO, **data: Any) -> None:
         """Write one line. Text and data may be a stranger's: they are escaped."""
-        self._kept.append(_Told(time.time(), event, text, level, data))
-        if not self._gathering or len(self._kept) >= _GATHERED:
-            self._write()
+        with self._lock:
+            self._kept.append(_Told(time.time(), event, text, level, data))
+            if not self._gathering or len(self._kept) >= _GATHERED:
+                self._write()
 
     def bug(
         self, error: BaseException, about: str = "", *, event: str = "bug", level: int = logging.ERROR, **data: Any
@@ -77,9 +80,10 @@ class Journal:
         try:
             yield
         finally:
-            self._gathering -= 1
-            if not self._gathering:
-                self._write()
+            with self._lock:
+                self._gathering -= 1
+                if not self._gathering:
+                    self._write()
 
     @property
     def lost(self) -> int:

@@ -1,6 +1,7 @@
 """The guard with all that it takes on a live host: its table in the kernel, the prober, and their notes."""
 
 import contextlib
+import logging
 import os
 import re
 from typing import Any
@@ -12,6 +13,7 @@ from reconciler.daemon.journal import Journal
 from reconciler.daemon.probes import Probes
 from reconciler.errors import ReconcilerError
 from reconciler.host import clock, places
+from reconciler.host.blocking import Saver
 from reconciler.host.guard.ear import adapter_socket
 from reconciler.host.guard.netfilter import NetfilterWatch
 from reconciler.host.guard.probing import Probing
@@ -26,17 +28,27 @@ class KernelGuard:
 
     def __init__(self, appliance: Appliance, journal: Journal) -> None:
         folder = places.run_dir()
-        notes = notes_of(appliance.sku)
-        remembered = _read(notes, journal)
+        file = notes_of(appliance.sku)
+        file.sweep()
+        remembered = _read(file, journal)
+        self._journal, self._trouble = journal, ""
+        self.notes = Saver(file.write, self._tried)
         self.table = Table(appliance.sku)
         self.watch = NetfilterWatch(self.table.port)
         self.probing = Probing(folder, appliance.sku)
         secret = bytes.fromhex(remembered["secret"]) if remembered else os.urandom(SECRET_BYTES)
         probes = Probes(appliance, self.probing, clock.now_ms, journal, secret, adapter_socket, os.urandom)
-        self.guarding = Guarding(appliance, self.table, probes, clock.now_ms, journal, notes, remembered)
+        self.guarding = Guarding(appliance, self.table, probes, clock.now_ms, journal, self.notes, remembered)
 
         if not self.guarding.segments:
             self._tidy()
+
+    def _tried(self, failure: Exception | None) -> None:
+        trouble = str(failure or "")
+        if trouble and trouble != self._trouble:
+            text = f"what is known of the guard cannot be kept: {trouble}"
+            self._journal.tell("guard", text, level=logging.ERROR)
+        self._trouble = trouble
 
     def _tidy(self) -> None:
         """What an earlier process has left of a guard that is not declared any more goes."""

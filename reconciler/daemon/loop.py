@@ -12,13 +12,14 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from reconciler.appliance.declared import Appliance
 from reconciler.cycle import reconcile
 from reconciler.daemon.ask import digest, socket_of
-from reconciler.daemon.control import Control, RefusedError
+from reconciler.daemon.control import Control, RefusedError, Who
 from reconciler.daemon.guard_status import guard_status
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.keeper import Keeper
@@ -48,6 +49,10 @@ _LEAST_PAUSE_MS, _MOST_PAUSE_MS = 2, 1_000
 _TO_END_S, _TO_FLUSH_S, LAST_RESORT_S = 0.8, 0.3, 1.8
 # A file whose storage does not answer; its checker has a minute of its own.
 _READ_S, _PROVE_S = 10.0, 70.0
+# What an earlier process remembered; holds are worth a wait, but the wire cannot wait for ever.
+_FIND_S = 5.0
+# Who has to know that something is on disk waits so long. Then it goes without.
+_KEEP_S, _KEEP_AT_END_S = 5.0, 0.4
 # A turn that comes so much later than it was due comes after a stall: of the machine, or of this process.
 _STALL_MS = 100
 
@@ -72,7 +77,7 @@ class Daemon:
     ) -> None:
         self._file, self._text, self._journal, self._stop_topology = file, text, journal, stop
         self._last_resort = last_resort
-        self._files = Workers("files")
+        self._files, self._keeping = Workers("files"), Workers("disk")
         encoder.load()  # no module is imported when the VM has failed
         self._kernel, self._watch = Kernel(), Watch()
         self._guard = KernelGuard(appliance, journal)
@@ -90,8 +95,16 @@ class Daemon:
             running_programs,
             self._guard.guarding,
         )
-        self._requests = Requests(self._keeper, self._tell_now, self._reload, self._about, self._switch_guard)
-        self._control = Control(socket_of(places.run_dir(), appliance.sku), group, self._answer)
+        self._requests = Requests(
+            self._keeper,
+            tell=self._tell_now,
+            reload=self._reload,
+            about=self._about,
+            switch_guard=self._switch_guard,
+            unkept=self._unkept,
+        )
+        tell = partial(journal.tell, "control", level=logging.WARNING)
+        self._control = Control(socket_of(places.run_dir(), appliance.sku), group, self._answer, tell)
         self._queue: deque[Event] = deque()
         self._dropped = 0
         self._changed = False
@@ -122,7 +135,9 @@ class Daemon:
     async def _serve(self) -> None:
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            await self._begin()
+            if not await self._begin():
+                self._journal.tell("stop", "stopped before it had begun")
+                return
         except ReconcilerError:
             raise
         except Exception as error:
@@ -133,14 +148,19 @@ class Daemon:
         finally:
             await self._close()
 
-    async def _begin(self) -> None:
+    async def _begin(self) -> bool:
+        """Whether it has begun; it has not if it was told to end meanwhile."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._stray)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         self._requests.digest = digest(self._text)
-        self._keeper.start(*self._memory.find())
+        await self._control.find_group()
+        remembered = await self._found()
+        if self._ended.done():
+            return False
+        self._keeper.start(*remembered)
         # A restart that our predecessor was at may have destroyed the VM: that was no operator.
         self._deeds.destroyed = self._keeper.state.vm.attempts > 0
         loop.add_reader(self._watch, self._links_changed)
@@ -154,6 +174,22 @@ class Daemon:
         gc.collect()
         gc.freeze()
         self._service.tell(READY="1", STATUS=f"keeping {self._keeper.appliance.sku}")
+        return True
+
+    async def _found(self) -> tuple[Any, int | None]:
+        """What an earlier process remembered, unless its disk does not answer, or we are to end."""
+        finding = asyncio.create_task(self._files.call(self._memory.find, timeout_s=_FIND_S))
+        self._ended.add_done_callback(lambda _: finding.cancel())
+        try:
+            return await finding
+        except asyncio.CancelledError:
+            if not self._ended.done():
+                raise
+            return None, None
+        except TimeoutError:
+            text = f"what was remembered cannot be read within {_FIND_S:g} s: it begins without"
+            self._journal.tell("memory", text, level=logging.ERROR)
+            return None, None
 
     async def _close(self) -> None:
         self._service.tell(STOPPING="1")
@@ -181,6 +217,7 @@ class Daemon:
             if isinstance(event, RestartEnded):
                 self._keeper.leave(event)
         await self._control.close()
+        await self._unkept(_KEEP_AT_END_S)
         self._journal.flush(_TO_FLUSH_S)
 
     # Turns
@@ -320,7 +357,25 @@ class Daemon:
     def _restart(self, effect: Restart) -> None:
         self._start(self._restarting(effect), self._tasks)
 
+    async def _unkept(self, timeout_s: float = _KEEP_S) -> str:
+        """Wait until what was decided so far is on disk; why it is not, or ''."""
+
+        def wait() -> None:
+            self._memory.wait(timeout_s)
+            self._guard.notes.wait(timeout_s)
+
+        try:
+            await self._keeping.call(wait, timeout_s=timeout_s)
+        except TimeoutError:
+            return f"the disk has not answered for {timeout_s:g} s"
+        except (ReconcilerError, OSError) as error:
+            return str(error)
+        return ""
+
     async def _restarting(self, effect: Restart) -> None:
+        # The attempt that it uses up is remembered first, so that no restart of ours gives the VM more than declared;
+        # but a disk that does not take it must not leave the VM dead.
+        await self._unkept()
         # No flood may cost this one: the policy waits for it, and asks for one restart at a time.
         ended = await self._restarted(effect)
         # Only now: each turn puts another queue in place of the one that it empties.
@@ -405,10 +460,10 @@ class Daemon:
             self._last_resort()
             self._ended.set_result(None)
 
-    async def _answer(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+    async def _answer(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         if self._over:
             raise RefusedError("the daemon is stopping")
-        return await self._requests.answer(request, user)
+        return await self._requests.answer(request, who)
 
     def _about(self) -> dict[str, Any]:
         return {
@@ -416,6 +471,7 @@ class Daemon:
             "file": str(self._file),
             "running_ms": clock.now_ms() - self._began_ms,
             "guard": guard_status(self._guard.guarding, self._guard.probing.pid),
+            "memory": {"trouble": self._memory.trouble},
             "log": {"lost": self._journal.lost},
             "queue": {"bound": QUEUE, "dropped": self._dropped, "netlink_overruns": self._watch.lost},
         }

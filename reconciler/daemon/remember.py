@@ -1,4 +1,7 @@
-"""The policy's memory on disk: written when it changes, found by the next process, never a reason not to start."""
+"""The policy's memory on disk: written when it changes, found by the next process, never a reason not to start.
+
+It is written by a thread, and nobody waits for it but those who have to know that it is on disk (`wait`).
+"""
 
 import logging
 from pathlib import Path
@@ -8,19 +11,24 @@ from reconciler.daemon.journal import Journal
 from reconciler.health import record
 from reconciler.health.state import State
 from reconciler.host import clock
+from reconciler.host.blocking import Saver
 from reconciler.host.statefile import StateFile
 
 
 class Remembering:
-    """The memory of the appliance `sku` in `folder`."""
+    """The memory of the appliance `sku` in `folder`. `find` and `wait` block: they are for workers."""
 
     def __init__(self, folder: Path, sku: str, journal: Journal) -> None:
         self._file = StateFile(folder / f"{sku}.memory.json")
         self._journal = journal
-        self._failing = False
+        self._saver = Saver(self._write, self._tried)
+        self._useless: Exception | None = None
+        self.trouble = ""
+        """Why what is remembered is not on disk; '' if it is."""
 
     def find(self) -> tuple[Any, int | None]:
         """What an earlier process remembered, or None; and after a reboot, by how much its times have moved."""
+        self._file.sweep()
         try:
             found = self._file.read()
             if found is None:
@@ -31,11 +39,14 @@ class Remembering:
             moved = clock.now_ms() - int(found["now_ms"]) - passed
             return found["memory"], None if same else moved
         except (ValueError, KeyError, TypeError, OverflowError, OSError) as error:
-            self.useless(error)
+            self._set_aside(error)
             return None, None
 
     def useless(self, error: Exception) -> None:
-        """Tell that what was found cannot be used, and set it aside for people to look at."""
+        """Tell that what was found cannot be used, and set it aside before it is written anew."""
+        self._useless = error
+
+    def _set_aside(self, error: Exception) -> None:
         try:
             where = f"set aside as {self._file.set_aside()}"
         except OSError as refused:
@@ -44,17 +55,30 @@ class Remembering:
         self._journal.tell("memory", text, level=logging.WARNING)
 
     def remember(self, state: State) -> None:
-        """Write what is worth keeping. A disk that does not take it is told once."""
-        value = {
-            "boot": clock.boot_id(),
-            "now_ms": clock.now_ms(),
-            "wall_ms": clock.wall_ms(),
-            "memory": record.dump(state),
-        }
-        try:
-            self._file.write(value)
-            self._failing = False
-        except OSError as error:
-            if not self._failing:
-                self._journal.tell("memory", f"cannot write {self._file.path}: {error}", level=logging.ERROR)
-            self._failing = True
+        """Have written what is worth keeping. A disk that does not take it is told once."""
+        self._saver.write(
+            {
+                "boot": clock.boot_id(),
+                "now_ms": clock.now_ms(),
+                "wall_ms": clock.wall_ms(),
+                "memory": record.dump(state),
+            }
+        )
+
+    def wait(self, timeout_s: float) -> None:
+        """As `Saver.wait`: until what was remembered so far is on disk."""
+        self._saver.wait(timeout_s)
+
+    def _write(self, value: Any) -> None:
+        error, self._useless = self._useless, None
+        if error:
+            self._set_aside(error)
+        self._file.write(value)
+
+    def _tried(self, failure: Exception | None) -> None:
+        trouble = "" if failure is None else f"cannot write {self._file.path}: {failure}"
+        if trouble and not self.trouble:
+            self._journal.tell("memory", trouble, level=logging.ERROR)
+        elif self.trouble and not trouble:
+            self._journal.tell("memory", f"{self._file.path} can be written again")
+        self.trouble = trouble

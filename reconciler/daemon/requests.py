@@ -6,7 +6,7 @@ from typing import Any
 
 from reconciler import report
 from reconciler.cycle import Report
-from reconciler.daemon.control import RefusedError
+from reconciler.daemon.control import RefusedError, Who
 from reconciler.daemon.keeper import Keeper
 from reconciler.daemon.status import status
 from reconciler.health.state import MAX_HOLD_MS, Event, Hold, HoldPlaced, HoldReleased
@@ -17,20 +17,26 @@ MAX_REASON = 200
 
 
 class Requests:
-    """Answers for one keeper. `tell` hands it an event at once; `reload` reads the file anew; `text` is the file's."""
+    """Answers for one keeper.
+
+    `tell` hands it an event at once; `reload` reads the file anew; `digest` is the file's. `unkept` waits until what
+    was decided is on disk, and says why it is not there; '' if it is.
+    """
 
     def __init__(
         self,
         keeper: Keeper,
+        *,
         tell: Callable[[Event], None],
         reload: Callable[[], Awaitable[None]],
         about: Callable[[], dict[str, Any]],
         switch_guard: Callable[[bool], None],
+        unkept: Callable[[], Awaitable[str]],
     ) -> None:
         self._keeper, self._tell, self._reload, self._about = keeper, tell, reload, about
-        self._switch_guard = switch_guard
+        self._switch_guard, self._unkept = switch_guard, unkept
         self.digest = ""
-        self._verbs: dict[str, Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]]] = {
+        self._verbs: dict[str, Callable[[dict[str, Any], Who], Awaitable[dict[str, Any]]]] = {
             "status": self._status,
             "choice": self._choice,
             "audit": self._audit,
@@ -41,8 +47,8 @@ class Requests:
             "guard": self._guard,
         }
 
-    async def answer(self, request: dict[str, Any], user: str) -> dict[str, Any]:
-        """The answer to a request of `user`.
+    async def answer(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
+        """The answer to a request; `who` looks up who asks.
 
         Raises:
             ReconcilerError: it cannot be fulfilled; says why.
@@ -51,16 +57,16 @@ class Requests:
         verb = request.get("do")
         if not isinstance(verb, str) or verb not in self._verbs:
             raise RefusedError(f"cannot do {verb!a:.60}; known are: {', '.join(self._verbs)}")
-        return await self._verbs[verb](request, user)
+        return await self._verbs[verb](request, who)
 
-    async def _status(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+    async def _status(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         about = self._about()
         return {"status": {**status(self._keeper, about.get("guard")), **about}}
 
-    async def _choice(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+    async def _choice(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         return {"sku": self._keeper.appliance.sku, "choice": self._keeper.state.choice, "digest": self.digest}
 
-    async def _audit(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+    async def _audit(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         """A dry run, for a file of the same content as the daemon's; for another one it is not the one to ask."""
         if request.get("digest") != self.digest:
             return {"mine": False}
@@ -75,7 +81,7 @@ class Requests:
                 made["lines"] = list(report.drift(keeper.appliance, keeper.state.choice, found))
         return made
 
-    async def _reconcile(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+    async def _reconcile(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         if request.get("digest") != self.digest:
             return {"mine": False}
         keeper = self._keeper
@@ -91,8 +97,9 @@ class Requests:
             made["lines"] = list(report.result(keeper.appliance, keeper.state.choice, done, interrupted=False))
         return made
 
-    async def _hold(self, request: dict[str, Any], user: str) -> dict[str, Any]:
-        keeper = self._keeper
+    async def _hold(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
+        # First: what follows is true of one moment.
+        user, keeper = await who(), self._keeper
         topology, reason, seconds = request.get("topology"), request.get("reason"), request.get("seconds")
         if not isinstance(topology, str) or topology not in keeper.appliance.topologies:
             known = ", ".join(keeper.appliance.topologies)
@@ -108,8 +115,8 @@ class Requests:
         self._tell(HoldPlaced(Hold(topology, user, reason, until_ms), self._segment(request)))
         return await self._steered()
 
-    async def _release(self, request: dict[str, Any], user: str) -> dict[str, Any]:
-        segment = self._segment(request)
+    async def _release(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
+        user, segment = await who(), self._segment(request)
         if not any(segment in (None, name) for name in self._keeper.state.holds):
             raise RefusedError("nothing is held")
         self._tell(HoldReleased(user, segment))
@@ -120,20 +127,21 @@ class Requests:
         if (until := self._keeper.drained_ms) is not None:
             await asyncio.sleep(max(0, until - self._keeper.clock()) / 1_000)
             self._keeper.turn(())
-        return {"choice": self._keeper.state.choice, "converged": self._keeper.converged}
+        unkept = await self._unkept()
+        return {"choice": self._keeper.state.choice, "converged": self._keeper.converged, "unkept": unkept}
 
-    async def _reloaded(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+    async def _reloaded(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         await self._reload()
         return {"sku": self._keeper.appliance.sku}
 
-    async def _guard(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+    async def _guard(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         on = request.get("on")
         if not isinstance(on, bool):
             raise RefusedError("the guard is set or taken away: `on` is true or false")
         if not any(segment.guard for segment in self._keeper.appliance.segments.values()):
             raise RefusedError("the file declares no guard")
         self._switch_guard(on)
-        return {"on": on, "sku": self._keeper.appliance.sku}
+        return {"on": on, "sku": self._keeper.appliance.sku, "unkept": await self._unkept()}
 
     def _segment(self, request: dict[str, Any]) -> str | None:
         segment = request.get("segment")

@@ -52,6 +52,8 @@ def shown(status: Any) -> Iterator[Said]:
         yield Said(f"  problem: {escaped(problem['text'])}")
     for fight in network["fights"]:
         yield Said(f"  somebody keeps changing back {escaped(fight)}")
+    if trouble := status.get("memory", {}).get("trouble"):
+        yield Said(f"  a restart of the daemon would forget what was decided lately: {escaped(trouble)}")
     if lost := status.get("log", {}).get("lost"):
         yield Said(f"  {lost} line{'s' if lost != 1 else ''} of the log were lost: its reader stalled")
 

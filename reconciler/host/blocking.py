@@ -8,6 +8,7 @@ ending. Here all threads are daemon threads, and each kind of work has its bound
 - `Workers`: calls with a result. Each has a thread of its own; one that does not come back in time is abandoned, and
   only so many may be on the way at once.
 - `Outlet`: text to a reader who may stall. What does not fit is lost, and counted.
+- `Saver`: a file on a disk that may be slow or full. What was overtaken by something newer is never written.
 """
 
 import asyncio
@@ -212,3 +213,79 @@ class Outlet:
             except OSError:
                 return False
         return True
+
+
+class Saver:
+    """Has the newest of what it is given written, by a thread: who gives never waits for the disk.
+
+    `write` writes a value, or raises; one that failed is written again each `again_s`, unless a newer one comes.
+    `tried` is told, by the thread, how each attempt ended: None, or by what it failed.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Any], object],
+        tried: Callable[[Exception | None], object] = lambda _: None,
+        again_s: float = 10.0,
+    ) -> None:
+        self._do_write, self._told, self._again_s = write, tried, again_s
+        # Held for moments only: never while anything is written.
+        self._changed = threading.Condition()
+        self._newest: Any = None
+        self._given = self._tried = 0
+        self._failure: Exception | None = None
+        self._working = False
+
+    def write(self, value: Any) -> None:
+        """Have a value written, in place of any other that waits. Never blocks, and never fails."""
+        with self._changed:
+            self._newest, self._given = value, self._given + 1
+            self._changed.notify_all()
+            if not self._working:
+                self._begin()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until what was given so far, or something newer, is on disk. Blocks.
+
+        Raises:
+            TimeoutError: it has not got there yet.
+            Exception: it could not be written this time; whatever `write` raises.
+
+        """
+        with self._changed:
+            given = self._given
+            if not self._changed.wait_for(lambda: self._tried >= given, timeout_s):
+                raise TimeoutError(f"the disk has not answered for {timeout_s:g} s")
+            if self._failure is not None:
+                raise self._failure
+
+    def _begin(self) -> None:
+        try:
+            threading.Thread(target=self._work, name="saver", daemon=True).start()
+            self._working = True
+        except RuntimeError as error:  # "can't start new thread"; the next value tries it again
+            self._tried, self._failure = self._given, error
+            self._told(error)
+
+    def _work(self) -> None:
+        while (next_one := self._next()) is not None:
+            number, value = next_one
+            failure: Exception | None = None
+            try:
+                self._do_write(value)
+            except Exception as error:  # noqa: BLE001 - whatever it is: it is told, and tried again
+                failure = error
+            self._told(failure)
+            with self._changed:
+                self._tried, self._failure = number, failure
+                self._changed.notify_all()
+
+    def _next(self) -> tuple[int, Any] | None:
+        """What to write now, with its number; None: all is written, and the thread ends."""
+        with self._changed:
+            if self._failure is not None:
+                self._changed.wait_for(lambda: self._tried != self._given, self._again_s)
+            elif self._tried == self._given:
+                self._working = False
+                return None
+            return self._given, self._newest

@@ -1,6 +1,7 @@
 """A small file that outlives its process: written whole or not at all, and never a reason not to start."""
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -37,14 +38,16 @@ class StateFile:
             raise ValueError(f"{self.path} is no JSON: {error}") from None
 
     def write(self, value: Any) -> None:
-        """Replace the value; after a power cut the file holds the old one or the new one.
+        """Replace the value. It is on disk when this returns; after a power cut before, the old one or the new one is.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
 
         """
-        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        folder = self.path.parent
+        made = [one for one in (folder, *folder.parents) if not one.exists()]
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=self._temporary)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 json.dump(value, file)
@@ -55,6 +58,20 @@ class StateFile:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
             raise
+        # Which name leads to which content is the folder's to keep.
+        for one in (folder, *(new.parent for new in made)):
+            _sync(one)
+
+    def sweep(self) -> None:
+        """Take away what processes have left that were ended while they wrote. For a time when nobody writes."""
+        with contextlib.suppress(OSError):
+            for path in self.path.parent.iterdir():
+                if path.name.startswith(self._temporary):
+                    path.unlink()
+
+    @property
+    def _temporary(self) -> str:
+        return f".{self.path.name}."
 
     def set_aside(self) -> Path:
         """Move a file that cannot be used out of the way, for people to look at; an older one is replaced.
@@ -66,3 +83,15 @@ class StateFile:
         aside = self.path.with_name(f"{self.path.name}.set-aside")
         self.path.replace(aside)
         return aside
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # A file system whose folders cannot be synced keeps them as well as it can.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)

@@ -7,6 +7,7 @@ import os
 import pwd
 import random
 import socket
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -15,25 +16,33 @@ from typing import Any
 import pytest
 
 from reconciler.daemon import control
-from reconciler.daemon.control import MAX_REQUEST, Control, RefusedError
+from reconciler.daemon.control import MAX_REQUEST, Control, RefusedError, Who
 from reconciler.errors import HostError
 
 Client = Callable[[Path], Coroutine[Any, Any, None]]
 
 
-async def echo(request: dict[str, Any], user: str) -> dict[str, Any]:
+async def echo(request: dict[str, Any], who: Who) -> dict[str, Any]:
     if request.get("do") == "refuse":
         raise RefusedError("not this")
-    return {"heard": request, "user": user}
+    return {"heard": request, "user": await who()}
 
 
-def served(path: Path, client: Client, *, answer: Any = echo, group: str | None = None) -> list[Any]:
+def served(
+    path: Path,
+    client: Client,
+    *,
+    answer: Any = echo,
+    group: str | None = None,
+    tell: Callable[[str], object] = lambda _: None,
+) -> list[Any]:
     """Have a client meet the socket; what the loop was told of as unhandled is returned, and should be nothing."""
     mishaps: list[Any] = []
 
     async def meet() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: mishaps.append(context))
-        listening = Control(path, group, answer)
+        listening = Control(path, group, answer, tell)
+        await listening.find_group()
         await listening.open()
         try:
             await client(path)
@@ -122,7 +131,7 @@ def test_whatever_else_is_sent_is_refused(path: Path, data: bytes) -> None:
 
 
 def test_a_bug_in_an_answer_is_a_refusal_and_no_traceback(path: Path) -> None:
-    async def broken(_: dict[str, Any], __: str) -> dict[str, Any]:
+    async def broken(_: dict[str, Any], __: Who) -> dict[str, Any]:
         raise ZeroDivisionError("division by zero")
 
     async def client(path: Path) -> None:
@@ -145,7 +154,7 @@ def test_who_never_finishes_a_request_is_not_waited_for(path: Path, monkeypatch:
 def test_who_never_reads_the_answer_is_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "_PATIENCE_S", 0.1)
 
-    async def huge(_: dict[str, Any], __: str) -> dict[str, Any]:
+    async def huge(_: dict[str, Any], __: Who) -> dict[str, Any]:
         return {"much": "x" * 4_000_000}
 
     async def client(path: Path) -> None:
@@ -168,7 +177,7 @@ def test_who_never_reads_the_answer_is_not_waited_for(path: Path, monkeypatch: p
 def test_of_many_at_once_some_are_told_to_try_again_and_none_is_forgotten(path: Path) -> None:
     free = asyncio.Event()
 
-    async def slow(_: dict[str, Any], __: str) -> dict[str, Any]:
+    async def slow(_: dict[str, Any], __: Who) -> dict[str, Any]:
         await free.wait()
         return {}
 
@@ -246,13 +255,85 @@ def test_a_group_is_let_in(path: Path) -> None:
 
 def test_a_group_that_there_is_not_is_told_before_anything_is_done(path: Path) -> None:
     with pytest.raises(HostError, match="there is no group 'no-such'"):
-        Control(path, "no-such", echo)
+        served(path, _nobody, group="no-such")
+    assert not path.exists()
 
 
 def test_a_place_where_no_socket_can_be_is_told(tmp_path: Path) -> None:
-    async def client(_: Path) -> None:
-        raise AssertionError
-
     for path in (tmp_path / "no" / "x.sock", tmp_path / ("x" * 200)):
         with pytest.raises(HostError, match="cannot make the control socket"):
-            served(path, client)
+            served(path, _nobody)
+
+
+async def _nobody(_: Path) -> None:
+    raise AssertionError
+
+
+class Slow:
+    """Names that are not told before `event` is set."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer, self.event, self.asked = answer, threading.Event(), 0
+
+    def __call__(self, _: Any) -> Any:
+        self.asked += 1
+        assert self.event.wait(10)
+        return self.answer
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_NAME_S", 0.05)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_name_that_is_slow_to_come_keeps_nobody_waiting(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Slow("somebody")
+    monkeypatch.setattr(control, "user_name", names)
+    monkeypatch.setattr(control, "_user", lambda _: 4711)
+
+    async def client(path: Path) -> None:
+        # More than may wait for a name at once.
+        for _ in range(6):
+            assert (await said(path, b"{}\n"))["user"] == "uid 4711"
+        assert names.asked == 4
+        names.event.set()
+        end = time.monotonic() + 10
+        while (await said(path, b"{}\n"))["user"] != "somebody":
+            assert time.monotonic() < end
+
+    assert served(path, client) == []
+
+
+def test_nobody_s_name_is_looked_up_who_only_asks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def short(_: dict[str, Any], __: Who) -> dict[str, Any]:
+        return {}
+
+    names = Slow("somebody")
+    monkeypatch.setattr(control, "user_name", names)
+    monkeypatch.setattr(control, "_user", lambda _: 4711)
+
+    async def client(path: Path) -> None:
+        assert (await said(path, b"{}\n"))["ok"]
+
+    assert served(path, client, answer=short) == []
+    assert names.asked == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to a group")
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("number", [1, None])
+def test_a_group_that_is_slow_to_come_is_let_in_when_it_is_known(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    groups, told = Slow(number), list[str]()
+    monkeypatch.setattr(control, "group_number", groups)
+
+    async def client(path: Path) -> None:
+        assert _mode(path)[0] == 0o600
+        assert told == ["the group 'g' is not known yet; until it is, only root may ask and steer"]
+        groups.event.set()
+        await until(lambda: _mode(path) == (0o660, 1) or len(told) == 2)
+
+    assert served(path, client, group="g", tell=told.append) == []
+    assert told[1:] == ([] if number else ["there is no group 'g' that could ask and steer"])

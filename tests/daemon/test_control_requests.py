@@ -11,10 +11,11 @@ from keeping import Kept, watched
 from worlds import host
 
 from reconciler.cycle import reconcile
+from reconciler.daemon import client
 from reconciler.daemon.ask import digest
 from reconciler.daemon.control import RefusedError
 from reconciler.daemon.requests import MAX_HOLD_S, MAX_REASON, Requests
-from reconciler.errors import ReconcilerError
+from reconciler.errors import HostError, ReconcilerError
 from reconciler.network.desired import choice_of
 from reconciler.network.state import Setting
 
@@ -51,6 +52,10 @@ def _id(value: Any) -> str:
     return ascii(value)[:20]
 
 
+async def nobody() -> str:
+    raise AssertionError("nobody's name is needed")
+
+
 class Asked:
     """Requests to a keeper, answered by nobody else."""
 
@@ -58,14 +63,28 @@ class Asked:
         self.kept = kept
         self.reloads = 0
         self.guarded: list[bool] = []
-        self.requests = Requests(kept.keeper, kept.turn, self._reload, lambda: {"pid": 1}, self.guarded.append)
+        self.disk = ""
+        self.requests = Requests(
+            kept.keeper,
+            tell=kept.turn,
+            reload=self._reload,
+            about=lambda: {"pid": 1},
+            switch_guard=self.guarded.append,
+            unkept=self._unkept,
+        )
         self.requests.digest = digest(b"file")
 
     async def _reload(self) -> None:
         self.reloads += 1
 
+    async def _unkept(self) -> str:
+        return self.disk
+
     def __call__(self, do: Any, user: str = "operator", **more: Any) -> dict[str, Any]:
-        answer = asyncio.run(self.requests.answer({"do": do, **more}, user))
+        async def who() -> str:
+            return user
+
+        answer = asyncio.run(self.requests.answer({"do": do, **more}, who))
         return json.loads(json.dumps(answer))
 
 
@@ -93,7 +112,7 @@ def test_an_unknown_verb_is_refused_with_those_that_are_known(asked: Asked, verb
 
 def test_a_request_without_a_verb(asked: Asked) -> None:
     with pytest.raises(RefusedError):
-        asyncio.run(asked.requests.answer({}, "root"))
+        asyncio.run(asked.requests.answer({}, nobody))
 
 
 def test_the_digest_is_of_the_bytes() -> None:
@@ -142,7 +161,7 @@ def test_who_asks_about_another_file_is_told_that_it_is_not_ours(asked: Asked, v
 
 def test_a_hold_pins_and_says_who_why_and_until_when(asked: Asked) -> None:
     told = asked("hold", topology="bypass", reason="maintenance", seconds=60)
-    assert told == {"choice": {"wire": "bypass"}, "converged": True}
+    assert told == {"choice": {"wire": "bypass"}, "converged": True, "unkept": ""}
     assert asked.kept.where("eth0") == "sw-bypass"
     hold = asked("status")["status"]["segments"][0]["hold"]
     assert hold == {"topology": "bypass", "owner": "operator", "reason": "maintenance", "left_ms": 60_000}
@@ -169,7 +188,7 @@ def test_one_segment_is_held_and_released_by_itself() -> None:
 
 def test_a_release_takes_all_holds_back(asked: Asked) -> None:
     asked("hold", topology="bypass", reason="x", seconds=9)
-    assert asked("release") == {"choice": {"wire": "inspect"}, "converged": True}
+    assert asked("release") == {"choice": {"wire": "inspect"}, "converged": True, "unkept": ""}
     with pytest.raises(RefusedError, match="nothing is held"):
         asked("release")
 
@@ -224,8 +243,8 @@ def test_a_reload_is_done_by_who_can(asked: Asked) -> None:
 
 def test_a_guard_is_set_and_taken_away_where_the_file_declares_one() -> None:
     asked = Asked(kept(guard={}))
-    assert asked("guard", on=False) == {"on": False, "sku": "two"}
-    assert asked("guard", on=True) == {"on": True, "sku": "two"}
+    assert asked("guard", on=False) == {"on": False, "sku": "two", "unkept": ""}
+    assert asked("guard", on=True) == {"on": True, "sku": "two", "unkept": ""}
     assert asked.guarded == [False, True]
 
 
@@ -247,3 +266,14 @@ def test_a_network_that_is_not_there_yet_is_said_to_be_not_there_yet(asked: Aske
     asked.kept.kernel.remove("eth1")
     asked.kept.turn(changed=True)
     assert asked("hold", topology="bypass", reason="x", seconds=9)["converged"] is False
+
+
+def test_who_steers_is_told_what_is_not_on_disk() -> None:
+    asked = Asked(kept(guard={}))
+    asked.disk = "the disk has not answered for 5 s"
+    assert asked("hold", topology="bypass", reason="x", seconds=9)["unkept"] == asked.disk
+    assert asked("release")["unkept"] == asked.disk
+    assert asked("guard", on=False)["unkept"] == asked.disk
+    with pytest.raises(HostError, match="not on disk, and a restart of the daemon may forget it: the disk has not"):
+        client.check_kept({"unkept": asked.disk})
+    client.check_kept({"unkept": ""})

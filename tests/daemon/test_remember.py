@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ def lines(told: io.StringIO) -> list[Any]:
     return [json.loads(line) for line in told.getvalue().splitlines()]
 
 
+def remembered(memory: Remembering, given: State) -> None:
+    """Remember it, and wait until it is written."""
+    memory.remember(given)
+    memory.wait(10)
+
+
 def test_nothing_there_is_nothing_remembered(memory: Remembering, told: io.StringIO) -> None:
     assert memory.find() == (None, None)
     assert told.getvalue() == ""
@@ -52,7 +59,7 @@ def test_nothing_there_is_nothing_remembered(memory: Remembering, told: io.Strin
 
 def test_what_was_remembered_is_found_as_it_was(memory: Remembering) -> None:
     given = state()
-    memory.remember(given)
+    remembered(memory, given)
     found, shift = memory.find()
     assert found == record.dump(given)
     assert shift is None
@@ -63,7 +70,7 @@ def test_after_a_reboot_it_comes_with_the_shift_of_the_clocks(
 ) -> None:
     monkeypatch.setattr(clock, "now_ms", lambda: 500_000)
     monkeypatch.setattr(clock, "wall_ms", lambda: 1_000_000_000)
-    memory.remember(state())
+    remembered(memory, state())
     # 90 s later, 5 s after the next boot.
     monkeypatch.setattr(clock, "boot_id", lambda: "another")
     monkeypatch.setattr(clock, "now_ms", lambda: 5_000)
@@ -109,13 +116,13 @@ def test_no_clock_makes_a_hold_last_longer_than_what_was_left_of_it(
 
     boot(*boots[0])
     held = Hold("bypass", "alice", "tests", 500_000 + 30 * 60_000)
-    memory.remember(replace(begin(rules_of(OF), {"wire": "bypass"}, 500_000), holds={"wire": held}))
+    remembered(memory, replace(begin(rules_of(OF), {"wire": "bypass"}, 500_000), holds={"wire": held}))
     for one in boots[1 : 3 if twice else 2]:
         boot(*one)
         found, shift = memory.find()
         again = record.recall(rules_of(OF), {"wire": "bypass"}, found, 5_000, shift)
         assert max(0, again.holds["wire"].until_ms - 5_000) == left_min * 60_000
-        memory.remember(again)
+        remembered(memory, again)
 
 
 def test_a_memory_that_claims_a_hold_without_an_end_is_not_believed() -> None:
@@ -172,18 +179,17 @@ def test_what_is_no_memory_is_set_aside_and_told_once(
     assert len(line["text"]) < 1_000
     assert not path.exists()
     assert (tmp_path / "two.memory.json.set-aside").read_bytes() == content
-    memory.remember(state())
+    remembered(memory, state())
     assert memory.find()[0] is not None
 
 
 def test_a_folder_in_its_place_is_set_aside(memory: Remembering, tmp_path: Path) -> None:
     (tmp_path / "two.memory.json").mkdir()
     assert memory.find() == (None, None)
-    memory.remember(state())
+    remembered(memory, state())
     assert memory.find()[0] is not None
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self").exists(), reason="needs /proc")
 def test_a_folder_that_cannot_be_written_is_told_once_and_again_when_it_fails_anew(
     tmp_path: Path, told: io.StringIO
 ) -> None:
@@ -194,11 +200,15 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_again_when_it_fails_an
     told.truncate(0)
     told.seek(0)
     for _ in range(5):
-        memory.remember(state())
+        with pytest.raises(OSError, match="file"):
+            remembered(memory, state())
     assert [line["level"] for line in lines(told)] == ["error"]
+    assert memory.trouble == lines(told)[0]["text"]
     blocked.unlink()
-    memory.remember(state())
+    remembered(memory, state())
     assert memory.find()[0] is not None
+    assert [line["level"] for line in lines(told)] == ["error", "info"]
+    assert memory.trouble == ""
 
 
 def test_a_file_that_cannot_be_set_aside_is_no_reason_not_to_start(
@@ -316,6 +326,7 @@ def test_a_memory_in_an_older_or_alien_form_is_set_aside_too(tmp_path: Path, tol
     kept = Kept(OF)
     keeper = Keeper(OF, kept.kernel, lambda: kept.now, Journal(told, as_json=True), memory, kept._restart)
     keeper.start(*memory.find())
+    memory.wait(10)
     assert json.loads((tmp_path / "two.memory.json.set-aside").read_text()) == given
     (line,) = [line for line in lines(told) if line["event"] == "memory"]
     assert "set aside as" in line["text"]
@@ -327,3 +338,36 @@ def test_no_process_remembers_more_than_one_that_begins() -> None:
     given = begin(rules_of(OF), {"wire": "inspect"}, 1_000)
     again = recalled(record.dump(given), 1_000, found="inspect")
     assert record.dump(again) == record.dump(given)
+
+
+def test_what_cut_writes_have_left_is_swept_at_start(memory: Remembering, tmp_path: Path) -> None:
+    given = state()
+    remembered(memory, given)
+    for name in (".two.memory.json.abc", ".other.memory.json.abc", "two.memory.json.set-aside"):
+        (tmp_path / name).write_text("{")
+    assert memory.find()[0] == record.dump(given)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".other.memory.json.abc",
+        "two.memory.json",
+        "two.memory.json.set-aside",
+    ]
+
+
+def test_a_disk_that_does_not_answer_keeps_nobody_waiting_who_does_not_want_to(
+    memory: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, genuine = threading.Event(), os.fsync
+
+    def slow(descriptor: int) -> None:
+        assert disk.wait(10)
+        genuine(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    given = state()
+    for _ in range(100):
+        memory.remember(given)
+    with pytest.raises(TimeoutError):
+        memory.wait(0.01)
+    disk.set()
+    memory.wait(10)
+    assert memory.find()[0] == record.dump(given)

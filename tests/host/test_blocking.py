@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import TransientError
-from reconciler.host.blocking import Outlet, StuckError, Workers
+from reconciler.host.blocking import Outlet, Saver, StuckError, Workers
 
 FOREVER_S = 10
 
@@ -288,3 +288,113 @@ def test_a_descriptor_that_somebody_made_non_blocking_is_waited_for(pipe: tuple[
     told = read_until(pipe[0], b"0099\n")
     assert told.count(b"\n") == 100
     assert outlet.lost == 0
+
+
+# --- a file on a disk that may be slow or full -----------------------------------------------------------------------
+
+
+class Disk:
+    """What a saver writes to: slow, or full, as a test wants it."""
+
+    def __init__(self) -> None:
+        self.free, self.full = threading.Event(), False
+        self.free.set()
+        self.begun: list[object] = []
+        self.written: list[object] = []
+        self.tried: list[Exception | None] = []
+
+    def __call__(self, value: object) -> None:
+        self.begun.append(value)
+        assert self.free.wait(FOREVER_S)
+        if self.full:
+            raise OSError(28, "No space left on device")
+        self.written.append(value)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + FOREVER_S
+    while not condition():
+        assert time.monotonic() < end_s, "it did not come to pass"
+        time.sleep(0.001)
+
+
+def test_what_is_given_is_written_and_who_wants_to_waits_for_it() -> None:
+    disk = Disk()
+    saver = Saver(disk, disk.tried.append)
+    saver.wait(0)
+    for number in (1, 2):
+        saver.write(number)
+        saver.wait(FOREVER_S)
+        assert disk.written[-1] == number
+    assert disk.tried == [None, None]
+    # Between two writes there is no thread.
+    wait_for(lambda: "saver" not in {thread.name for thread in threading.enumerate()})
+
+
+def test_what_was_overtaken_is_never_written() -> None:
+    disk = Disk()
+    disk.free.clear()
+    saver = Saver(disk)
+    saver.write("first")
+    wait_for(lambda: disk.begun == ["first"])
+    for number in range(1_000):
+        saver.write(number)
+    with pytest.raises(TimeoutError):
+        saver.wait(0.01)
+    disk.free.set()
+    saver.wait(FOREVER_S)
+    assert disk.written == ["first", 999]
+
+
+def test_who_waits_is_told_that_it_could_not_be_written_and_it_is_tried_again() -> None:
+    disk = Disk()
+    disk.full = True
+    saver = Saver(disk, disk.tried.append, again_s=0.01)
+    saver.write("a")
+    with pytest.raises(OSError, match="No space"):
+        saver.wait(FOREVER_S)
+    wait_for(lambda: len(disk.tried) > 2)
+    disk.full = False
+    wait_for(lambda: disk.written == ["a"])
+    wait_for(lambda: disk.tried[-1] is None)
+    saver.wait(0)
+
+
+def test_something_newer_is_written_at_once_after_a_failure() -> None:
+    disk = Disk()
+    disk.full = True
+    saver = Saver(disk, again_s=3_600)
+    saver.write("a")
+    with pytest.raises(OSError, match="No space"):
+        saver.wait(FOREVER_S)
+    disk.full = False
+    saver.write("b")
+    saver.wait(FOREVER_S)
+    assert disk.written == ["b"]
+
+
+def test_a_value_that_cannot_be_written_at_all_is_told_like_any_other_failure() -> None:
+    def write(value: object) -> None:
+        raise TypeError(str(value))
+
+    saver = Saver(write, again_s=3_600)
+    saver.write("a")
+    with pytest.raises(TypeError, match="a"):
+        saver.wait(FOREVER_S)
+
+
+def test_a_system_that_has_no_thread_for_it_is_told_and_the_next_value_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = Disk()
+    saver = Saver(disk, disk.tried.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("can't start new thread"))
+        )
+        saver.write("a")
+        with pytest.raises(RuntimeError, match="new thread"):
+            saver.wait(0)
+    saver.write("b")
+    saver.wait(FOREVER_S)
+    assert disk.written == ["b"]

@@ -1,5 +1,6 @@
 """A small file that outlives its process."""
 
+import errno
 import json
 import os
 import signal
@@ -111,3 +112,50 @@ def test_killed_while_it_writes_the_file_is_whole(file: StateFile) -> None:
             assert program.stdout.readline() == "writing\n"
             program.send_signal(signal.SIGKILL)
         assert json.loads(file.path.read_bytes())["number"] >= 3
+
+
+def test_it_is_on_disk_with_its_name_when_it_is_written(file: StateFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this order: the content, the name, the folder; and of a new folder its own name, too."""
+    steps: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        steps.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name.partition('json.')[0]}")
+
+    def replaced(path: Path, target: Path) -> Path:
+        steps.append("replace")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    file.write({})
+    assert steps == ["sync .state.", "replace", "sync folder", f"sync {file.path.parent.parent.name}"]
+    steps.clear()
+    file.write({})
+    assert steps == ["sync .state.", "replace", "sync folder"]
+
+
+def test_a_folder_that_cannot_be_synced_is_no_reason_to_fail(file: StateFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = os.fsync
+
+    def synced(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").is_dir():
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    file.write({"a": 1})
+    assert file.read() == {"a": 1}
+
+
+def test_what_killed_processes_have_left_is_swept(file: StateFile) -> None:
+    file.sweep()
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(file.path)], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "writing\n"
+        program.send_signal(signal.SIGKILL)
+    (file.path.parent / ".state.json.torn").write_text("{")
+    (file.path.parent / "others").write_text("")
+    file.sweep()
+    assert sorted(path.name for path in file.path.parent.iterdir()) == ["others", "state.json"]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,22 @@ def kept(tmp_path: Path) -> Iterator[Keeping]:
         yield made
 
 
-def started(kept: Keeping, stderr: int | None = None, *, but: str = "pass") -> "subprocess.Popen[Any]":
+def started(
+    kept: Keeping, *more: str, stderr: int | None = None, but: str = "pass", answers: bool = True, **variables: str
+) -> None:
     """As `Keeping.start`, with a log of somebody's; `but` is what is different in this process."""
     kept.log.write_bytes(b"")
     program = [sys.executable, "-c", f"{but}\nfrom reconciler.cli import main\nmain()"]
     with kept.log.open("ab") as log:
         process = kept.process = kept.lab.host.spawn(
-            [*program, "run", "-f", str(kept.file), "--log", "json"],
-            env=environment(**kept.folders),
+            [*program, "run", "-f", str(kept.file), "--log", "json", *more],
+            env=environment(**kept.folders, **variables),
             stdin=subprocess.DEVNULL,
             stderr=log if stderr is None else stderr,
         )
-    wait_until(lambda: process.poll() is not None or kept.answers(process.pid), 2 * SOON_S, "the daemon to answer")
-    assert process.poll() is None
-    return process
+    if answers:
+        wait_until(lambda: process.poll() is not None or kept.answers(process.pid), 2 * SOON_S, "the daemon to answer")
+        assert process.poll() is None, kept.log.read_text()
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ def full_log(kept: Keeping) -> Iterator[int]:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE)
     os.write(writer, b"x" * (PIPE - 1) + b"\n")
-    started(kept, writer)
+    started(kept, stderr=writer)
     os.close(writer)
     yield reader
     os.close(reader)
@@ -111,6 +114,120 @@ def test_what_a_log_missed_is_counted_and_told(kept: Keeping, full_log: int) -> 
     kept.lab.kill_vm()
     kept.goes_to("bypass")
     read(full_log, "switched")
+
+
+# --- its disk --------------------------------------------------------------------------------------------------------
+
+DISK_HANGS = """
+import os, time
+os.fsync = lambda _: time.sleep(3600)
+"""
+DISK_IS_FULL = """
+import os
+def full(_): raise OSError(28, "No space left on device")
+os.fsync = full
+"""
+
+
+@pytest.mark.parametrize("disk", [DISK_HANGS, DISK_IS_FULL], ids=["hangs", "full"])
+def test_a_disk_that_does_not_take_the_memory_delays_no_failover(kept: Keeping, disk: str) -> None:
+    started(kept, but=disk)
+    kept.goes_to("inspect")
+    for _ in range(2):
+        kept.lab.kill_vm()
+        kept.goes_to("bypass")
+        kept.lab.start_vm()
+        kept.goes_to("inspect")
+    assert ends(kept) == 0
+    assert kept.told("bug") == []
+
+
+def test_a_disk_that_hangs_keeps_no_vm_from_its_restart_nor_does_the_watchdog_bite(kept: Keeping) -> None:
+    programs = {"start": ["/bin/true"], "stop": ["/bin/true"], "status": ["/bin/true"]}
+    adapters = {"outside": {"interface": "vnet0"}, "inside": {"interface": "vnet1"}}
+    kept.write(vm={"programs": programs, "adapters": adapters})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(kept.folder / "notify"))
+        started(kept, but=DISK_HANGS, NOTIFY_SOCKET=str(kept.folder / "notify"), WATCHDOG_USEC="1000000")
+        kept.goes_to("inspect")
+        kept.lab.kill_vm()
+        kept.goes_to("bypass")
+        manager.settimeout(1.5)
+        end = time.monotonic() + 2 * SOON_S
+        while kept.status()["vm"]["phase"] != "booting":
+            assert time.monotonic() < end
+            # Fed all the time.
+            assert manager.recv(4096)
+        assert ends(kept) == 0
+
+
+def test_who_holds_is_told_that_it_is_not_on_disk(kept: Keeping) -> None:
+    started(kept, but=DISK_IS_FULL)
+    kept.goes_to("inspect")
+    done = kept.cli("hold", "bypass", "--for", "1m", "--reason", "a test")
+    assert (done.code, done.out) == (1, "wire=bypass\n")
+    assert "not on disk" in done.err
+    assert "No space left on device" in done.err
+    assert kept.is_on("bypass")
+    assert "would forget what was decided lately" in kept.cli("status").out
+    assert [line["level"] for line in kept.told("memory")] == ["error"]
+
+
+def test_a_hold_that_was_acknowledged_is_on_disk(kept: Keeping) -> None:
+    for _ in range(5):
+        started(kept)
+        kept.ask("hold", topology="bypass", reason="x", seconds=600)
+        kept.end(signal.SIGKILL)
+        started(kept)
+        assert kept.status()["segments"][0]["hold"]
+        kept.ask("release")
+        kept.end(signal.SIGKILL)
+        assert json.loads((kept.folder / "state" / "keep.memory.json").read_text())["memory"]["holds"] == {}
+
+
+def test_a_memory_that_cannot_be_read_is_no_reason_not_to_start(kept: Keeping) -> None:
+    memory = kept.folder / "state" / "keep.memory.json"
+    memory.parent.mkdir(exist_ok=True)
+    os.mkfifo(memory)
+    started(kept)
+    assert "cannot be read within 5 s" in kept.told("memory")[0]["text"]
+    kept.goes_to("inspect")
+    assert ends(kept) == 0
+
+
+def test_told_to_end_while_it_waits_for_its_memory_it_ends(kept: Keeping) -> None:
+    memory = kept.folder / "state" / "keep.memory.json"
+    memory.parent.mkdir(exist_ok=True)
+    os.mkfifo(memory)
+    started(kept, answers=False)
+    kept.until(lambda: _waits_for(memory), "the memory to be opened")
+    assert ends(kept) == 0
+    assert kept.lines[-1]["text"] == "stopped before it had begun"
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+NAMES_HANG = """
+import grp, pwd, time
+from reconciler.daemon import control
+pwd.getpwuid = grp.getgrnam = lambda _: time.sleep(3600)
+control._user = lambda _: 4711
+"""
+
+
+def test_names_that_nobody_tells_delay_no_failover(kept: Keeping) -> None:
+    started(kept, "--group", "nogroup", but=NAMES_HANG)
+    assert "only root may ask and steer" in kept.told("control")[0]["text"]
+    kept.goes_to("inspect")
+    with ThreadPoolExecutor() as pool:
+        hold = {"topology": "bypass", "reason": "x", "seconds": 60}
+        asking = [pool.submit(kept.ask, "hold", **hold) for _ in range(4)]
+        kept.lab.kill_vm()
+        kept.goes_to("bypass")
+        for one in asking:
+            one.result()
+    assert kept.status()["segments"][0]["hold"]["owner"] == "uid 4711"
+    assert ends(kept) == 0
 
 
 # --- its end ---------------------------------------------------------------------------------------------------------
