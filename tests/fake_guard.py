@@ -40,9 +40,10 @@ class Ear:
 
 @dataclass
 class Process:
-    """The prober itself, which outlives who started it."""
+    """The prober itself, which outlives who started it. `up`: from when on it does what it is told."""
 
     consented: int
+    up: int = 0
     orders: dict[str, Direction] = field(default_factory=dict)
     ears: tuple[Ear, ...] = ()
     grace_ms: int = 60_000
@@ -60,7 +61,8 @@ class Wires:
     """A VM that forwards or does not, with what stands and what is sent on its host. See the module.
 
     `silent`: the leases whose direction it does not forward, `dead`: none at all. `only_arp`: what is no probe passes.
-    `lets_through`: what it must block. `on_order` is told of orders.
+    `lets_through`: what it must block. `on_order` is told of orders, and that a prober will soon tell of itself. One
+    takes `start_ms` to come up, and `end_ms` to be gone when it was killed.
     """
 
     def __init__(self, clock: Callable[[], int], kernel: FakeKernel) -> None:
@@ -69,6 +71,9 @@ class Wires:
         self.table = FakeTable(self)
         self.order: list[str] = []
         self.spawned = 0
+        self.spawned_at: list[int] = []
+        self.start_ms, self.end_ms = 0, 2
+        self.ending = 0
         self.dead = self.only_arp = self.lets_through = False
         self.silent: set[str] = set()
         self.on_order: Callable[[], None] = lambda: None
@@ -142,7 +147,7 @@ class Wires:
     def report(self) -> Report | None:
         """What the prober says now; None: there is none, or it hangs."""
         self.advance()
-        if self.process is None or self.process.hung:
+        if self.process is None or self.process.hung or self.clock() < self.process.up:
             return None
         told = tuple(self._heard(self.process, one) for one in self.process.orders.values())
         now = self.clock()
@@ -181,21 +186,34 @@ class FakeProber:
 
     def connect(self) -> bool:
         self.wires.advance()
-        self.process = self.wires.process
+        process = self.wires.process
+        # Before it listens, nobody gets through.
+        self.process = process if process and self.wires.clock() >= process.up else None
+        if self.process:
+            self.wires.on_order()
         return self.alive
 
-    def spawn(self) -> None:
+    def spawn(self) -> bool:
         self.wires.advance()
         if self.refuses:
             raise HostError(self.refuses)
+        if self.wires.process:
+            self.end()
+        if self.wires.clock() < self.wires.ending:
+            return False
+        now = self.wires.clock()
         self.wires.spawned += 1
-        self.process = self.wires.process = Process(self.wires.clock())
+        self.wires.spawned_at.append(now)
+        self.process = self.wires.process = Process(now, now + self.wires.start_ms)
+        self.wires.on_order()
+        return True
 
     def order(self, orders: Sequence[Direction], sockets: Sequence[Any], grace_ms: int) -> None:
         self.wires.advance()
         process, now = self.process, self.wires.clock()
         if process is None or process is not self.wires.process:
             return
+        assert now >= process.up, "orders for one that may not live to see them"
         assert len({one.name for one in orders}) == len(orders)
         assert all(one.out < len(sockets) > one.back and one.lost_us >= 2 * one.every_us for one in orders)
         assert not any(one.closed for one in sockets)
@@ -216,8 +234,8 @@ class FakeProber:
 
     def end(self) -> None:
         self.wires.advance()
-        if self.process is self.wires.process:
-            self.wires.process = None
+        if self.wires.process:
+            self.wires.process, self.wires.ending = None, self.wires.clock() + self.wires.end_ms
         self.process = None
 
     def heard(self) -> Sequence[Report]:

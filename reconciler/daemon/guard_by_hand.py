@@ -39,9 +39,7 @@ def remove_guard(sku: str) -> None:
         HostError: the kernel refused.
 
     """
-    probing = Probing(places.run_dir(), sku)
-    if probing.connect():
-        probing.end()
+    Probing(places.run_dir(), sku).end()
     with Table(sku) as table:
         table.remove()
     notes_of(sku).path.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ def guard_status(guarding: Guarding, pid: int | None) -> dict[str, Any] | None:
         "trouble": trouble,
         "prober": {
             "pid": pid,
-            "alive": guarding.probes.prober.alive,
+            "alive": guarding.probes.reporting,
             "priority": report.priority if report else None,
             "late_worst_us": report.late_worst_us if report else None,
             "stalls": report.stalls if report else None,

@@ -131,7 +131,7 @@ class Guarding:
         for one in self.bound:
             segment = self.segments[one.name]
             moments += [moment for moment in (segment.draining_until, segment.adopting_until) if moment > now]
-            if segment.held is Held.GRANTED and not self.probes.prober.alive:
+            if segment.held is Held.GRANTED and not self.probes.reporting:
                 # Nobody tells that probes are missing.
                 moments.append(self._looked_ms + LOOK_MS)
             if one.guard.by_daemon and segment.held is Held.GRANTED and not segment.failed:
@@ -279,6 +279,9 @@ class Guarding:
                 if segment.held in (Held.GRANTED, Held.ADOPTING):
                     segment.held = Held.EXPIRED
                     self._act(old)
+            if live is not None and segment.held is Held.GRANTED and self._has_expired(one):
+                # Nobody has looked since; and what has run out is given back by no other rules.
+                segment.held = Held.EXPIRED
             if live is None and not self._installed and self._is_inspected(one, found):
                 segment.adopting_until = now + ADOPT_MS
                 segment.hold(Held.ADOPTING, self.clock())
@@ -297,6 +300,13 @@ class Guarding:
         for one in bound:
             segment = self.segments[one.name]
             segment.hold(segment.held, self.clock())
+
+    def _has_expired(self, one: Guarded) -> bool:
+        try:
+            return not self.table.stands(one)
+        except HostError:
+            # Somebody has taken a lease's set away: what the table held is what is put back.
+            return False
 
     def _contents(self, one: Guarded, segment: Segment, now: int) -> Contents:
         match segment.held:

@@ -53,8 +53,7 @@ class KernelGuard:
     def _tidy(self) -> None:
         """What an earlier process has left of a guard that is not declared any more goes."""
         with contextlib.suppress(ReconcilerError):
-            if self.probing.connect():
-                self.probing.end()
+            self.probing.end()
             self.table.remove()
 
     def disturbed(self) -> bool:

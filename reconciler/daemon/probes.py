@@ -24,8 +24,14 @@ CONSENT_MS = 1_000
 _LEAST_GRACE_MS = 4 * CONSENT_MS
 # It reports ten times a second. One that does not for so long hangs, and another one takes its place.
 HUNG_MS = 1_000
-# After a failure to start it. One that ends by itself each time must not take the machine with it.
-_RETRY_MS = 2_000
+# One that was just started has nothing to report before its Python has come up: on a busy machine, or from a slow disk,
+# that takes seconds. And one that has gone on for so long may be replaced at once.
+START_MS = 10_000
+# Between two starts, if the first one did not go on for long; twice as much after each further one. One that ends by
+# itself each time, or never comes up, must not take the machine with it.
+PAUSE_MS, MOST_PAUSE_MS = 2_000, 30_000
+# One that was killed is gone after a moment, and is looked for so often.
+_ENDING_MS = 5
 
 
 class Prober(Protocol):
@@ -40,8 +46,8 @@ class Prober(Protocol):
         """Take over the one that a predecessor left. Whether there is one."""
         ...
 
-    def spawn(self) -> None:
-        """Start one."""
+    def spawn(self) -> bool:
+        """Start one, if no other is there any more; others are killed. Whether it was started: else, call again."""
         ...
 
     def order(self, orders: Sequence[Order], sockets: Sequence[socket.socket], grace_ms: int) -> None:
@@ -53,7 +59,7 @@ class Prober(Protocol):
         ...
 
     def end(self) -> None:
-        """End it."""
+        """End whoever is there."""
         ...
 
     def heard(self) -> Sequence[Report]:
@@ -79,6 +85,10 @@ class Probes:
     _proven: set[str] = field(init=False, default_factory=set)
     _told_ms: int = field(init=False, default=0)
     _listened_ms: int = field(init=False, default=0)
+    _patience_ms: int = field(init=False, default=HUNG_MS)
+    _reported: bool = field(init=False, default=False)
+    _started_ms: int = field(init=False, default=0)
+    _pause_ms: int = field(init=False, default=0)
     _retry_ms: int = field(init=False, default=0)
     _failing: str = field(init=False, default="")
     _asked_for: tuple[object, ...] = field(init=False, default=())
@@ -108,27 +118,28 @@ class Probes:
         return mark_of(self.secret, one.name) + bytes([way.number + extra])
 
     @property
+    def reporting(self) -> bool:
+        """Whether the prober that is there has told something yet: before, it sends nothing, for it is not told to."""
+        return self.prober.alive and self._reported
+
+    @property
     def due_ms(self) -> int:
         """When `attend` has something to do although nothing happens."""
-        return self._told_ms + CONSENT_MS if self.prober.alive else self._retry_ms
+        if not self.prober.alive:
+            return self._retry_ms
+        return self._told_ms + CONSENT_MS if self._reported else self._listened_ms + self._patience_ms + 1
 
     def attend(self, segments: Iterable[Guarded]) -> None:
         """See to it that a prober lives, that it does what it shall, and that it knows that we live."""
         now = self.clock()
         try:
-            if not self.prober.alive:
-                if now < self._retry_ms:
-                    return
-                self._retry_ms = now + _RETRY_MS
-                self._ordered = None
-                # A predecessor's may be there when we begin. One that we have lost is not asked again.
-                if self._began or not self.prober.connect():
-                    self.prober.spawn()
-                self._began, self._listened_ms = True, now
-            elif now - self._listened_ms > HUNG_MS:
-                self.journal.tell("prober", "the prober hangs: another one is started", level=logging.WARNING)
-                self._ordered, self._listened_ms = None, now
-                self.prober.spawn()
+            if self.prober.alive and now - self._listened_ms > self._patience_ms:
+                self._give_up(now)
+            if not self.prober.alive and now >= self._retry_ms:
+                self._begin(now)
+            if not self.reporting:
+                # Who cannot be heard yet gets no orders: should we be killed now, it would follow them beside another.
+                return
             # First, for an adapter that cannot be listened to is no reason to let the others' probes end.
             if now - self._told_ms >= CONSENT_MS:
                 self.prober.consent()
@@ -143,6 +154,30 @@ class Probes:
             if str(error) != self._failing:
                 self._failing = str(error)
                 self.journal.tell("prober", f"no probes are sent: {error}", level=logging.ERROR)
+
+    def _give_up(self, now: int) -> None:
+        hangs = f"has told nothing for {START_MS // 1_000} s" if self._patience_ms == START_MS else "hangs"
+        self.journal.tell("prober", f"the prober {hangs}: another one is started", level=logging.WARNING)
+        self.prober.end()
+        self._retry_ms = max(self._retry_ms, now)
+
+    def _begin(self, now: int) -> None:
+        """Take over a predecessor's prober, if there is one when we begin; or start one, where that may be by now."""
+        self._ordered, self._reported = None, False
+        first, self._began = not self._began, True
+        if first and self.prober.connect():
+            # It came up long ago, and tells something at once.
+            self._listened_ms, self._patience_ms = now, HUNG_MS
+            return
+        pause_ms = min(2 * self._pause_ms, MOST_PAUSE_MS) or PAUSE_MS
+        if self._listened_ms - self._started_ms >= START_MS:
+            pause_ms = PAUSE_MS
+        self._retry_ms = now + pause_ms
+        if not self.prober.spawn():
+            self._retry_ms = now + _ENDING_MS
+            return
+        self._listened_ms, self._patience_ms = now, START_MS
+        self._started_ms, self._pause_ms = now, pause_ms
 
     def _order(self, segments: tuple[Guarded, ...], now: int) -> None:
         sockets: dict[tuple[str, int, bytes], socket.socket] = {}
@@ -203,7 +238,7 @@ class Probes:
         """What the prober has told since the last time; the latest is kept for who asks."""
         told = self.prober.heard()
         if told:
-            self._listened_ms = self.clock()
+            self._listened_ms, self._patience_ms, self._reported = self.clock(), HUNG_MS, True
         for report in told:
             self.heard = report
             self._proven |= {
@@ -213,8 +248,10 @@ class Probes:
 
     def stop(self) -> None:
         """End the prober: no more probes from now on."""
-        if self.prober.alive:
-            self.prober.end()
+        self.prober.end()
+        self.heard, self._reported = None, False
+        # What comes next is somebody's wish, and not what failed again and again.
+        self._retry_ms = self._pause_ms = 0
         self.close()
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ class Guards(Kept):
         self.step_ms = 10
         self._random = itertools.count(1)
         self._told_ms = 0
-        self._states: tuple[tuple[str, str], ...] = ()
+        self._states: tuple[Any, ...] = ()
         kernel.foreign_hand = lambda _, __: self.wires.order.append("link")
         super().__init__(of, kernel, now=now)
 
@@ -71,7 +71,7 @@ class Guards(Kept):
     def _hear(self) -> None:
         """The prober reports ten times a second, and when a direction has become another."""
         told = self.wires.report()
-        states = tuple((one.name, one.state) for one in told.directions) if told else ()
+        states = (id(self.prober.process), *((one.name, one.state) for one in told.directions)) if told else ()
         if told and (states != self._states or self.now - self._told_ms >= REPORT_MS):
             self._states, self._told_ms = states, self.now
             self.prober.told.append(told)

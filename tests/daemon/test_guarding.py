@@ -1,5 +1,6 @@
 """The guard's table, consent and prober, as the keeper drives them: what is said to the kernel, and in which order."""
 
+import itertools
 import json
 from typing import Any
 
@@ -402,6 +403,16 @@ def test_nor_does_another_file_give_back_what_had_run_out() -> None:
     assert kept.guarding.segments["wire"].trips == 1
 
 
+def test_nor_do_other_rules_before_anybody_has_seen_it_run_out() -> None:
+    kept = Guards().granted()
+    kept.wires.vm(dead=True)
+    kept.now += LEASE_MS + 10
+    declare(kept, guarded({"lease": "400ms"}))
+    assert not kept.table.opens("wire")
+    assert kept.guarding.segments["wire"].trips == 1
+    assert kept.messages() == ["install", "withdraw wire", "link"]
+
+
 def test_one_that_cannot_look_at_the_network_leaves_the_prober_alone() -> None:
     kept = Guards().granted()
     kept.wait(1_000)
@@ -703,6 +714,102 @@ def test_a_prober_that_dies_is_replaced_and_the_lease_stands() -> None:
     assert kept.events("tripped", "decision") == []
     kept.wait(5_000)
     assert kept.table.opens("wire")
+
+
+def test_one_that_takes_long_to_come_up_is_waited_for() -> None:
+    kept = Guards()
+    kept.wires.start_ms = 1_600
+    kept.adopting()
+    kept.until(lambda: kept.held is Held.GRANTED, 2_000)
+    kept.wait(5_000)
+    assert kept.wires.spawned == 1
+    assert kept.texts("prober") == []
+
+
+def pauses(kept: Guards) -> list[int]:
+    times = kept.wires.spawned_at
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
+def test_one_that_never_comes_up_is_ended_after_ten_seconds_and_tried_again_ever_more_seldom() -> None:
+    kept = Guards()
+    kept.wires.start_ms = 1_000_000
+    kept.adopting()
+    kept.wait(300_000)
+    assert all(10_000 <= one < 10_030 for one in pauses(kept)[:3])
+    assert 16_000 <= pauses(kept)[3] < 16_020
+    assert all(30_000 <= one < 30_020 for one in pauses(kept)[4:])
+    assert kept.texts("prober")[0] == "the prober has told nothing for 10 s: another one is started"
+    kept.wires.start_ms = 0
+    kept.until(lambda: kept.held is Held.GRANTED)
+
+
+def test_one_that_ends_again_and_again_is_started_ever_more_seldom() -> None:
+    kept = Guards().granted()
+    kept.wait(20_000)
+    kept.wires.spawned_at.clear()
+    for _ in range(20_000):
+        kept.wires.kill_prober()
+        kept.wait(10)
+    assert [round(one, -2) for one in pauses(kept)[:6]] == [2_000, 4_000, 8_000, 16_000, 30_000, 30_000]
+    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.wait(10_000)
+    # Whoever goes on for long has begun anew.
+    kept.wires.kill_prober()
+    kept.wires.spawned_at.clear()
+    kept.wait(20)
+    assert len(kept.wires.spawned_at) == 1
+    kept.wires.kill_prober()
+    kept.wait(2_020)
+    assert len(kept.wires.spawned_at) == 2
+
+
+@pytest.mark.parametrize("whose", ["ours", "a predecessor's"])
+def test_one_that_hangs_is_replaced_as_soon_as_it_is_gone(whose: str) -> None:
+    kept = Guards().granted()
+    kept.wait(10_000)
+    if whose != "ours":
+        kept.die()
+    assert kept.wires.process is not None
+    kept.wires.process.hung = True
+    kept.wires.end_ms = 300
+    if whose != "ours":
+        kept.killed_and_started()
+    spawned = kept.wires.spawned
+    took = kept.until(lambda: kept.wires.spawned > spawned, 5_000)
+    assert 1_300 <= took <= 2_400
+    assert kept.texts("prober") == ["the prober hangs: another one is started"]
+    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.wait(10_000)
+    assert kept.wires.spawned == spawned + 1
+
+
+def test_one_that_a_predecessor_was_about_to_start_is_no_other_beside_ours() -> None:
+    """It has no orders, and never gets any."""
+    kept = Guards()
+    kept.wires.start_ms = 500
+    kept.adopting()
+    kept.wait(100)
+    first = kept.wires.process
+    assert first is not None
+    kept.die()
+    kept.killed_and_started()
+    kept.until(lambda: kept.held is Held.GRANTED, 3_000)
+    assert first is not kept.wires.process
+    assert first.orders == {}
+    assert kept.wires.spawned == 2
+
+
+def test_the_guard_that_is_set_again_waits_for_no_pause() -> None:
+    kept = Guards().granted()
+    for _ in range(1_000):
+        kept.wires.kill_prober()
+        kept.wait(10)
+    spawned = kept.wires.spawned
+    kept.guarding.switch(on=False)
+    kept.guarding.switch(on=True)
+    kept.turn(changed=True)
+    kept.until(lambda: kept.wires.spawned > spawned, 50)
 
 
 def test_one_that_cannot_be_started_is_told_once_and_tried_again() -> None:

@@ -1,12 +1,16 @@
 """The guard on a live kernel: it trips, nothing that is late gets in, it outlives its daemon, and is put back."""
 
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from guarded import OTHERS, Guarded, guarded, lives, more_arrives, now_ns, wrong
+import test_live_daemon
+from guarded import OTHERS, Guarded, guarded, lives, more_arrives, now_ns, provers, wrong
 
+from reconciler.host.guard import prober
 from reconciler.lab.delay import Delay
 from reconciler.lab.frames import Ear, frame
 
@@ -239,6 +243,43 @@ def test_a_prober_that_is_killed_is_replaced_within_the_lease_or_after_a_trip(ke
         kept.inspects()
         more_arrives(kept, flows)
         assert sum(one.duplicated for one in flows.stop()) == 0
+
+
+@pytest.mark.long
+def test_a_prober_that_takes_long_to_come_up_is_alone_and_waited_for(
+    kept: Guarded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "prober.py"
+    slow.write_text("import time; time.sleep(1.6)\n" + Path(prober.__file__).read_text())
+    begin = (
+        "import os; from pathlib import Path; from reconciler.host.guard import probing; from reconciler import cli\n"
+    )
+    begin += "probing._PROGRAM = Path(os.environ['SLOW']); cli.main()\n"
+    kept.end()
+    kept.until(lambda: kept.cli("guard", "off").code == 0 and provers(kept) == [], "no guard")
+    monkeypatch.setattr(test_live_daemon, "PROGRAM", [sys.executable, "-c", begin])
+    kept.start(SLOW=str(slow))
+    seen = set()
+
+    def comes() -> bool:
+        now = provers(kept)
+        assert len(now) <= 1
+        seen.update(now)
+        return kept.is_leased()
+
+    kept.until(comes, "the leases")
+    assert len(seen) == 1
+    assert kept.told("prober") == []
+    pid = seen.pop()
+    # Nor are there two for a moment when one is killed, or a daemon comes while one is being started.
+    kept.hand(f"kill -9 {pid}")
+    kept.until(lambda: bool(set(provers(kept)) - {pid}), "another prober")
+    kept.kill()
+    assert len(provers(kept)) == 1
+    kept.start(SLOW=str(slow))
+    kept.until(comes, "the leases")
+    monkeypatch.undo()
+    kept.kill()
 
 
 @pytest.mark.long

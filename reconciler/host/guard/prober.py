@@ -1,8 +1,9 @@
 """The process that sends probes through the VM, sees which come back, and outlives the daemon by a grace.
 
 Standard library only and no import from this package: it is started by its path with ``python -I -S`` and the numbers
-of two unix sockets (SOCK_SEQPACKET): a bound one, to listen on, and one end of a pair, its first connection. It opens
-nothing: packet sockets come with the orders, so it needs no capability, and gives up those that it has.
+of descriptors: two unix sockets (SOCK_SEQPACKET), a bound one, to listen on, and one end of a pair, its first
+connection; then what it is to keep open as a sign that it lives (a locked file). It opens nothing: packet sockets come
+with the orders, so it needs no capability, and gives up those that it has.
 
 Conversation, one JSON object a message. From the daemon: orders, which replace all before them; ``{}``; and
 ``{"end": true}``. Any of these is consent; without one for the grace it ends. Who connects last steers; who sends
@@ -16,6 +17,7 @@ To the daemon: a report each 100 ms, and whenever the state of a direction chang
 import contextlib
 import errno
 import gc
+import itertools
 import json
 import os
 import resource
@@ -384,11 +386,12 @@ def main() -> int:
     """Serve the sockets whose numbers are the arguments. Returns the exit status."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    listener, peer = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
+    kept_open = [int(number) for number in sys.argv[1:]]
+    listener, peer = (socket.socket(fileno=number) for number in kept_open[:2])
     # What the daemon's libraries left open for its children is not for us to keep.
-    low, high = sorted((listener.fileno(), peer.fileno()))
-    for begin, end in ((3, low), (low + 1, high), (high + 1, os.sysconf("SC_OPEN_MAX"))):
-        os.closerange(begin, end)
+    ends = [2, *sorted(kept_open), os.sysconf("SC_OPEN_MAX")]
+    for before, after in itertools.pairwise(ends):
+        os.closerange(before + 1, after)
     os.chdir("/")
     listener.setblocking(False)
     # Here and not where the socket was made: who connects learns from the kernel the pid of who listens.

@@ -2,10 +2,17 @@
 
 It has no loop of its own: watch `fileno` for reading, and call `heard`. Nothing here waits. When `alive` is false, the
 prober has hung up or ended, hangs, or speaks another language (that of another version); `reason` says which. One that
-hangs or is not understood has then been killed, so that no two of them send. `spawn` starts another.
+hangs or is not understood has then been killed. `spawn` starts another when none is there any more.
+
+Never two at a time: they would share the adapters' sockets, and each would hear half of what comes back. Those that
+this process knows are ended by descriptors of their processes. Of others (a killed daemon's that nobody can connect to:
+still starting, or without its socket's file) the lock tells that each prober inherits, and holds for as long as it
+lives; its file names the process. One of which nothing is known but that it holds the lock was started a moment before
+its daemon was killed. It has no orders, gets none, and ends by itself.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -105,13 +112,14 @@ class Probing:
 
     def __init__(self, folder: Path, sku: str) -> None:
         self.path = folder / f"{sku}.prober"
+        self._lock = folder / f"{sku}.prober.lock"
         self.pid: int | None = None
         self.reason = "not started"
         self._socket: socket.socket | None = None
         # Of whoever watches us: a socket that is closed may have its number again as another one a moment later.
         self._ready = select.epoll()
         # Descriptors of processes, so that no other that got the pid is ever killed: the prober's, and those of
-        # former ones that are to be waited for if they were children of ours.
+        # former ones that have not ended yet, as far as is known.
         self._process = -1
         self._former: list[int] = []
 
@@ -141,27 +149,84 @@ class Probing:
         self.pid, self.reason = pid, ""
         return True
 
-    def spawn(self) -> None:
-        """Start a prober in place of any other, which is ended.
+    def spawn(self) -> bool:
+        """Start a prober, if no other is there any more. Whether it was started.
+
+        All others that can be found are killed first. One that was may take a moment to be gone (in a disk's sleep a
+        long one): until then nothing is started, nothing waits here, and whoever calls calls again.
 
         Raises:
             HostError: it cannot be started, or its socket cannot be made.
 
         """
-        if self.connect():
-            self.end()
+        # Whoever listens is told to end, too: the file of its socket is about to be another's.
+        if self._others_live() or (self.connect() and self._others_live()):
+            return False
         ours, theirs = socket.socketpair(socket.AF_UNIX, _KIND)
         ours.setblocking(False)
         with theirs, socket.socket(socket.AF_UNIX, _KIND) as listener:
+            lock = -1
             try:
+                lock = self._open_lock(os.O_CREAT)
+                if self._is_held(lock):
+                    ours.close()
+                    return False
                 self._bind(listener)
-                self.pid = _start(listener.fileno(), theirs.fileno())
+                self.pid = _start(listener.fileno(), theirs.fileno(), lock)
+                os.pwrite(lock, f"{self.pid}".encode(), 0)
                 self._process = os.pidfd_open(self.pid)
             except OSError as error:
                 ours.close()
                 raise HostError(f"cannot start the probe sender ({self.path}): {error}") from None
+            finally:
+                if lock >= 0:
+                    os.close(lock)
         self._take(ours)
         self.reason = ""
+        return True
+
+    def _others_live(self) -> bool:
+        """Kill all probers that this process knows. Whether one of them has yet to end."""
+        if self.alive:
+            self._lose("another one is started in its place", kill=True)
+        for process in self._former:
+            _kill(process)
+        self._reap()
+        return bool(self._former)
+
+    def _open_lock(self, more: int = 0) -> int:
+        """Raises OSError: there is no such file, or no such folder."""
+        if more:
+            self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        lock = os.open(self._lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | more, 0o600)
+        # Whoever may read it may lock it.
+        os.fchmod(lock, 0o600)
+        return lock
+
+    def _is_held(self, lock: int) -> bool:
+        """Take the lock, or have whoever holds it killed. Whether it is somebody else's."""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._kill_holder(lock)
+            return True
+        # Until another one's stands there, nobody is to be killed for it.
+        os.ftruncate(lock, 0)
+        return False
+
+    def _kill_holder(self, lock: int) -> None:
+        try:
+            process = os.pidfd_open(int(os.pread(lock, 20, 0)))
+        except (ValueError, OverflowError, OSError):
+            return
+        try:
+            # While it is held still, the one who wrote its number there lives, and the number is nobody else's.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _kill(process)
+            self._former.append(process)
+        else:
+            os.close(process)
 
     def _take(self, link: socket.socket) -> None:
         self._socket = link
@@ -199,10 +264,20 @@ class Probing:
         self._say(b"{}", [])
 
     def end(self) -> None:
-        """Have it end at once, and leave nothing behind."""
+        """Have whoever is there end at once, and leave nothing behind. Does not wait for its end."""
+        if not self.alive:
+            self.connect()
         self._say(b'{"end": true}', [])
         self._lose("ended on purpose", kill=True)
+        self._others_live()
+        with contextlib.suppress(OSError):
+            lock = self._open_lock()
+            try:
+                self._is_held(lock)
+            finally:
+                os.close(lock)
         self.path.unlink(missing_ok=True)
+        self._lock.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Leave it to itself and its grace, or to a successor."""
@@ -254,29 +329,37 @@ class Probing:
 
     def _end_process(self) -> None:
         if self._process >= 0:
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(self._process, signal.SIGKILL)
+            _kill(self._process)
 
     def _reap(self) -> None:
         for process in tuple(self._former):
-            try:
-                gone = os.waitid(os.P_PIDFD, process, os.WEXITED | os.WNOHANG) is not None
-            except ChildProcessError:
-                # A predecessor's: no child of ours.
-                gone = True
-            if gone:
+            # So it is with everybody's process; a child is waited for, too.
+            if _is_readable(process):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, process, os.WEXITED | os.WNOHANG)
                 self._former.remove(process)
                 os.close(process)
 
 
-def _start(*sockets: int) -> int:
-    """Start the program with these sockets. Not by `subprocess`, whose objects mind when a child outlives them."""
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _kill(process: int) -> None:
+    with contextlib.suppress(OSError):
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+
+
+def _start(*inherited: int) -> int:
+    """Start the program with these descriptors. Not by `subprocess`, whose objects mind when a child outlives them."""
     # Its own output would be ours, which it outlives. A descriptor that becomes itself stays open.
     null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
-    kept = [(os.POSIX_SPAWN_DUP2, number, number) for number in sockets]
+    kept = [(os.POSIX_SPAWN_DUP2, number, number) for number in inherited]
     return os.posix_spawn(
         sys.executable,
-        [sys.executable, "-I", "-S", str(_PROGRAM), *map(str, sockets)],
+        [sys.executable, "-I", "-S", str(_PROGRAM), *map(str, inherited)],
         os.environ,
         file_actions=[*null, *kept],
         setsid=True,

@@ -1,5 +1,8 @@
 """The daemon's end: starts, takes over, orders, hears, and knows when nobody is there any more."""
 
+import contextlib
+import fcntl
+import io
 import json
 import os
 import select
@@ -8,7 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,13 @@ from typing import Any
 import pytest
 from probes import PATIENCE_S, Stand, direction, ended, first
 from processes import ending
+from worlds import two_ports
 
+from reconciler.daemon.journal import Journal
+from reconciler.daemon.probes import Probes
 from reconciler.errors import HostError
+from reconciler.host import clock
+from reconciler.host.guard import prober
 from reconciler.host.guard import probing as program
 from reconciler.host.guard.probing import Probing, Report
 from reconciler.lab.lab import Lab, wait_until
@@ -50,6 +58,11 @@ TOLD = {
 def probing(tmp_path: Path) -> Iterator[Probing]:
     with ended(Probing(tmp_path / "run", "sku")) as probing:
         yield probing
+
+
+def start(probing: Probing) -> None:
+    """Start one, as soon as those before it are gone."""
+    wait_until(probing.spawn, PATIENCE_S, "room for a prober")
 
 
 def reports(probing: Probing) -> list[Report]:
@@ -89,7 +102,7 @@ def test_there_is_nobody_at_first(probing: Probing) -> None:
 
 
 def test_it_is_started_and_only_its_owner_gets_in(probing: Probing) -> None:
-    probing.spawn()
+    start(probing)
     assert probing.alive
     assert stat.S_IMODE(probing.path.stat().st_mode) == 0o600
     assert reports(probing)[0].directions == ()
@@ -103,7 +116,7 @@ def test_who_watches_hears_whoever_comes_next_also_by_the_same_number(probing: P
     with select.epoll() as watch:
         watch.register(probing, select.EPOLLIN)
         for _ in range(3):
-            probing.spawn()
+            start(probing)
             wait_until(lambda: bool(watch.poll(0)), PATIENCE_S, "a report")
             assert reports(probing)
             assert probing.pid is not None
@@ -113,7 +126,7 @@ def test_who_watches_hears_whoever_comes_next_also_by_the_same_number(probing: P
 
 
 def test_one_that_was_left_is_found_again(probing: Probing) -> None:
-    probing.spawn()
+    start(probing)
     pid = probing.pid
     assert reports(probing)
     probing.close()
@@ -124,13 +137,13 @@ def test_one_that_was_left_is_found_again(probing: Probing) -> None:
 
 
 def test_a_dead_one_is_noticed_waited_for_and_replaced(probing: Probing) -> None:
-    probing.spawn()
+    start(probing)
     former = probing.pid
     assert former is not None
     os.kill(former, signal.SIGKILL)
     assert "ended" in gone(probing)
     assert not probing.connect()
-    probing.spawn()
+    start(probing)
     assert probing.pid != former
     assert reports(probing)
     wait_until(lambda: probing.heard() is not None and not Path(f"/proc/{former}").exists(), PATIENCE_S, "no zombie")
@@ -138,14 +151,14 @@ def test_a_dead_one_is_noticed_waited_for_and_replaced(probing: Probing) -> None
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["well", "hung"])
 def test_there_is_never_a_second_one(probing: Probing, stopped: bool) -> None:
-    probing.spawn()
+    start(probing)
     assert reports(probing)
     former = probing.pid
     assert former is not None
     if stopped:
         os.kill(former, signal.SIGSTOP)
     with ended(Probing(probing.path.parent, "sku")) as successor:
-        successor.spawn()
+        start(successor)
         assert successor.pid not in (former, None)
         assert reports(successor)
         wait_until(lambda: dead(former), PATIENCE_S, "the former's end")
@@ -156,15 +169,155 @@ def test_there_is_never_a_second_one(probing: Probing, stopped: bool) -> None:
 
 
 def test_one_that_hangs_is_noticed_and_killed(probing: Probing) -> None:
-    probing.spawn()
+    start(probing)
     assert reports(probing)
     pid = probing.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     assert "hangs" in gone(probing, consent=True)
     wait_until(lambda: dead(pid), PATIENCE_S, "its end")
-    probing.spawn()
+    start(probing)
     assert reports(probing)
+
+
+# --- never two at a time ---------------------------------------------------------------------------------------------
+
+SLOW = "import time; time.sleep(%g)\n"
+
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Path]:
+    """A copy of the program that takes so many seconds to come up, and is started from now on."""
+
+    def made(seconds: float) -> Path:
+        copy = tmp_path / "slow.py"
+        copy.write_text(SLOW % seconds + Path(prober.__file__).read_text())
+        monkeypatch.setattr(program, "_PROGRAM", copy)
+        return copy
+
+    return made
+
+
+def running(copy: Path) -> list[int]:
+    """The living processes of a program."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(copy) in (folder / "cmdline").read_bytes().split(b"\0") and not dead(int(folder.name)):
+                found.append(int(folder.name))
+    return found
+
+
+class Driven:
+    """A daemon's `Probes` with a real prober, on the real clock."""
+
+    def __init__(self, probing: Probing) -> None:
+        self.probing = probing
+        self.told = io.StringIO()
+        no_ear: Any = None
+        self.probes = Probes(two_ports(), probing, clock.now_ms, Journal(self.told), bytes(16), no_ear, os.urandom)
+
+    def turn(self) -> bool:
+        """Whether the prober has reported."""
+        self.probes.listen()
+        self.probes.attend(())
+        return self.probes.reporting
+
+
+def test_one_that_takes_long_to_come_up_is_waited_for(probing: Probing, slow: Callable[[float], Path]) -> None:
+    copy, driven, most = slow(1.6), Driven(probing), [0]
+
+    def comes() -> bool:
+        most[0] = max(most[0], len(running(copy)))
+        return driven.turn()
+
+    wait_until(comes, PATIENCE_S, "its first report")
+    assert (most, running(copy), driven.told.getvalue()) == ([1], [probing.pid], "")
+
+
+@pytest.mark.parametrize("how", ["its socket's file is gone", "it has not come up yet"])
+def test_an_earlier_one_that_nobody_can_connect_to_is_ended_first(
+    probing: Probing, slow: Callable[[float], Path], how: str
+) -> None:
+    copy = slow(100 if "come up" in how else 0)
+    start(probing)
+    if "file" in how:
+        assert reports(probing)
+        probing.path.unlink()
+    former = probing.pid
+    assert former is not None
+    seen = []
+
+    def started() -> bool:
+        begun = probing.spawn()
+        seen.append(len(running(copy)))
+        return begun
+
+    wait_until(started, PATIENCE_S, "another one")
+    assert (max(seen) <= 1, dead(former), probing.pid == former) == (True, True, False)
+
+
+@pytest.mark.parametrize("how", ["its socket's file is gone", "it has not come up yet", "it is stopped"])
+def test_so_is_one_that_a_killed_daemon_left(probing: Probing, slow: Callable[[float], Path], how: str) -> None:
+    """It is no child of ours, and nobody knows of it but its lock."""
+    copy = slow(100 if "come up" in how else 0)
+    begin = (
+        "import sys; from pathlib import Path; from reconciler.host.guard import probing as p\n"
+        "p._PROGRAM = Path(sys.argv[1]); q = p.Probing(Path(sys.argv[2]), 'sku')\n"
+        "assert q.spawn()\n"
+        "import select; sys.argv[3] == 'up' and select.select([q], [], [])\n"
+        "print(q.pid, flush=True); import os; os._exit(0)\n"
+    )
+    up = "no" if "come up" in how else "up"
+    words = [sys.executable, "-c", begin, str(copy), str(probing.path.parent), up]
+    former = int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    wait_until(lambda: running(copy) == [former], PATIENCE_S, "it")
+    if "file" in how:
+        probing.path.unlink()
+    if "stopped" in how:
+        os.kill(former, signal.SIGSTOP)
+    slow(0)
+    start(probing)
+    wait_until(lambda: running(copy) == [probing.pid], PATIENCE_S, "the other one alone")
+    assert dead(former)
+    assert reports(probing)
+
+
+def test_at_the_end_none_is_left_whoever_started_it(probing: Probing, slow: Callable[[float], Path]) -> None:
+    copy = slow(100)
+    start(probing)
+    other = Probing(probing.path.parent, "sku")
+    other.end()
+    wait_until(lambda: running(copy) == [], PATIENCE_S, "its end")
+    assert list(probing.path.parent.iterdir()) == []
+
+
+def test_nobody_but_its_owner_can_take_the_lock(probing: Probing) -> None:
+    lock = probing.path.with_name("sku.prober.lock")
+    lock.parent.mkdir()
+    lock.touch(mode=0o666)
+    start(probing)
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    assert lock.read_text() == str(probing.pid)
+
+
+@pytest.mark.parametrize("text", ["", "none", "-1", "0", "99999999999999999999", str(os.getpid())])
+def test_whoever_has_not_the_lock_is_not_killed_for_what_stands_in_it(probing: Probing, text: str) -> None:
+    lock = probing.path.with_name("sku.prober.lock")
+    lock.parent.mkdir()
+    lock.write_text(text)
+    start(probing)
+    assert reports(probing)
+
+
+def test_one_of_which_nothing_is_known_is_waited_for(probing: Probing) -> None:
+    lock = probing.path.with_name("sku.prober.lock")
+    lock.parent.mkdir()
+    with lock.open("w") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        assert not probing.spawn()
+        assert not probing.alive
+    start(probing)
 
 
 @pytest.mark.parametrize("said", ["nonsense", "[]", '{"now_us": 1}', "7", "[" * 50_000])
@@ -240,7 +393,7 @@ def test_the_sockets_of_an_order_may_be_closed(tmp_path: Path) -> None:
         stand = Stand(lab, tmp_path)
         stand.listen()
         with ended(stand.probing):
-            stand.probing.spawn()
+            start(stand.probing)
             stand.order()
             for one in stand.sockets:
                 one.close()
@@ -251,7 +404,7 @@ def test_it_keeps_nothing_open_that_is_ours(probing: Probing) -> None:
     near, far = socket.socketpair()
     with near, far:
         os.set_inheritable(far.fileno(), True)
-        probing.spawn()
+        start(probing)
         assert reports(probing)
         kept = {str(Path(f"/proc/{probing.pid}/fd/{number}").readlink()) for number in (0, 1, 2)}
         assert kept == {os.devnull}
