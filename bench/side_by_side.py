@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.peers import PEERS, Hands, Peer
 from bench.world import median, spawned
-from reconciler.daemon.ask import ask, digest, socket_of
+from reconciler.control.ask import ask, digest, socket_of
 from reconciler.errors import ReconcilerError
 from reconciler.lab.lab import Lab, netlink, wait_until
 from reconciler.lab.namespaces import become_lab_root, set_link_up

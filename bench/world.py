@@ -13,11 +13,11 @@ from pathlib import Path
 
 from reconciler.appliance.declared import Appliance
 from reconciler.appliance.load import load
-from reconciler.cycle import audit, reconcile
 from reconciler.host.netlink.kernel import Kernel
 from reconciler.lab.appliance import appliance_file
 from reconciler.lab.lab import Lab
 from reconciler.network import render
+from reconciler.network.cycle import audit, reconcile
 from reconciler.network.desired import choice_of
 from reconciler.network.diff import Difference
 from reconciler.network.plan import Plan, plan

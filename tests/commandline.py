@@ -9,9 +9,9 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, NamedTuple
 from unittest import mock
 
-from reconciler.cli import main
+from reconciler.cli.main import main
 
-PROGRAM = [sys.executable, "-m", "reconciler.cli"]
+PROGRAM = [sys.executable, "-m", "reconciler"]
 
 
 class Done(NamedTuple):

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,6 @@ settings.register_profile("hasty", settings.get_profile("project"), phases=[Phas
 # A property that asks for more examples than others asks `effort` for them.
 settings.register_profile("quick", settings.get_profile("project"), max_examples=20)
 settings.load_profile("project")
-
-# What several folders of tests share lies beside this file, or with the tests that it was made for.
-sys.path.append(str(Path(__file__).parent / "host"))
 
 make_plain()
 

@@ -14,8 +14,8 @@ from typing import Any
 from fake_kernel import FakeKernel
 
 from reconciler.errors import HostError
-from reconciler.host.guard.probing import Direction, Heard, Report
-from reconciler.network.guard import Contents, Guarded, Ruleset, removal
+from reconciler.guard.rules import Contents, Guarded, Ruleset, removal
+from reconciler.host.guard.prober_client import Direction, Heard, Report
 
 _SET = re.compile(
     r"^\tset (\S+) \{ typeof [^;]+;(?: size 4;)?(?: flags \S+;)?(?: elements = \{ (.*) \};)? \}$", re.MULTILINE

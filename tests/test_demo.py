@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("lab_root"), pytest.mar
 
 def start(folder: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "reconciler.cli", "demo"]
+    command = [sys.executable, "-m", "reconciler", "demo"]
     return subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from reconciler.appliance.declared import INSPECT, Appliance, Match
 from reconciler.appliance.load import load
-from reconciler.cycle import reconcile
+from reconciler.network.cycle import reconcile
 from reconciler.network.desired import choice_of
 from reconciler.network.state import Kind, Link, Network, Role, Setting, mark, pinned_mac
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from bench.faults.scene import GUARDED, KEPT, NOTHING_WRONG, Median, Mode, Scene, Setting, hung
 from bench.faults.stage import Stage
-from reconciler.daemon.ask import NoDaemonError, ask, socket_of
+from reconciler.control.ask import NoDaemonError, ask, socket_of
 from reconciler.errors import TransientError
-from reconciler.host.guard.probing import Probing
+from reconciler.host.guard.prober_client import Probing
 from reconciler.lab.lab import wait_until
 
 sys.path.append(str(Path(__file__).parents[2] / "tests" / "vm"))

@@ -17,9 +17,10 @@ from typing import Any
 from bench.faults.scene import GUARDED, Inside, Line, Mode, Setting
 from bench.world import World, spawned
 from reconciler.appliance.load import load
-from reconciler.daemon.ask import ask, socket_of
+from reconciler.control.ask import ask, socket_of
 from reconciler.errors import ReconcilerError
-from reconciler.host.guard.probing import Probing
+from reconciler.guard.rules import mark_of
+from reconciler.host.guard.prober_client import Probing
 from reconciler.host.guard.table import Table
 from reconciler.host.netlink.kernel import Kernel
 from reconciler.lab.delay import Delay
@@ -28,7 +29,6 @@ from reconciler.lab.lab import Lab
 from reconciler.lab.namespaces import LabError
 from reconciler.lab.rehearsal import Rehearsal, on
 from reconciler.lab.traffic import Traffic
-from reconciler.network.guard import mark_of
 
 PROBES = 0x88B5
 """The ethertype of the guard's probes."""

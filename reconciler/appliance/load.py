@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from reconciler.appliance import document, references, shape
 from reconciler.appliance.declared import Appliance
-from reconciler.appliance.document import Document, DocumentError, Mistake
-from reconciler.appliance.expand import expand
+from reconciler.appliance.expand.network import expand
+from reconciler.appliance.rules import network as references
+from reconciler.appliance.written import shape
+from reconciler.appliance.yaml import document
+from reconciler.appliance.yaml.document import Document, DocumentError, Mistake
 from reconciler.errors import ReconcilerError
 
 # Who has more to mend reads no further either; and a hostile file cannot fill a terminal or a log.

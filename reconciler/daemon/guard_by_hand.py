@@ -5,11 +5,11 @@ import os
 from reconciler.appliance.declared import Appliance
 from reconciler.daemon.kernel_guard import SECRET_BYTES, notes_of
 from reconciler.errors import HostError
+from reconciler.guard.rules import bind_guard, ruleset
 from reconciler.host import places
-from reconciler.host.guard.probing import Probing
+from reconciler.host.guard.prober_client import Probing
 from reconciler.host.guard.table import Table
 from reconciler.network.diff import Difference
-from reconciler.network.guard import bind_guard, ruleset
 
 
 def set_guard(appliance: Appliance, found: Difference) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from reconciler.daemon.guarding import Guarding
 from reconciler.errors import ReconcilerError
-from reconciler.network.guard import Guarded
+from reconciler.guard.rules import Guarded
 from reconciler.network.path import Gate
 
 

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from reconciler.appliance.declared import INSPECT, Appliance
-from reconciler.daemon.exposure import Segment
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.probes import Probes
 from reconciler.errors import HostError, ReconcilerError
-from reconciler.health.consent import ACTS, Act, Held
+from reconciler.guard.rules import Contents, Guarded, Ruleset, Stance, bind_guard, ruleset, stance
+from reconciler.guard.state import Segment
+from reconciler.guard.table import ACTS, Act, Held
 from reconciler.health.signal import Reading
 from reconciler.host.signals.canary import Canaries
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Difference
-from reconciler.network.guard import Contents, Guarded, Ruleset, Stance, bind_guard, ruleset, stance
 from reconciler.network.recognise import recognise
 
 # A wire that is inspected already when the guard is set for the first time: so long the VM may take to prove itself

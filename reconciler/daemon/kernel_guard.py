@@ -7,16 +7,16 @@ import re
 from typing import Any
 
 from reconciler.appliance.declared import Appliance
-from reconciler.daemon.exposure import Segment
 from reconciler.daemon.guarding import Guarding
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.probes import Probes
 from reconciler.errors import ReconcilerError
+from reconciler.guard.state import Segment
 from reconciler.host import clock, places
 from reconciler.host.blocking import Saver
-from reconciler.host.guard.ear import adapter_socket
 from reconciler.host.guard.netfilter import NetfilterWatch
-from reconciler.host.guard.probing import Probing
+from reconciler.host.guard.probe_socket import adapter_socket
+from reconciler.host.guard.prober_client import Probing
 from reconciler.host.guard.table import Table
 from reconciler.host.statefile import StateFile
 

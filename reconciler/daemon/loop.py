@@ -17,21 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.appliance.declared import Appliance
-from reconciler.cycle import reconcile
-from reconciler.daemon.ask import digest, socket_of
-from reconciler.daemon.control import Control, RefusedError, Who
+from reconciler.control.ask import digest, socket_of
+from reconciler.control.requests import Requests
+from reconciler.control.server import Control, RefusedError, Who
+from reconciler.daemon.core import Keeper
 from reconciler.daemon.guard_status import guard_status
 from reconciler.daemon.journal import Journal
-from reconciler.daemon.keeper import Keeper
 from reconciler.daemon.kernel_guard import KernelGuard
-from reconciler.daemon.remember import Remembering
-from reconciler.daemon.requests import Requests
+from reconciler.daemon.memory import Remembering
 from reconciler.errors import HostError, ReconcilerError, UnreachedError
 from reconciler.health.state import Ending, Event, Restart, RestartEnded
 from reconciler.host import clock, places
 from reconciler.host.blocking import Workers
-from reconciler.host.hypervisor.deeds import Deeds
 from reconciler.host.hypervisor.driver import hypervisor_of
+from reconciler.host.hypervisor.own_actions import Deeds
 from reconciler.host.netlink import encoder
 from reconciler.host.netlink.kernel import Kernel
 from reconciler.host.netlink.watch import Watch
@@ -39,6 +38,7 @@ from reconciler.host.programs import running_programs
 from reconciler.host.prover import prove
 from reconciler.host.service import Service
 from reconciler.host.signals.gather import gatherers
+from reconciler.network.cycle import reconcile
 
 # More than any appliance tells in a second; who tells more is not listened to.
 QUEUE = 1_024

@@ -9,12 +9,12 @@ from typing import Protocol
 from reconciler.appliance.declared import Appliance, Frame, Negative, Probe
 from reconciler.daemon.journal import Journal
 from reconciler.errors import ReconcilerError
-from reconciler.host.guard import probing
-from reconciler.host.guard.probing import Direction as Order
-from reconciler.host.guard.probing import Report
+from reconciler.guard import frames as probe
+from reconciler.guard.rules import NEGATIVE, Direction, Guarded, mark_of, token_from
+from reconciler.host.guard import prober_client as probing
+from reconciler.host.guard.prober_client import Direction as Order
+from reconciler.host.guard.prober_client import Report
 from reconciler.host.signals.canary import ask_of, canary_of
-from reconciler.network import probe
-from reconciler.network.guard import NEGATIVE, Direction, Guarded, mark_of, token_from
 
 # A direction that was never proven is asked with another frame, so seldom that a VM does not mind.
 _ASK_MS = 500

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reconciler.appliance.declared import Signal
-from reconciler.daemon.keeper import Keeper
+from reconciler.daemon.core import Keeper
 from reconciler.health import policy, verdict
 from reconciler.health.signal import Reading
 from reconciler.health.signal import State as Colour

@@ -234,7 +234,7 @@ class _Demo:
     def _command(self, *arguments: str, expect: int, says: str = "") -> None:
         """Run `reconcile` on the lab's host, show what it prints, and check how it ends and what it says."""
         self._console.print(f"$ reconcile -f appliance.yaml {' '.join(arguments)}".rstrip(), style="bold", markup=False)
-        command = [sys.executable, "-I", "-m", "reconciler.cli", "-f", str(self._made.file), *arguments]
+        command = [sys.executable, "-I", "-m", "reconciler", "-f", str(self._made.file), *arguments]
         with self._lab.host.spawn(
             command,
             cwd="/",

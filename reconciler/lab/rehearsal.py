@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from reconciler.daemon.ask import NoDaemonError, ask, socket_of
+from reconciler.control.ask import NoDaemonError, ask, socket_of
 from reconciler.errors import TransientError
 from reconciler.guest.files import guest_file
 from reconciler.lab.appliance import appliance_file
@@ -164,7 +164,7 @@ class Rehearsal:
         Raises:
             LabError: it does not come up.
         """
-        command = [sys.executable, "-I", "-m", "reconciler.cli", "-f", str(self.file), "run", *more]
+        command = [sys.executable, "-I", "-m", "reconciler", "-f", str(self.file), "run", *more]
         given = {"stdin": subprocess.DEVNULL, "cwd": "/", **popen}
         self.daemon = self.lab.host.spawn(command, env=self.environment, **given)
         wait_until(lambda: self.status() is not None, _PATIENCE_S, "the daemon to answer")

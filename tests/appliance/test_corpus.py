@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from reconciler.appliance import document, schema, shape
 from reconciler.appliance.load import InvalidFileError, load
+from reconciler.appliance.written import schema, shape
+from reconciler.appliance.yaml import document
 
 ROOT = Path(__file__).parents[2]
 VALID = sorted((ROOT / "tests" / "corpus" / "valid").glob("*.yaml"))

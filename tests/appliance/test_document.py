@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from reconciler.appliance import document
-from reconciler.appliance.document import DocumentError, Mistake, Position, read, spell
+from reconciler.appliance.yaml import document
+from reconciler.appliance.yaml.document import DocumentError, Mistake, Position, read, spell
 
 
 def refused(text):

@@ -3,7 +3,7 @@
 import pytest
 
 from reconciler.appliance.declared import Adapter, Match, Port, Segment, Switch
-from reconciler.appliance.expand import milliseconds
+from reconciler.appliance.expand.network import milliseconds
 
 from .build import appliance, file, switches
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from effort import examples
 
-from reconciler.appliance import document
 from reconciler.appliance.declared import Appliance
 from reconciler.appliance.load import MAX_MISTAKES, InvalidFileError, load
+from reconciler.appliance.yaml import document
 
 ROOT = Path(__file__).parents[2]
 CORPUS = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from reconciler.appliance import schema
+from reconciler.appliance.written import schema
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = schema.schema()

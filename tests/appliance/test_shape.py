@@ -2,9 +2,9 @@
 
 import pytest
 
-from reconciler.appliance import shape
 from reconciler.appliance.load import InvalidFileError, load
-from reconciler.appliance.words import MAX_GUESSES, Guesser, show, shown
+from reconciler.appliance.written import shape
+from reconciler.appliance.yaml.words import MAX_GUESSES, Guesser, show, shown
 
 from .build import file, mistakes
 

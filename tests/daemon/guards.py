@@ -10,10 +10,10 @@ from keeping import Kept, watched
 from worlds import converge, host
 
 from reconciler.appliance.declared import Appliance
+from reconciler.daemon.core import Keeper
 from reconciler.daemon.guarding import Guarding
-from reconciler.daemon.keeper import Keeper
 from reconciler.daemon.probes import Probes
-from reconciler.health.consent import Held
+from reconciler.guard.table import Held
 from reconciler.health.state import Event
 from reconciler.network.desired import choice_of
 

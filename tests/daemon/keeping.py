@@ -9,8 +9,8 @@ from fake_kernel import FakeKernel
 from worlds import appliance, host, two_ports_document
 
 from reconciler.appliance.declared import Appliance
+from reconciler.daemon.core import Keeper
 from reconciler.daemon.journal import Journal
-from reconciler.daemon.keeper import Keeper
 from reconciler.health import record
 from reconciler.health.signal import Reading, State
 from reconciler.health.state import Event, Restart

@@ -12,7 +12,7 @@ from keeping import BEAT, beat
 from reconciler.appliance.declared import Appliance
 from reconciler.daemon.guarding import ADOPT_MS
 from reconciler.errors import HostError
-from reconciler.health.consent import Held
+from reconciler.guard.table import Held
 from reconciler.health.signal import State
 from reconciler.health.state import Hold, HoldPlaced, HoldReleased
 

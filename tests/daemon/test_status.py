@@ -8,12 +8,12 @@ import pytest
 from guards import Guards, guarded
 from keeping import BEAT, PROGRAMS, Kept, beat, watched
 
+from reconciler.cli.status_text import _headline, exit_status, reasons, shown, span
 from reconciler.console import Said
 from reconciler.daemon.guard_status import guard_status
-from reconciler.daemon.shown import _headline, exit_status, reasons, shown, span
 from reconciler.daemon.status import FORMAT, status
 from reconciler.errors import TransientError
-from reconciler.health.consent import Held
+from reconciler.guard.table import Held
 from reconciler.health.signal import Reading, State
 from reconciler.health.state import Ending, Hold, HoldPlaced, RestartEnded
 from reconciler.network.state import Setting

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from commandline import run
 
-from reconciler import cli_unit
-from reconciler.cli import cli
+from reconciler.cli import unit as cli_unit
+from reconciler.cli.main import cli
 from reconciler.host import ioctl, systemd
 from reconciler.host.guard import prober
 from reconciler.host.netlink import execution
@@ -57,7 +57,7 @@ def test_the_file_for_networkd_is_printed_with_its_place_in_the_first_line() -> 
 
 def test_the_rules_are_printed_for_the_file() -> None:
     done = run("unit", "--print", "networkmanager", "-f", str(ROOT / "topologies/pcengines-apu2.yaml"))
-    assert done.out == (ROOT / "tests/network/manners/pcengines-apu2.rules").read_text(encoding="utf-8")
+    assert done.out == (ROOT / "tests/network/other-managers/pcengines-apu2.rules").read_text(encoding="utf-8")
     assert (done.code, done.err) == (0, "")
 
 
@@ -114,7 +114,7 @@ def test_the_networkd_file_matches_what_the_rules_set() -> None:
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(systemd.networkd())
     key, _, value = parser["Match"]["Property"].partition("=")
-    assert f'ENV{{{key}}}="{value}"' in (ROOT / "tests/network/manners/lab.rules").read_text(encoding="utf-8")
+    assert f'ENV{{{key}}}="{value}"' in (ROOT / "tests/network/other-managers/lab.rules").read_text(encoding="utf-8")
     assert dict(parser["Link"]) == {"Unmanaged": "yes"}
 
 

@@ -14,6 +14,7 @@ from test_live_daemon import CARRIER, SOON_S, Keeping
 
 from reconciler.appliance.declared import Guard
 from reconciler.appliance.load import load
+from reconciler.guard import rules as network
 from reconciler.host.guard.netfilter import Netfilter
 from reconciler.host.guard.table import Table
 from reconciler.lab.appliance import appliance_file
@@ -21,7 +22,6 @@ from reconciler.lab.lab import Lab
 from reconciler.lab.measure import Measured
 from reconciler.lab.rehearsal import on
 from reconciler.lab.traffic import Traffic
-from reconciler.network import guard as network
 
 OTHERS = "table inet theirs { chain c { type filter hook input priority 0; policy accept; }; }"
 """Somebody else's rules."""

@@ -19,7 +19,7 @@ from kernels import has_tun
 from processes import ending
 from test_live_audit import TAMPERINGS
 
-from reconciler.daemon.ask import ask
+from reconciler.control.ask import ask
 from reconciler.errors import HostError, TransientError
 from reconciler.lab.lab import Lab, _add_cable, _mac, netlink, wait_until
 from reconciler.lab.namespaces import LabError, set_link_up

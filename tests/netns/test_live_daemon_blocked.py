@@ -35,7 +35,7 @@ def started(
 ) -> None:
     """As `Keeping.start`, with a log of somebody's; `but` is what is different in this process."""
     kept.log.write_bytes(b"")
-    program = [sys.executable, "-c", f"{but}\nfrom reconciler.cli import main\nmain()"]
+    program = [sys.executable, "-c", f"{but}\nfrom reconciler.cli.main import main\nmain()"]
     with kept.log.open("ab") as log:
         process = kept.process = kept.lab.host.spawn(
             [*program, "run", "-f", str(kept.file), "--log", "json", *more],
@@ -209,7 +209,7 @@ def test_told_to_end_while_it_waits_for_its_memory_it_ends(kept: Keeping) -> Non
 
 NAMES_HANG = """
 import grp, pwd, time
-from reconciler.daemon import control
+from reconciler.control import server as control
 pwd.getpwuid = grp.getgrnam = lambda _: time.sleep(3600)
 control._user = lambda _: 4711
 """
@@ -294,7 +294,7 @@ CommandGatherer.run = run
         # The loop itself, in its end.
         """
 import time
-from reconciler.daemon.control import Control
+from reconciler.control.server import Control
 async def close(self): time.sleep(60)
 Control.close = close
 """,

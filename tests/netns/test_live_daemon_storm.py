@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from test_live_daemon import CARRIER, Keeping, keeping
 
-from reconciler.daemon.control import MAX_REQUEST
+from reconciler.control.server import MAX_REQUEST
 from reconciler.lab.namespaces import Namespace
 
 pytestmark = [pytest.mark.netns, pytest.mark.long]

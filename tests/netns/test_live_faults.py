@@ -14,9 +14,9 @@ import pytest
 from live import PYTHON, Live, live
 from processes import ending
 
-from reconciler.cycle import audit, reconcile
 from reconciler.host.lock import lock
 from reconciler.host.netlink import connection, execution
+from reconciler.network.cycle import audit, reconcile
 from reconciler.network.desired import choice_of
 from reconciler.network.plan import Plan, plan
 
@@ -80,7 +80,7 @@ def counted(function):
     return inner
 connection.Connection.send = counted(connection.Connection.send)
 ioctl.make_tap = counted(ioctl.make_tap)
-from reconciler.cli import main
+from reconciler.cli.main import main
 main()
 """
 
@@ -286,7 +286,7 @@ def test_without_privileges_one_can_look_but_not_apply(lasting: Live, tmp_path: 
 
 
 def _program(command: str) -> list[str]:
-    return [sys.executable, "-m", "reconciler.cli", command]
+    return [sys.executable, "-m", "reconciler", command]
 
 
 def test_what_nobody_observes_is_what_root_observes(lasting: Live) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from reconciler.appliance.load import load
-from reconciler.cycle import reconcile
 from reconciler.host.netlink.kernel import Kernel
 from reconciler.lab.appliance import appliance_file
 from reconciler.lab.lab import Lab
+from reconciler.network.cycle import reconcile
 from reconciler.network.desired import choice_of
 
 pytestmark = [pytest.mark.netns, pytest.mark.long]

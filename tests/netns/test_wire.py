@@ -8,12 +8,12 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from reconciler.appliance.load import load
-from reconciler.cycle import reconcile
 from reconciler.host.netlink.kernel import Kernel
 from reconciler.lab.appliance import appliance_file
 from reconciler.lab.frames import FRAMES, Crossing, crossing, fitting, frame
 from reconciler.lab.lab import MANAGEMENT_ADDRESS, Lab
 from reconciler.lab.namespaces import Namespace
+from reconciler.network.cycle import reconcile
 from reconciler.network.desired import choice_of
 
 pytestmark = pytest.mark.netns

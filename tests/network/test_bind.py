@@ -7,8 +7,8 @@ from fake_kernel import FakeKernel
 from worlds import two_ports
 
 from reconciler.appliance.declared import Appliance
-from reconciler.cycle import audit
 from reconciler.network.bind import bind, names_of
+from reconciler.network.cycle import audit
 from reconciler.network.desired import choice_of, desired
 
 

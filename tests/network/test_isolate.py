@@ -3,7 +3,7 @@
 import pytest
 from worlds import converge, host, two_ports
 
-from reconciler.cycle import audit
+from reconciler.network.cycle import audit
 from reconciler.network.desired import choice_of, desired
 from reconciler.network.plan import MakeLink, RemoveLink, plan
 

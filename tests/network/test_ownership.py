@@ -8,7 +8,7 @@ from fake_kernel import FakeKernel
 from worlds import host, two_ports
 
 from reconciler.appliance.declared import Appliance
-from reconciler.cycle import Report, reconcile
+from reconciler.network.cycle import Report, reconcile
 from reconciler.network.desired import choice_of
 from reconciler.network.state import Kind, Role, Setting, mark, pinned_mac
 

@@ -19,8 +19,8 @@ from worlds import (
     worlds,
 )
 
-from reconciler.cycle import audit, reconcile
 from reconciler.network.bind import bind
+from reconciler.network.cycle import audit, reconcile
 from reconciler.network.desired import desired
 from reconciler.network.diff import diff, difference
 from reconciler.network.ownership import claim

@@ -5,7 +5,7 @@ from fake_kernel import FakeKernel
 from worlds import host, two_ports
 
 from reconciler.appliance.declared import Appliance
-from reconciler.cycle import reconcile
+from reconciler.network.cycle import reconcile
 from reconciler.network.desired import choice_of
 from reconciler.network.recognise import recognise
 

@@ -15,7 +15,7 @@ from oracle import ViolationError
 from reconciler.appliance.declared import INSPECT, Appliance
 from reconciler.daemon.guarding import ADOPT_MS, Guarding
 from reconciler.daemon.probes import Probes
-from reconciler.network.guard import Stance, directions, stance
+from reconciler.guard.rules import Stance, directions, stance
 
 # A probe's rhythm; and what a report and the turn that follows may add.
 _SLACK_MS = 25

@@ -6,7 +6,7 @@ from typing import Any
 from fake_kernel import FakeKernel
 
 from reconciler.appliance.declared import Appliance, Domain
-from reconciler.daemon.keeper import Keeper
+from reconciler.daemon.core import Keeper
 from reconciler.health.signal import Reading
 from reconciler.health.signal import State as Colour
 from reconciler.health.state import Course, Event, HoldPlaced, HoldReleased

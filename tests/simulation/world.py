@@ -32,11 +32,11 @@ from guarded import Guarded  # noqa: E402
 from oracle import Oracle, ViolationError  # noqa: E402
 from worlds import FOREIGN, appliance, host, two_ports_document  # noqa: E402
 
-from reconciler import cycle  # noqa: E402
 from reconciler.appliance.declared import Appliance, Domain  # noqa: E402
 from reconciler.daemon import guarding, probes  # noqa: E402
-from reconciler.daemon.keeper import Keeper  # noqa: E402
+from reconciler.daemon.core import Keeper  # noqa: E402
 from reconciler.errors import HostError, ReconcilerError, TransientError  # noqa: E402
+from reconciler.guard import rules as guard  # noqa: E402
 from reconciler.health import record  # noqa: E402
 from reconciler.health.signal import Reading, Rebooted, State  # noqa: E402
 from reconciler.health.state import (  # noqa: E402
@@ -50,7 +50,7 @@ from reconciler.health.state import (  # noqa: E402
     RestartEnded,
 )
 from reconciler.host.signals import canary  # noqa: E402
-from reconciler.network import guard, ownership  # noqa: E402
+from reconciler.network import cycle, ownership  # noqa: E402
 from reconciler.network.state import Kind, Link, Network, Setting  # noqa: E402
 
 BEAT_MS = 2_000

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from machine import BOOT_S, DOMAIN, Machine
 
-from reconciler.daemon.ask import NoDaemonError, ask, socket_of
+from reconciler.control.ask import NoDaemonError, ask, socket_of
 from reconciler.errors import TransientError
 from reconciler.lab.lab import wait_until
 

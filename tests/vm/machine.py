@@ -246,7 +246,7 @@ class Machine:
         """Start `reconcile -f FILE WORDS` in the host's namespace; it ends with this process or the machine."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RECONCILER_")}
-        argv = [sys.executable, "-m", "reconciler.cli", "-f", str(self.file), *words]
+        argv = [sys.executable, "-m", "reconciler", "-f", str(self.file), *words]
         return self.lab.host.spawn(argv, **({"env": kept | self.environment} | pipes | popen))
 
     def reconcile(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from reconciler.guard.rules import Contents, Guarded, Ruleset, removal, table_of
 from reconciler.host.guard import nftables
 from reconciler.host.guard.messages import LEASE_KEY, add, batch, flush
 from reconciler.host.guard.netfilter import Netfilter
-from reconciler.network.guard import Contents, Guarded, Ruleset, removal, table_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from typing import Protocol
 
 from reconciler.appliance.declared import Appliance, Libvirt
 from reconciler.errors import HostError
-from reconciler.host.hypervisor.deeds import Deeds
 from reconciler.host.hypervisor.libvirt import LibvirtHypervisor
 from reconciler.host.hypervisor.link import MISSING
+from reconciler.host.hypervisor.own_actions import Deeds
 from reconciler.host.hypervisor.programs import ProgramsHypervisor
 
 RESET, DESTROY_AND_START = "reset", "destroy-and-start"

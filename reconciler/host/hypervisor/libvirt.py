@@ -17,7 +17,7 @@ from reconciler.appliance.declared import Libvirt
 from reconciler.errors import HostError, TransientError, UnreachedError
 from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor import link
-from reconciler.host.hypervisor.deeds import Deeds
+from reconciler.host.hypervisor.own_actions import Deeds
 
 # A reset is a matter of milliseconds, but waits for ever for a QEMU that is stopped; libvirt kills one within 15 s.
 _LIMITS_S = {"reset": 10.0, "destroy-and-start": 30.0}

@@ -6,8 +6,8 @@ import os
 from reconciler.appliance.declared import Programs
 from reconciler.errors import HostError, TransientError, UnreachedError
 from reconciler.host.blocking import Workers
-from reconciler.host.hypervisor.deeds import Deeds
-from reconciler.host.hypervisor.program import Ended, Run
+from reconciler.host.hypervisor.own_actions import Deeds
+from reconciler.host.run import Ended, Run
 
 # A program that cannot be killed (it waits for a disk) is not waited for.
 _TO_DIE_S = 2.0

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.appliance.declared import Appliance, Canary, Frame
+from reconciler.guard.rules import Guarded
 from reconciler.health.signal import Reading, State
-from reconciler.host.guard.probing import Heard
-from reconciler.network.guard import Guarded
+from reconciler.host.guard.prober_client import Heard
 
 # The prober reports ten times a second. One that does not for so long is hung, or gone and not yet replaced.
 SILENT_MS = 1_000

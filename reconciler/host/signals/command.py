@@ -6,7 +6,7 @@ from reconciler.appliance.declared import Command
 from reconciler.errors import HostError
 from reconciler.health.signal import News, Reading, State
 from reconciler.host.blocking import StuckError, Workers
-from reconciler.host.hypervisor.program import Ended, Run
+from reconciler.host.run import Ended, Run
 from reconciler.host.signals.schedule import poll
 
 # Monitoring plugins' development guidelines: OK, WARNING, CRITICAL. 3 is UNKNOWN, and so is whatever else.

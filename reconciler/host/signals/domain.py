@@ -17,7 +17,7 @@ from reconciler.errors import ReconcilerError, TransientError
 from reconciler.health.signal import News, State
 from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor import link
-from reconciler.host.hypervisor.deeds import Deeds
+from reconciler.host.hypervisor.own_actions import Deeds
 from reconciler.host.signals.life import Biography, Seen
 
 _AGAIN_S = 1.0

@@ -25,7 +25,7 @@ from reconciler.appliance.declared import (
 from reconciler.errors import HostError
 from reconciler.health.signal import News, Reading, State
 from reconciler.host.blocking import Workers
-from reconciler.host.hypervisor.deeds import Deeds
+from reconciler.host.hypervisor.own_actions import Deeds
 from reconciler.host.signals.command import CommandGatherer
 from reconciler.host.signals.domain import DomainGatherer
 from reconciler.host.signals.guest_ping import GuestPingGatherer

@@ -9,7 +9,7 @@ rebooted), or has run on for a minute as if nothing was.
 from dataclasses import dataclass
 
 from reconciler.health.signal import News, Reading, Rebooted, State
-from reconciler.host.hypervisor.deeds import Deeds
+from reconciler.host.hypervisor.own_actions import Deeds
 from reconciler.host.signals.lifecycle import DESTROYED, SHUTOFF_UNKNOWN, Condition, Event, of_event, of_state
 
 _ALARM_S = 60.0

@@ -10,11 +10,11 @@ from pathlib import Path
 from processes import children
 
 from reconciler.appliance.declared import Negative, Probe
-from reconciler.host.guard.ear import adapter_socket
-from reconciler.host.guard.probing import Canaries, Direction, Heard, Probing, Report
+from reconciler.guard.frames import frame, negative
+from reconciler.host.guard.probe_socket import adapter_socket
+from reconciler.host.guard.prober_client import Canaries, Direction, Heard, Probing, Report
 from reconciler.lab.lab import Lab, wait_until
 from reconciler.lab.namespaces import LabError
-from reconciler.network.probe import frame, negative
 
 MARK = bytes.fromhex("02a1b2c3d4")
 TOKEN, OTHER_TOKEN = bytes.fromhex("06a1a2a3a4a5"), bytes.fromhex("06b1b2b3b4b5")

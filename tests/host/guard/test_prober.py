@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from probes import MARK, NAMES, OTHER_TOKEN, PATIENCE_S, Stand, direction, ended, first, head_of, probe_from
 
-from reconciler.host.guard.probing import Probing
+from reconciler.host.guard.prober_client import Probing
 from reconciler.lab.lab import Lab, wait_until
 
 pytestmark = pytest.mark.netns

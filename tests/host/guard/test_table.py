@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from reconciler.appliance.declared import Guard
+from reconciler.guard.rules import Guarded, Place
 from reconciler.host.guard import messages
 from reconciler.host.guard.table import Table
 from reconciler.host.netlink import encoder, rtnetlink
-from reconciler.network.guard import Guarded, Place
 
 TOKEN = bytes.fromhex("020102030405")
 FLUSH, ADD = messages.NFT_MSG_DELSETELEM, messages.NFT_MSG_NEWSETELEM

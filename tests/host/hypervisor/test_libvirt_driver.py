@@ -12,8 +12,8 @@ from reconciler.appliance.declared import Libvirt
 from reconciler.errors import HostError, TransientError, UnreachedError
 from reconciler.host.blocking import StuckError
 from reconciler.host.hypervisor import link
-from reconciler.host.hypervisor.deeds import Deeds
 from reconciler.host.hypervisor.libvirt import LibvirtHypervisor
+from reconciler.host.hypervisor.own_actions import Deeds
 
 VM = Libvirt("test:///default", "test")
 IPS = Libvirt("qemu:///system", "ips")

@@ -10,9 +10,9 @@ from worlds import two_ports
 
 from reconciler.appliance.declared import Appliance, Libvirt, Programs
 from reconciler.errors import HostError, TransientError, UnreachedError
-from reconciler.host.hypervisor.deeds import Deeds
 from reconciler.host.hypervisor.driver import hypervisor_of
 from reconciler.host.hypervisor.libvirt import LibvirtHypervisor
+from reconciler.host.hypervisor.own_actions import Deeds
 from reconciler.host.hypervisor.programs import ProgramsHypervisor
 
 SH = "/bin/sh"

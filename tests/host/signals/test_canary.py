@@ -8,10 +8,10 @@ import pytest
 from worlds import two_ports
 
 from reconciler.appliance.declared import Appliance
+from reconciler.guard.rules import Guarded, Place
 from reconciler.health.signal import Reading, State
-from reconciler.host.guard.probing import Heard
+from reconciler.host.guard.prober_client import Heard
 from reconciler.host.signals.canary import SILENT_MS, UNLATCHED_MS, UNPROVEN_MS, Canaries, ask_of, canary_of
-from reconciler.network.guard import Guarded, Place
 
 OUT, IN = "wire/lease/outside", "wire/lease/inside"
 HEAD = bytes.fromhex("06a1a2a3a4a5")

@@ -14,7 +14,7 @@ from reconciler.errors import HostError, TransientError
 from reconciler.health.signal import Rebooted, State
 from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor import link
-from reconciler.host.hypervisor.deeds import Deeds
+from reconciler.host.hypervisor.own_actions import Deeds
 from reconciler.host.signals import domain
 from reconciler.host.signals.domain import DomainGatherer
 

@@ -10,7 +10,7 @@ from worlds import two_ports
 
 from reconciler.errors import HostError
 from reconciler.health.signal import News, Reading, Rebooted, State
-from reconciler.host.hypervisor.deeds import Deeds
+from reconciler.host.hypervisor.own_actions import Deeds
 from reconciler.host.signals import gather
 from reconciler.host.signals.command import CommandGatherer
 from reconciler.host.signals.domain import DomainGatherer

@@ -3,7 +3,7 @@
 import pytest
 
 from reconciler.health.signal import Reading, Rebooted, State
-from reconciler.host.hypervisor.deeds import Deeds
+from reconciler.host.hypervisor.own_actions import Deeds
 from reconciler.host.signals.life import Biography, Seen
 from reconciler.host.signals.lifecycle import Event, Life
 

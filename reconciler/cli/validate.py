@@ -1,0 +1,127 @@
+"""`reconcile validate`: any number of files, everything that is wrong with each."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler.appliance.declared import Appliance
+from reconciler.appliance.load import InvalidFileError, load
+from reconciler.appliance.yaml.document import Mistake, spell
+from reconciler.console import say, say_json
+from reconciler.errors import HostError
+from reconciler.host.places import read_file
+
+# Versioned: a change that could break a reader counts up.
+VALIDATION_FORMAT = "reconciler.validation/1"
+
+_MANY = 64  # files that are worth starting processes for
+
+
+def files(paths: Iterable[Path]) -> list[Path]:
+    """The files that `paths` stand for: themselves, and the YAML files in and below the folders among them.
+
+    Raises:
+        HostError: a folder without any.
+
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(one for one in path.rglob("*") if one.suffix in (".yaml", ".yml") and one.is_file())
+            if not inside:
+                raise HostError(f"no *.yaml or *.yml file in {path}")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What became of one file: `sku` and `summary` of a valid one, else `mistakes`, or why it was not even read."""
+
+    file: str
+    sku: str = ""
+    summary: str = ""
+    mistakes: tuple[Mistake, ...] = ()
+    unreadable: str = ""
+
+    @property
+    def valid(self) -> bool:
+        """Whether it declares a working appliance."""
+        return not self.mistakes and not self.unreadable
+
+
+def check(path: Path) -> Checked:
+    """Load and prove one file."""
+    try:
+        appliance = load(read_file(path), str(path))
+    except InvalidFileError as error:
+        return Checked(str(path), mistakes=tuple(error.mistakes))
+    except HostError as error:
+        return Checked(str(path), unreadable=str(error))
+    return Checked(str(path), appliance.sku, ", ".join(_parts(appliance)))
+
+
+def run(paths: list[Path], *, as_json: bool) -> int:
+    """Check the files and print what was found; 0 if all are valid, else 1."""
+    checked: list[Checked] = []
+    for one in _check_all(paths):
+        checked.append(one)
+        if not as_json:
+            _say(one)
+    wrong = sum(not one.valid for one in checked)
+    if as_json:
+        say_json({"format": VALIDATION_FORMAT, "valid": not wrong, "files": [_json(one) for one in checked]})
+    elif len(paths) > 1:
+        say(f"{len(paths) - wrong} of {len(paths)} files are valid")
+    return 1 if wrong else 0
+
+
+def _check_all(paths: list[Path]) -> Iterator[Checked]:
+    if len(paths) < _MANY:
+        yield from map(check, paths)
+        return
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor() as pool:
+        yield from pool.map(check, paths, chunksize=16)
+
+
+def _say(one: Checked) -> None:
+    if one.valid:
+        say(f"{one.file}: valid: {one.summary}")
+    elif one.unreadable:
+        say(one.unreadable, error=True)
+    else:
+        say("\n".join(f"{one.file}:{mistake}" for mistake in one.mistakes), error=True)
+
+
+def _json(one: Checked) -> dict[str, Any]:
+    return {
+        "file": one.file,
+        "valid": one.valid,
+        "sku": one.sku or None,
+        "unreadable": one.unreadable or None,
+        "mistakes": [_mistake_json(each) for each in one.mistakes],
+    }
+
+
+def _mistake_json(mistake: Mistake) -> dict[str, Any]:
+    return {
+        "line": mistake.position.line,
+        "column": mistake.position.column,
+        "path": spell(mistake.path),
+        "what": mistake.what,
+        "right": mistake.right,
+    }
+
+
+def _parts(appliance: Appliance) -> Iterator[str]:
+    yield appliance.sku
+    yield f"{len(appliance.data_ports)} data ports"
+    yield f"segments {' '.join(appliance.segments)}"
+    yield f"topologies {' '.join(appliance.topologies)}"
+    guarded = [name for name, segment in appliance.segments.items() if segment.guard]
+    yield f"guarded {' '.join(guarded)}" if guarded else "no guard"

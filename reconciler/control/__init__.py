@@ -1,0 +1,1 @@
+"""Who asks: the control socket, and its other end."""

@@ -1,0 +1,109 @@
+"""What the command line asks of a running daemon: quick to import, and content without one."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from reconciler.console import Said, say, say_json, show
+from reconciler.control.ask import NoDaemonError, ask, digest, running, socket_of
+from reconciler.errors import HostError, TransientError
+from reconciler.host import places
+
+
+def answer(text: bytes, *, dry_run: bool, output: str) -> int | None:
+    """Have a daemon that keeps a file of this content compare or mend, and print it; the exit status, or None."""
+    which = digest(text)
+    for path in running(places.run_dir()):
+        try:
+            told = ask(path, do="audit" if dry_run else "reconcile", digest=which, output=output)
+        except (HostError, TransientError):
+            # One that was killed leaves its socket behind; another appliance's may be hung, or not for us.
+            continue
+        if not told.get("mine"):
+            continue
+        if "json" in told:
+            say_json(told["json"])
+        else:
+            show(Said(str(line), bool(error)) for line, error in told["lines"])
+        if not dry_run:
+            return 0 if told["converged"] else 1
+        return 1 if told["problems"] else 3 if told["changes"] else 0
+    return None
+
+
+def choice(sku: str, *, dry_run: bool) -> dict[str, str] | None:
+    """What the daemon of the appliance `sku` wants; None without one, or where whoever only looks may not ask it."""
+    try:
+        return dict(ask(socket_of(places.run_dir(), sku), do="choice")["choice"])
+    except NoDaemonError:
+        return None
+    except (HostError, TransientError) as error:
+        if not dry_run:
+            raise
+        say(f"what the running daemon wants is not known, so the default counts: {error}", error=True)
+        return None
+
+
+def check_free(sku: str, *, dry_run: bool, topologies: tuple[str, ...]) -> None:
+    """Applying by hand what a daemon keeps would be undone at once.
+
+    Raises:
+        HostError: a daemon keeps it; says what to do instead.
+
+    """
+    if dry_run or choice(sku, dry_run=False) is None:
+        return
+    if topologies:
+        right = f"pin it there: reconcile hold {topologies[0]} --for 30m --reason …"
+    else:
+        right = "it has read another version of this file: reconcile reload"
+    raise HostError(f"a daemon keeps {sku}, and would change it back; {right}")
+
+
+def daemon_of(file: Path | None) -> Path:
+    """The socket of the daemon that is meant: that of the appliance `file`, or the only one.
+
+    Raises:
+        HostError: none runs, or several do and `file` is None.
+        InvalidFileError: `file` declares no appliance.
+
+    """
+    if file is not None:
+        text = places.read_file(file)
+        if (keeper := _keeper_of(text)) is not None:
+            return keeper
+        from reconciler.host import store
+
+        return socket_of(places.run_dir(), store.load(text, str(file), places.state_dir()).sku)
+    found = list(running(places.run_dir()))
+    if not found:
+        raise NoDaemonError(f"no daemon runs: nothing listens in {places.run_dir()}; start one: reconcile run")
+    if len(found) > 1:
+        raise HostError(f"{len(found)} daemons run ({', '.join(path.stem for path in found)}): say which with -f FILE")
+    return found[0]
+
+
+def _keeper_of(text: bytes) -> Path | None:
+    """The socket of a daemon that keeps a file of this content: found without knowing what the file says."""
+    which = digest(text)
+    for path in running(places.run_dir()):
+        with contextlib.suppress(HostError, TransientError):
+            if ask(path, do="choice").get("digest") == which:
+                return path
+    return None
+
+
+def told(file: Path | None, **request: Any) -> dict[str, Any]:
+    """What the daemon that is meant answers to a request; see `daemon_of` and `ask`."""
+    return ask(daemon_of(file), **request)
+
+
+def check_kept(answer: dict[str, Any]) -> None:
+    """What was asked for is done; whether it outlives the daemon is another matter.
+
+    Raises:
+        HostError: it is not on disk; says why.
+
+    """
+    if why := answer.get("unkept"):
+        raise HostError(f"this is not on disk, and a restart of the daemon may forget it: {why}")

@@ -1,0 +1,431 @@
+"""The daemon's end of the probe sender: finds the one that is there or starts one, gives orders, hears reports.
+
+It has no loop of its own: watch `fileno` for reading, and call `heard`. Nothing here waits. When `alive` is false, the
+prober has hung up or ended, hangs, or speaks another language (that of another version); `reason` says which. One that
+hangs or is not understood has then been killed. `spawn` starts another when none is there any more.
+
+Never two at a time: they would share the adapters' sockets, and each would hear half of what comes back. Those that
+this process knows are ended by descriptors of their processes. Of others (a killed daemon's that nobody can connect to:
+still starting, or without its socket's file) the lock tells that each prober inherits, and holds for as long as it
+lives; its file names the process. One of which nothing is known but that it holds the lock was started a moment before
+its daemon was killed. It has no orders, gets none, and ends by itself.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler.errors import HostError
+from reconciler.guard.frames import Template
+from reconciler.host.guard import prober
+
+_PROGRAM = Path(prober.__file__)
+_MAX_MESSAGE = 61_440  # bytes
+_KIND = socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+_MAX_TEXT = 200
+_MAX_NUMBER = 1 << 63
+_MAX_HEARD = 64  # reports taken in at once
+_UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid (linux/socket.h)
+_STATES = frozenset({prober.UNPROVEN, prober.BACK, prober.LOST})
+
+
+@dataclass(frozen=True, slots=True)
+class Canaries:
+    """Frames that must not come through, one each `every_us` microseconds."""
+
+    template: Template
+    every_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """What to send where: `out` and `back` are indexes of the sockets that go with the order.
+
+    A probe each `every_us`; the direction is lost when none has come back for `lost_us`, at least twice as long. Both
+    in microseconds.
+    """
+
+    name: str
+    out: int
+    back: int
+    template: Template
+    every_us: int
+    lost_us: int
+    negative: Canaries | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What became of a direction.
+
+    `head`: destination and source of its probes, 12 bytes. `state`: unproven, back or lost. `age_us`: since the last
+    probe came back, None if none has. `rtt_us`: least, mean and greatest round-trip time since the last report, None
+    without a probe. `sent`, `returned`, `errors` (sendings and receptions that the kernel refused) and `negative` (what
+    came through although it must not) count since the frame is as it is.
+    """
+
+    name: str
+    head: bytes
+    state: str
+    age_us: int | None
+    sent: int
+    returned: int
+    errors: int
+    rtt_us: tuple[int, int, int] | None
+    negative: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the prober says; times in microseconds of CLOCK_MONOTONIC.
+
+    `late_worst_us`: its worst lateness since the last report; `late`, `missed`, `stalls`: how many probes were later
+    than half their rhythm, how many were skipped, and how often it was away for longer than half of what makes a loss.
+    `priority`: ``fifo 10``, ``nice -20``, or ``none: EPERM``. `kept`: why it could not give up its capabilities, or ''.
+    `alone_ms`: since somebody consented.
+    """
+
+    now_us: int
+    directions: tuple[Heard, ...]
+    late_worst_us: int
+    late: int
+    missed: int
+    stalls: int
+    priority: str
+    kept: str
+    alone_ms: int
+
+
+class Probing:
+    """The prober of the appliance `sku`, whose socket is in `folder`."""
+
+    def __init__(self, folder: Path, sku: str) -> None:
+        self.path = folder / f"{sku}.prober"
+        self._lock = folder / f"{sku}.prober.lock"
+        self.pid: int | None = None
+        self.reason = "not started"
+        self._socket: socket.socket | None = None
+        # Of whoever watches us: a socket that is closed may have its number again as another one a moment later.
+        self._ready = select.epoll()
+        # Descriptors of processes, so that no other that got the pid is ever killed: the prober's, and those of
+        # former ones that have not ended yet, as far as is known.
+        self._process = -1
+        self._former: list[int] = []
+
+    @property
+    def alive(self) -> bool:
+        """Whether somebody was there when last heard or spoken to."""
+        return self._socket is not None
+
+    def fileno(self) -> int:
+        """What to watch for reading: the same whoever is there."""
+        return self._ready.fileno()
+
+    def connect(self) -> bool:
+        """Take over the prober that is there, a predecessor's. Its report comes at once. Whether there is one."""
+        self.close()
+        link = socket.socket(socket.AF_UNIX, _KIND | socket.SOCK_NONBLOCK)
+        try:
+            link.connect(str(self.path))
+            pid, uid, _ = _UCRED.unpack(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            if uid not in (0, os.geteuid()):
+                raise PermissionError
+            self._process = os.pidfd_open(pid)
+        except OSError:
+            link.close()
+            return False
+        self._take(link)
+        self.pid, self.reason = pid, ""
+        return True
+
+    def spawn(self) -> bool:
+        """Start a prober, if no other is there any more. Whether it was started.
+
+        All others that can be found are killed first. One that was may take a moment to be gone (in a disk's sleep a
+        long one): until then nothing is started, nothing waits here, and whoever calls calls again.
+
+        Raises:
+            HostError: it cannot be started, or its socket cannot be made.
+
+        """
+        # Whoever listens is told to end, too: the file of its socket is about to be another's.
+        if self._others_live() or (self.connect() and self._others_live()):
+            return False
+        ours, theirs = socket.socketpair(socket.AF_UNIX, _KIND)
+        ours.setblocking(False)
+        with theirs, socket.socket(socket.AF_UNIX, _KIND) as listener:
+            lock = -1
+            try:
+                lock = self._open_lock(os.O_CREAT)
+                if self._is_held(lock):
+                    ours.close()
+                    return False
+                self._bind(listener)
+                self.pid = _start(listener.fileno(), theirs.fileno(), lock)
+                os.pwrite(lock, f"{self.pid}".encode(), 0)
+                self._process = os.pidfd_open(self.pid)
+            except OSError as error:
+                ours.close()
+                raise HostError(f"cannot start the probe sender ({self.path}): {error}") from None
+            finally:
+                if lock >= 0:
+                    os.close(lock)
+        self._take(ours)
+        self.reason = ""
+        return True
+
+    def _others_live(self) -> bool:
+        """Kill all probers that this process knows. Whether one of them has yet to end."""
+        if self.alive:
+            self._lose("another one is started in its place", kill=True)
+        for process in self._former:
+            _kill(process)
+        self._reap()
+        return bool(self._former)
+
+    def _open_lock(self, more: int = 0) -> int:
+        """Raises OSError: there is no such file, or no such folder."""
+        if more:
+            self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        lock = os.open(self._lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | more, 0o600)
+        # Whoever may read it may lock it.
+        os.fchmod(lock, 0o600)
+        return lock
+
+    def _is_held(self, lock: int) -> bool:
+        """Take the lock, or have whoever holds it killed. Whether it is somebody else's."""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._kill_holder(lock)
+            return True
+        # Until another one's stands there, nobody is to be killed for it.
+        os.ftruncate(lock, 0)
+        return False
+
+    def _kill_holder(self, lock: int) -> None:
+        try:
+            process = os.pidfd_open(int(os.pread(lock, 20, 0)))
+        except (ValueError, OverflowError, OSError):
+            return
+        try:
+            # While it is held still, the one who wrote its number there lives, and the number is nobody else's.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _kill(process)
+            self._former.append(process)
+        else:
+            os.close(process)
+
+    def _take(self, link: socket.socket) -> None:
+        self._socket = link
+        self._ready.register(link, select.EPOLLIN)
+
+    def _bind(self, listener: socket.socket) -> None:
+        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)
+        # Nobody gets in before the mode is what it shall be.
+        mask = os.umask(0o177)
+        try:
+            listener.bind(str(self.path))
+        finally:
+            os.umask(mask)
+
+    def order(self, directions: Sequence[Direction], sockets: Sequence[socket.socket], grace_ms: int) -> None:
+        """Have these directions probed instead of all before, until `grace_ms` after the last consent.
+
+        The sockets (of `adapter_socket`) may be closed afterwards. A direction whose name and template stay keeps its
+        state and its counters.
+
+        Raises:
+            ValueError: these are more directions than fit into an order.
+
+        """
+        told = {"grace_ms": grace_ms, "directions": [_direction(direction) for direction in directions]}
+        message = json.dumps(told).encode()
+        if len(message) > _MAX_MESSAGE:
+            raise ValueError(f"an order of {len(message)} bytes is more than {_MAX_MESSAGE}")
+        rights = array("i", (one.fileno() for one in sockets))
+        self._say(message, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if sockets else [])
+
+    def consent(self) -> None:
+        """Let it go on."""
+        self._say(b"{}", [])
+
+    def end(self) -> None:
+        """Have whoever is there end at once, and leave nothing behind. Does not wait for its end."""
+        if not self.alive:
+            self.connect()
+        self._say(b'{"end": true}', [])
+        self._lose("ended on purpose", kill=True)
+        self._others_live()
+        with contextlib.suppress(OSError):
+            lock = self._open_lock()
+            try:
+                self._is_held(lock)
+            finally:
+                os.close(lock)
+        self.path.unlink(missing_ok=True)
+        self._lock.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave it to itself and its grace, or to a successor."""
+        if self._socket is not None:
+            self._ready.unregister(self._socket)
+            self._socket.close()
+            self._socket = None
+        if self._process >= 0:
+            self._former.append(self._process)
+            self._process = -1
+        self._reap()
+
+    def heard(self) -> list[Report]:
+        """The reports that came since the last call, oldest first."""
+        self._reap()
+        reports: list[Report] = []
+        while self._socket is not None and len(reports) < _MAX_HEARD:
+            try:
+                data = self._socket.recv(_MAX_MESSAGE + 1)
+                if not data:
+                    # It may as well serve another daemon by now; whoever has the lock on the appliance.
+                    self._lose("it has ended, or hung up")
+                    break
+                reports.append(_report(json.loads(data)))
+            except BlockingIOError:
+                break
+            except OSError as error:
+                self._lose(f"it has ended: {error.strerror}")
+            except (ValueError, TypeError, LookupError, RecursionError) as error:
+                self._lose(f"it speaks nonsense: {error!a:.{_MAX_TEXT}}", kill=True)
+        return reports
+
+    def _say(self, message: bytes, beside: list[Any]) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._socket.sendmsg([message], beside)
+        except BlockingIOError:
+            self._lose("it hangs: it does not read what it is told", kill=True)
+        except OSError as error:
+            self._lose(f"it has ended: {error.strerror}")
+
+    def _lose(self, reason: str, *, kill: bool = False) -> None:
+        self.reason = reason
+        if kill:
+            self._end_process()
+        self.close()
+        self.pid = None
+
+    def _end_process(self) -> None:
+        if self._process >= 0:
+            _kill(self._process)
+
+    def _reap(self) -> None:
+        for process in tuple(self._former):
+            # So it is with everybody's process; a child is waited for, too.
+            if _is_readable(process):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, process, os.WEXITED | os.WNOHANG)
+                self._former.remove(process)
+                os.close(process)
+
+
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _kill(process: int) -> None:
+    with contextlib.suppress(OSError):
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+
+
+def _start(*inherited: int) -> int:
+    """Start the program with these descriptors. Not by `subprocess`, whose objects mind when a child outlives them."""
+    # Its own output would be ours, which it outlives. A descriptor that becomes itself stays open.
+    null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
+    kept = [(os.POSIX_SPAWN_DUP2, number, number) for number in inherited]
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", "-S", str(_PROGRAM), *map(str, inherited)],
+        os.environ,
+        file_actions=[*null, *kept],
+        setsid=True,
+        # It ignores them, once it has come so far.
+        setsigmask=(signal.SIGINT, signal.SIGHUP),
+        setsigdef=(signal.SIGTERM, signal.SIGCHLD),
+    )
+
+
+def _direction(direction: Direction) -> dict[str, Any]:
+    negative = direction.negative
+    return {
+        "name": direction.name,
+        "out": direction.out,
+        "back": direction.back,
+        **_stream(direction.template, direction.every_us),
+        "lost_us": direction.lost_us,
+        "negative": _stream(negative.template, negative.every_us) if negative else None,
+    }
+
+
+def _stream(template: Template, every_us: int) -> dict[str, Any]:
+    return {"frame": template.frame.hex(), "stamp_at": template.stamp_at, "every_us": every_us}
+
+
+def _report(told: dict[str, Any]) -> Report:
+    """Raises ValueError, TypeError or LookupError: it is no report."""
+    return Report(
+        now_us=_number(told["now_us"]),
+        directions=tuple(_heard(one) for one in told["directions"]),
+        late_worst_us=_number(told["late_worst_us"]),
+        late=_number(told["late"]),
+        missed=_number(told["missed"]),
+        stalls=_number(told["stalls"]),
+        priority=_text(told["priority"]),
+        kept=_text(told["kept"]),
+        alone_ms=_number(told["alone_ms"]),
+    )
+
+
+def _heard(told: dict[str, Any]) -> Heard:
+    head = bytes.fromhex(told["frame"])
+    if len(head) != 12 or told["state"] not in _STATES:
+        raise ValueError("a direction without a frame or a state")
+    rtt = told["rtt_us"]
+    least, mean, greatest = (0, 0, 0) if rtt is None else map(_number, rtt)
+    return Heard(
+        name=_text(told["name"]),
+        head=head,
+        state=told["state"],
+        age_us=None if told["age_us"] is None else _number(told["age_us"]),
+        sent=_number(told["sent"]),
+        returned=_number(told["returned"]),
+        errors=_number(told["errors"]),
+        rtt_us=None if rtt is None else (least, mean, greatest),
+        negative=_number(told["negative"]),
+    )
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < _MAX_NUMBER:
+        raise ValueError(f"{ascii(value)[:_MAX_TEXT]} is no number")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        raise ValueError(f"{ascii(value)[:_MAX_TEXT]} is no text")
+    return value
