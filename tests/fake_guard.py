@@ -6,6 +6,7 @@ calls `Wires.advance` first, which does what probes have done since the last tim
 be reckoned.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from typing import Any
 from fake_kernel import FakeKernel
 
 from reconciler.errors import HostError
+from reconciler.guard.events import Counted, Installed, Removed, TableFound
+from reconciler.guard.orders import Heard, Order, Report
 from reconciler.guard.rules import Contents, Guarded, Ruleset, removal
-from reconciler.host.guard.prober_client import Direction, Heard, Report
 
 _SET = re.compile(
     r"^\tset (\S+) \{ typeof [^;]+;(?: size 4;)?(?: flags \S+;)?(?: elements = \{ (.*) \};)? \}$", re.MULTILINE
@@ -44,7 +46,7 @@ class Process:
 
     consented: int
     up: int = 0
-    orders: dict[str, Direction] = field(default_factory=dict)
+    orders: dict[str, Order] = field(default_factory=dict)
     ears: tuple[Ear, ...] = ()
     grace_ms: int = 60_000
     since: dict[str, int] = field(default_factory=dict)
@@ -107,7 +109,7 @@ class Wires:
             return not self.dead and lease[:-1] not in self.silent
         return not self.dead and not self.only_arp and lease not in self.silent
 
-    def _passes(self, process: Process, order: Direction) -> bool:
+    def _passes(self, process: Process, order: Order) -> bool:
         if not self.forwards(order.name):
             return False
         for ear in (process.ears[order.out], process.ears[order.back]):
@@ -153,7 +155,7 @@ class Wires:
         now = self.clock()
         return Report(now * 1_000, told, 0, 0, 0, 0, "fifo 10", "", now - self.process.consented)
 
-    def _heard(self, process: Process, order: Direction) -> Heard:
+    def _heard(self, process: Process, order: Order) -> Heard:
         last, now = process.returned.get(order.name), self.clock()
         fresh = last is not None and (now - last) * 1_000 < order.lost_us
         state = "unproven" if last is None else "back" if fresh else "lost"
@@ -179,6 +181,8 @@ class FakeProber:
         self.process: Process | None = None
         self.told: list[Report] = []
         self.refuses = ""
+        self.reason = "it has ended"
+        self.pid: int | None = None
 
     @property
     def alive(self) -> bool:
@@ -208,7 +212,7 @@ class FakeProber:
         self.wires.on_order()
         return True
 
-    def order(self, orders: Sequence[Direction], sockets: Sequence[Any], grace_ms: int) -> None:
+    def order(self, orders: Sequence[Order], sockets: Sequence[Any], grace_ms: int) -> None:
         self.wires.advance()
         process, now = self.process, self.wires.clock()
         if process is None or process is not self.wires.process:
@@ -250,7 +254,8 @@ class FakeTable:
     """As `Table`, of all that a machine has only one: it outlives who speaks to it.
 
     `refuses`: why every message is refused. `before_message` may raise before a message has done anything,
-    `after_message` when it has.
+    `after_message` when it has. `traffic`: frames that come in each millisecond; those that meet no lease are counted,
+    and told to `counts`.
     """
 
     def __init__(self, wires: Wires) -> None:
@@ -262,7 +267,9 @@ class FakeTable:
         self.refuses = ""
         self.before_message: Callable[[str], None] = lambda _: None
         self.after_message: Callable[[str], None] = lambda _: None
-        self.installed = 0
+        self.traffic = 0
+        self.counts: Callable[[str, int], None] = lambda _, __: None
+        self.installed = self.replaced = self.handle = 0
         self._prepared: dict[str, Guarded] = {}
 
     # What others do to it.
@@ -284,7 +291,7 @@ class FakeTable:
 
     # What the kernel does by itself.
 
-    def renews(self, order: Direction) -> bool:
+    def renews(self, order: Order) -> bool:
         """Whether a probe that comes back renews its lease, as long as all of them stand."""
         token, mark = (order.template.frame[at : at + 6].hex(":") for at in (0, 6))
         if self.rules is None or order.name not in self.sets:
@@ -293,7 +300,7 @@ class FakeTable:
         hook = self.hooks.get(f"{segment}/adapter/{target}", ("", 0))
         return (
             token in self.sets[f"{segment}/granted"]
-            and f"{mark} : goto {segment}/probe/{target}" in self.rules
+            and f"ether saddr {mark} goto {segment}/probe/{target}" in self.rules
             and f"update @{order.name} " in self.rules
             and self.wires.device(hook[0]) == hook[1] != 0
         )
@@ -316,6 +323,17 @@ class FakeTable:
                     until = last + self._lease_ms(one)
                     self.sets[one]["ether"] = max(self.sets[one]["ether"], until)
         self.sets = {name: {key: until for key, until in one.items() if until > now} for name, one in self.sets.items()}
+        if self.traffic:
+            self._count(segments, now - then)
+
+    def _count(self, segments: Iterable[str], lasted_ms: int) -> None:
+        for segment in segments:
+            counter = next((name for name in self.passed if name.startswith(f"{segment}/port/")), None)
+            if counter and not self._open(segment):
+                frames, size = self.passed[counter]
+                more = lasted_ms * self.traffic
+                self.passed[counter] = frames + more, size + 60 * more
+                self.counts(segment, more)
 
     def _goes_on(self, lease: str, then: int, renewed: Mapping[str, tuple[int, int]]) -> bool:
         """Whether a lease still stands when the next probe comes back, and so on until the last of them."""
@@ -342,6 +360,9 @@ class FakeTable:
     def opens(self, segment: str) -> bool:
         """Whether a segment's ports let frames through to where they are: its leases stand, or it stands aside."""
         self.wires.advance()
+        return self._open(segment)
+
+    def _open(self, segment: str) -> bool:
         if self.rules is None:
             return True
         leases = [one for name, one in self.sets.items() if name.startswith(f"{segment}/lease/")]
@@ -361,8 +382,10 @@ class FakeTable:
     def _set(self, name: str, key: str, for_ms: int | None = None) -> None:
         self.sets[name][key] = _FOREVER if for_ms is None else self.wires.clock() + for_ms
 
-    def install(self, ruleset: Ruleset) -> str | None:
+    def install(self, ruleset: Ruleset, counted: Mapping[str, tuple[int, int]]) -> Installed:
         self._message("install")
+        if ruleset.text.startswith("add chain"):
+            return self._replace(ruleset.text, counted)
         name = re.match(r"add table netdev (\S+)\n", ruleset.text)
         assert name
         assert ruleset.text.startswith(removal(name[1]))
@@ -373,12 +396,10 @@ class FakeTable:
         told = text.count("\tset ") + text.count("\tcounter ") - text.count("\t\tcounter ") + text.count("\tchain ")
         assert told == len(chains) + len(sets) + len(counters), text
         rules = "".join(body for _, body in chains.values())
-        assert set(re.findall(r"@([^ ]+)", rules)) <= sets.keys()
+        assert set(re.findall(r"@([^\s]+)", rules)) <= sets.keys()
         assert set(re.findall(r'counter name "([^"]+)"', rules)) <= counters.keys()
-        assert set(re.findall(r"goto ([^ ,]+)", rules)) <= chains.keys()
-        for interface in {*re.findall(r'(?:fwd|dup) to "([^"]+)"', rules), *(one for one, _ in chains.values() if one)}:
-            if not self.wires.device(interface):
-                raise HostError(f"nftables: {interface}: No such file or directory")
+        assert set(re.findall(r"goto ([^\s,]+)", rules)) <= chains.keys()
+        self._check_interfaces(rules, chains)
         self.hooks = {chain: (one, self.wires.device(one)) for chain, (one, _) in chains.items() if one}
         self.sets = {name: {} for name in sets}
         for name, told_elements in sets.items():
@@ -387,13 +408,53 @@ class FakeTable:
                 self._set(name, key, int(timeout.removesuffix("ms")) if timeout else None)
         self.rules, self.passed, self._prepared = text, counters, {}
         self.installed += 1
+        self.handle += 1
         self.after_message("install")
-        return self.fingerprint()
+        return Installed(self.fingerprint(), self.handle, counted)
 
-    def remove(self) -> None:
+    def _check_interfaces(self, rules: str, chains: Mapping[str, tuple[str, str]]) -> None:
+        for interface in {*re.findall(r'(?:fwd|dup) to "([^"]+)"', rules), *(one for one, _ in chains.values() if one)}:
+            if not self.wires.device(interface):
+                raise HostError(f"nftables: {interface}: No such file or directory")
+
+    def _replace(self, text: str, counted: Mapping[str, tuple[int, int]]) -> Installed:
+        """Chains at other interfaces; all else stays."""
+        if self.rules is None:
+            raise HostError("nftables: No such file or directory")
+        chains = {found[1]: (found[2], found[3]) for found in _CHAIN.finditer(text)}
+        self._check_interfaces("".join(body for _, body in chains.values()), chains)
+        gone = set(re.findall(r"^delete chain netdev \S+ (\S+)$", text, re.MULTILINE))
+        assert chains.keys() <= gone | chains.keys()
+        kept = _CHAIN.sub(lambda found: "" if found[1] in gone else found[0], self.rules)
+        self.rules = kept + "\n".join(found[0] for found in _CHAIN.finditer(text))
+        self.hooks = {name: hook for name, hook in self.hooks.items() if name not in gone}
+        self.hooks |= {chain: (one, self.wires.device(one)) for chain, (one, _) in chains.items() if one}
+        self.replaced += 1
+        self.after_message("install")
+        return Installed(self.fingerprint(), self.handle, counted)
+
+    def remove(self) -> Removed:
+        counted, handle = dict(self.passed), None if self.rules is None else self.handle
         self._message("remove")
         self.flush()
         self.after_message("remove")
+        return Removed(handle, counted)
+
+    def find(self, bound: Iterable[Guarded]) -> TableFound:
+        fingerprint = self.fingerprint()
+        if fingerprint is None:
+            return TableFound()
+        contents = {}
+        for one in bound:
+            with contextlib.suppress(HostError):
+                contents[one.name] = self.contents(one)
+        return TableFound(fingerprint, contents, self.handle, self.counters())
+
+    def standing(self, bound: Iterable[Guarded]) -> frozenset[str]:
+        return frozenset(one.name for one in bound if self.stands(one))
+
+    def count(self) -> Counted:
+        return Counted(None if self.rules is None else self.handle, self.counters())
 
     def fingerprint(self) -> str | None:
         if self.refuses:

@@ -23,7 +23,7 @@ from bench.faults.scene import (
     unmoved,
 )
 
-# The least that there is; see `daemon/probes.py`.
+# The least that there is; see `guard/orders.py`.
 _GRACE = {"grace": "4s"}
 _FAST = {"lease": "20ms", "probe": "2ms"}
 _TWO = ((0, 1), (2, 3))

@@ -21,7 +21,7 @@ from reconciler.control.ask import ask, socket_of
 from reconciler.errors import ReconcilerError
 from reconciler.guard.rules import mark_of
 from reconciler.host.guard.prober_client import Probing
-from reconciler.host.guard.table import Table
+from reconciler.host.guard.table import KernelTable
 from reconciler.host.netlink.kernel import Kernel
 from reconciler.lab.delay import Delay
 from reconciler.lab.ips import Suricata
@@ -195,8 +195,8 @@ class Stage:
         if self.mode not in GUARDED:
             return None
         try:
-            with self.lab.host.entered(), Table(self.made.sku) as table:
-                return sum(frames for name, (frames, _) in table.counters().items() if "/port/" in name)
+            with self.lab.host.entered(), KernelTable(self.made.sku) as table:
+                return sum(frames for name, (frames, _) in table.count().counted.items() if "/port/" in name)
         except ReconcilerError:
             return 0
 

@@ -41,7 +41,7 @@ def on(group_file: Path | None, file: Path | None, boot: bool) -> None:
         _check_kept(answer)
         return
     appliance = _guarded(file)
-    from reconciler.daemon.guard_by_hand import set_guard
+    from reconciler.daemon.kernel_guard import set_guard
     from reconciler.host.lock import lock
     from reconciler.host.netlink.kernel import Kernel
     from reconciler.host.privileges import check_may_administer
@@ -77,7 +77,7 @@ def off(group_file: Path | None, file: Path | None) -> None:
         _check_kept(answer)
         return
     appliance = _load(file)
-    from reconciler.daemon.guard_by_hand import remove_guard
+    from reconciler.daemon.kernel_guard import remove_guard
     from reconciler.host.lock import lock
     from reconciler.host.privileges import check_may_administer
 

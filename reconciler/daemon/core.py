@@ -74,7 +74,7 @@ class Memory(Protocol):
 
 
 class Guard(Protocol):
-    """The dead-man switch in the kernel; the contract stands with `daemon.guarding.Guarding`."""
+    """The dead-man switch in the kernel; the contract stands with `daemon.guard.GuardEffects`."""
 
     @property
     def due_ms(self) -> int:

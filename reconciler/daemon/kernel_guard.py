@@ -1,46 +1,50 @@
 """The guard with all that it takes on a live host: its table in the kernel, the prober, and their notes."""
 
 import contextlib
+import io
 import logging
 import os
-import re
+from collections.abc import Sequence
 from typing import Any
 
 from reconciler.appliance.declared import Appliance
-from reconciler.daemon.guarding import Guarding
+from reconciler.daemon.guard import Background, GuardEffects
 from reconciler.daemon.journal import Journal
-from reconciler.daemon.probes import Probes
-from reconciler.errors import ReconcilerError
-from reconciler.guard.state import Segment
+from reconciler.errors import HostError, ReconcilerError
+from reconciler.guard import step
+from reconciler.guard.orders import Report
 from reconciler.host import clock, places
 from reconciler.host.blocking import Saver
 from reconciler.host.guard.netfilter import NetfilterWatch
 from reconciler.host.guard.probe_socket import adapter_socket
 from reconciler.host.guard.prober_client import Probing
-from reconciler.host.guard.table import Table
+from reconciler.host.guard.table import KernelTable
 from reconciler.host.statefile import StateFile
-
-SECRET_BYTES = 16
+from reconciler.network.diff import Difference
 
 
 class KernelGuard:
     """See the module. What is kept lies where it ends with the machine's run, as the table does."""
 
-    def __init__(self, appliance: Appliance, journal: Journal) -> None:
-        folder = places.run_dir()
+    def __init__(self, appliance: Appliance, journal: Journal, background: Background = lambda work, _: work()) -> None:
+        self.table = KernelTable(appliance.sku)
+        self.watch = NetfilterWatch(self.table.port)
+        self.probing = Probing(places.run_dir(), appliance.sku)
         file = notes_of(appliance.sku)
         file.sweep()
-        remembered = _read(file, journal)
         self._journal, self._trouble = journal, ""
         self.notes = Saver(file.write, self._tried)
-        self.table = Table(appliance.sku)
-        self.watch = NetfilterWatch(self.table.port)
-        self.probing = Probing(folder, appliance.sku)
-        secret = bytes.fromhex(remembered["secret"]) if remembered else os.urandom(SECRET_BYTES)
-        probes = Probes(appliance, self.probing, clock.now_ms, journal, secret, adapter_socket, os.urandom)
-        self.guarding = Guarding(appliance, self.table, probes, clock.now_ms, journal, self.notes, remembered)
-
-        if not self.guarding.segments:
+        self.effects = GuardEffects(
+            step.begin(appliance, *_random(), _kept(file, journal)),
+            table=self.table,
+            prober=self.probing,
+            listener=adapter_socket,
+            clock=clock.now_ms,
+            journal=journal,
+            notes=self.notes,
+            background=background,
+        )
+        if not self.effects.state.segments:
             self._tidy()
 
     def _tried(self, failure: Exception | None) -> None:
@@ -59,16 +63,58 @@ class KernelGuard:
     def disturbed(self) -> bool:
         """Somebody may have changed rules: whether it is worth a look."""
         if self.watch.drain():
-            self.guarding.suspicious = True
-            return bool(self.guarding.segments) and self.guarding.on
+            self.effects.disturb()
+            return self.effects.on
         return False
 
     def close(self) -> None:
         """Leave the guard as it is; the prober goes on for its grace."""
-        self.guarding.probes.close()
+        self.effects.close()
         self.probing.close()
         self.watch.close()
         self.table.close()
+
+
+def set_guard(appliance: Appliance, found: Difference) -> None:
+    """Set the guard's table where no daemon runs, without consent: tripped, until a daemon gives it. Counters go on.
+
+    Use it within the appliance's lock.
+
+    Raises:
+        HostError: the kernel refused, or what a daemon needs to take over cannot be kept.
+
+    """
+    notes, journal = notes_of(appliance.sku), Journal(io.StringIO())
+    kept = _kept(notes, journal)
+    begun = step.begin(appliance, *_random(), {**kept, "on": True} if kept else None)
+    with KernelTable(appliance.sku) as table:
+        guard = GuardEffects(
+            begun,
+            table=table,
+            prober=_Nobody(),
+            listener=adapter_socket,
+            clock=clock.now_ms,
+            journal=journal,
+            notes=notes,
+        )
+        fallback = {name: appliance.on_failure.fallback(name) for name in appliance.segments}
+        guard.choose(fallback, appliance.segments)
+        guard.settle(found)
+    if guard.state.table.trouble:
+        raise HostError(guard.state.table.trouble)
+
+
+def remove_guard(sku: str) -> None:
+    """Take the table away, end the prober, and forget both. Use it within the appliance's lock.
+
+    Raises:
+        HostError: the kernel refused.
+
+    """
+    Probing(places.run_dir(), sku).end()
+    with KernelTable(sku) as table:
+        table.remove()
+    notes_of(sku).path.unlink(missing_ok=True)
 
 
 def notes_of(sku: str) -> StateFile:
@@ -76,31 +122,36 @@ def notes_of(sku: str) -> StateFile:
     return StateFile(places.run_dir() / f"{sku}.guard.json")
 
 
-def _read(notes: StateFile, journal: Journal) -> dict[str, Any]:
+class _Nobody:
+    """No prober is looked for or started by hand."""
+
+    alive, reason, pid = False, "", None
+
+    def connect(self) -> bool:
+        return False
+
+    def spawn(self) -> bool:
+        return True
+
+    def order(self, *_: Any) -> None: ...
+    def consent(self) -> None: ...
+    def end(self) -> None: ...
+    def heard(self) -> Sequence[Report]:
+        return ()
+
+
+def _random() -> tuple[bytes, bytes]:
+    return os.urandom(step.SECRET_BYTES), os.urandom(step.NONCE_BYTES)
+
+
+def _kept(notes: StateFile, journal: Journal) -> dict[str, Any]:
+    """What was written, as far as it is of its kind."""
     try:
         found = notes.read()
-        return {} if found is None else _known(found)
+        if found is None:
+            return {}
+        step.recall(found)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         journal.tell("guard", f"what was known of the guard cannot be used: {type(error).__name__}: {error}")
         return {}
-
-
-def _known(found: Any) -> dict[str, Any]:
-    """What was written, as far as it is of its kind.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: it is not.
-
-    """
-    if not re.fullmatch(r"[0-9a-f]{32}", found["secret"]):
-        raise ValueError("no secret")
-    segments = {str(name): dict(one) for name, one in found["segments"].items()}
-    for one in segments.values():
-        Segment().recall(one)
-    return {
-        "on": found["on"] is True,
-        "secret": found["secret"],
-        "digest": str(found["digest"]),
-        "fingerprint": None if found["fingerprint"] is None else str(found["fingerprint"]),
-        "segments": segments,
-    }
+    return dict(found)

@@ -21,11 +21,11 @@ from reconciler.control.ask import digest, socket_of
 from reconciler.control.requests import Requests
 from reconciler.control.server import Control, RefusedError, Who
 from reconciler.daemon.core import Keeper
-from reconciler.daemon.guard_status import guard_status
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.kernel_guard import KernelGuard
 from reconciler.daemon.memory import Remembering
 from reconciler.errors import HostError, ReconcilerError, UnreachedError
+from reconciler.guard import events as guard
 from reconciler.health.state import Ending, Event, Restart, RestartEnded
 from reconciler.host import clock, places
 from reconciler.host.blocking import Workers
@@ -55,6 +55,8 @@ _FIND_S = 5.0
 _KEEP_S, _KEEP_AT_END_S = 5.0, 0.4
 # A turn that comes so much later than it was due comes after a stall: of the machine, or of this process.
 _STALL_MS = 100
+# A guard's table is many hooks, and for each the kernel may wait for all cores.
+_INSTALL_S = 60.0
 
 
 class Daemon:
@@ -80,7 +82,8 @@ class Daemon:
         self._files, self._keeping = Workers("files"), Workers("disk")
         encoder.load()  # no module is imported when the VM has failed
         self._kernel, self._watch = Kernel(), Watch()
-        self._guard = KernelGuard(appliance, journal)
+        self._installs = Workers("nftables", limit=2)
+        self._guard = KernelGuard(appliance, journal, self._in_background)
         self._memory = Remembering(places.state_dir(), appliance.sku, journal)
         self._service = Service()
         self._deeds = Deeds()
@@ -93,7 +96,7 @@ class Daemon:
             self._memory,
             self._restart,
             running_programs,
-            self._guard.guarding,
+            self._guard.effects,
         )
         self._requests = Requests(
             self._keeper,
@@ -338,6 +341,17 @@ class Daemon:
 
     # What it starts
 
+    def _in_background(self, work: Callable[[], guard.Event], failed: Callable[[str], guard.Event]) -> None:
+        self._start(self._deliver(work, failed), self._tasks)
+
+    async def _deliver(self, work: Callable[[], guard.Event], failed: Callable[[str], guard.Event]) -> None:
+        try:
+            event = await self._installs.call(work, timeout_s=_INSTALL_S)
+        except (TimeoutError, ReconcilerError) as error:
+            event = failed(str(error) or f"the kernel has not taken the table within {_INSTALL_S:.0f} s")
+        self._guard.effects.deliver(event)
+        self._probes_told()
+
     def _start(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         tasks.add(task)
@@ -451,7 +465,7 @@ class Daemon:
             ReconcilerError: it could not be done.
 
         """
-        self._guard.guarding.switch(on=on)
+        self._guard.effects.switch(on=on)
         self._changed = True
         self._turn()
 
@@ -470,7 +484,7 @@ class Daemon:
             "pid": os.getpid(),
             "file": str(self._file),
             "running_ms": clock.now_ms() - self._began_ms,
-            "guard": guard_status(self._guard.guarding, self._guard.probing.pid),
+            "guard": self._guard.effects.status(),
             "memory": {"trouble": self._memory.trouble},
             "log": {"lost": self._journal.lost},
             "queue": {"bound": QUEUE, "dropped": self._dropped, "netlink_overruns": self._watch.lost},

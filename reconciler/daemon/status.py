@@ -17,7 +17,7 @@ FORMAT = "reconciler.status/1"
 
 
 def status(keeper: Keeper, guard: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All of it; ages and remaining times in milliseconds. `guard`: see `guard_status`."""
+    """All of it; ages and remaining times in milliseconds. `guard`: see `guard.status`."""
     state, now = keeper.state, keeper.clock()
     found, taken = keeper.found, _paths(keeper, guard)
     return {

@@ -33,6 +33,8 @@ _PRIORITY = -500
 # Added to a direction's number in the source address of what must not come through: told from probes by nothing else.
 # A ring has at most 64 directions (see `references_of_guard`).
 NEGATIVE = 0x80
+# The set of all source addresses of probes: at an adapter that is not a probe's end, it is dropped.
+_MARKS = "marks"
 # The two bits of a MAC address's first byte (IEEE 802): locally administered, and not a group.
 _LOCAL, _GROUP = 0x02, 0x01
 
@@ -212,14 +214,41 @@ def ruleset(
     for. `counted`: by counter, frames and bytes to go on from.
     """
     segments = tuple(segments)
-    marks = [mac for one in segments for extra in (0, NEGATIVE) for mac in _marks(one, secret, extra)]
-    rules = "\n".join(line for one in segments for line in _rules(one, secret, marks))
+    rules = _all_rules(segments, secret)
     things = "\n".join(line for one in segments for line in _sets(one, contents.get(one.name, Contents()), counted))
     name = table_of(sku)
-    places = [(place.role, place.index) for one in segments for place in (*one.ports, *one.adapters, *one.switches)]
-    digest = hashlib.sha256(f"{name}\n{rules}\n{places}\n{sorted(counters(segments))}".encode()).hexdigest()
     text = f'table netdev {name} {{\n\tcomment "{comment_of(sku)}"\n{things}\n{rules}\n}}\n'
-    return Ruleset(removal(name) + text, digest)
+    return Ruleset(removal(name) + text, _digest(sku, segments, rules))
+
+
+def digest_of(sku: str, segments: Iterable[Guarded], secret: bytes) -> str:
+    """The digest of an appliance's table, whatever it holds."""
+    segments = tuple(segments)
+    return _digest(sku, segments, _all_rules(segments, secret))
+
+
+def _all_rules(segments: tuple[Guarded, ...], secret: bytes) -> str:
+    marks = [mac for one in segments for extra in (0, NEGATIVE) for mac in _marks(one, secret, extra)]
+    rules = (line for one in segments for line in (*_probes(one), *_hooks(one, secret)))
+    return "\n".join([*_set(_MARKS, "ether saddr", "", marks), *rules])
+
+
+def _digest(sku: str, segments: tuple[Guarded, ...], rules: str) -> str:
+    places = [(place.role, place.index) for one in segments for place in (*one.ports, *one.adapters, *one.switches)]
+    return hashlib.sha256(f"{table_of(sku)}\n{rules}\n{places}\n{sorted(counters(segments))}".encode()).hexdigest()
+
+
+def replacement(sku: str, changed: Iterable[tuple[Guarded, Guarded]], secret: bytes) -> str:
+    """Text for nft that puts the chains of segments anew, for other interfaces, and leaves all that they hold alone.
+
+    `changed`: each segment as the table has it, and as it shall be; of the same file, so with the same roles.
+    """
+    changed, name = tuple(changed), table_of(sku)
+    old = dict.fromkeys(chain for pair in changed for one in pair for chain in _hooked(one))
+    # Its interface may have taken a chain along; `add` of one that is there changes nothing.
+    gone = "".join(f"{verb} chain netdev {name} {chain}\n" for chain in old for verb in ("add", "flush", "delete"))
+    made = "\n".join(line for _, new in changed for line in _hooks(new, secret))
+    return f"{gone}table netdev {name} {{\n{made}\n}}\n"
 
 
 def removal(table: str) -> str:
@@ -256,13 +285,28 @@ def _set(name: str, of: str, more: str, elements: list[str]) -> Iterator[str]:
     yield f"\tset {name} {{ typeof {of};{f' {more}' if more else ''}{filled} }}"
 
 
-def _rules(one: Guarded, secret: bytes, marks: list[str]) -> Iterator[str]:
-    leases = " ".join(f"meta iiftype @{direction.lease}" for direction in one.directions)
-    mark_by_target = dict(zip((direction.target for direction in one.directions), _marks(one, secret), strict=True))
+def _leases(one: Guarded) -> str:
+    return " ".join(f"meta iiftype @{direction.lease}" for direction in one.directions)
+
+
+def _probes(one: Guarded) -> Iterator[str]:
+    """The chains that a probe goes to at its end."""
     for direction in one.directions:
-        renew = f"{leases} update @{direction.lease} {{ meta iiftype timeout {one.guard.lease_ms}ms }}"
+        renew = f"{_leases(one)} update @{direction.lease} {{ meta iiftype timeout {one.guard.lease_ms}ms }}"
         rules = [] if one.guard.by_daemon else [f"ether daddr @{one.name}/granted {renew}"]
         yield from _chain(f"{one.name}/probe/{direction.target}", "", [*rules, "drop"])
+
+
+def _hooked(one: Guarded) -> Iterator[str]:
+    """The names of the chains that hang at a segment's interfaces."""
+    for kind, places in (("port", one.ports), ("adapter", one.adapters), ("switch", one.switches)):
+        yield from (f"{one.name}/{kind}/{place.role}" for place in places if place.index)
+
+
+def _hooks(one: Guarded, secret: bytes) -> Iterator[str]:
+    """These chains."""
+    leases = _leases(one)
+    mark_by_target = dict(zip((direction.target for direction in one.directions), _marks(one, secret), strict=True))
     # Nobody on the wire may speak to the host by an address that belongs to it.
     unseen = f"ether daddr {{ {', '.join(sorted(one.own))} }} drop"
     for place in one.ports:
@@ -272,9 +316,8 @@ def _rules(one: Guarded, secret: bytes, marks: list[str]) -> Iterator[str]:
             yield from _chain(f"{one.name}/port/{place.role}", place.interface, rules)
     for place in one.adapters:
         if place.index:
-            ours = (f"{mac} : drop" for mac in marks if mac != mark_by_target[place.role])
-            here = f"{mark_by_target[place.role]} : goto {one.name}/probe/{place.role}"
-            rules = [f"ether saddr vmap {{ {', '.join((here, *ours))} }}", unseen, f"{leases} accept"]
+            here = f"ether saddr {mark_by_target[place.role]} goto {one.name}/probe/{place.role}"
+            rules = [here, f"ether saddr @{_MARKS} drop", unseen, f"{leases} accept"]
             rules += [f"meta iiftype @{one.name}/{name} accept" for name in ("drain", "aside")]
             rules.append(f'counter name "{one.name}/adapter/{place.role}" drop')
             yield from _chain(f"{one.name}/adapter/{place.role}", place.interface, rules)

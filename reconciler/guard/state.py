@@ -1,60 +1,130 @@
-"""One guarded segment as it is, and for how long and by how much its wire was left uninspected."""
+"""What the guard's step remembers: values only. It is told `events`, asks for `effects`, and what follows says `step`.
+
+Times are milliseconds of one clock that never steps.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
-from reconciler.guard.rules import Stance
+from reconciler.appliance.declared import Appliance
+from reconciler.guard.canary import Canaries
+from reconciler.guard.exposure import NO_EXPOSURE, Exposure
+from reconciler.guard.orders import Orders, Report
+from reconciler.guard.rules import Contents, Guarded, Stance
 from reconciler.guard.table import Held
 
 
-@dataclass(slots=True)
-class Segment:
-    """What is known of a guarded segment. Times in milliseconds.
+@dataclass(frozen=True, slots=True)
+class SegmentGuard:
+    """What is known of a guarded segment.
 
-    `failed`: the verdict on it, as the last choice had it. `open_since`: since when no lease stands and nothing stands
-    aside; None while the VM has the wire (or the switches have). `open_ms`: for how long that was so before. `trips`:
-    how often the kernel tripped it. `counted`: frames and bytes that had gone past the VM when it was granted last.
+    `failed`: the verdict on it, as the last choice had it. `token`: what its probes bear. `in_place`: nothing is left
+    to change in the network that its traffic depends on. `inspected`: its ports are where `inspect` has them.
+    `returned_ms`: for how long the guard had the wire, while that is to be told with what was counted; else None.
     """
 
+    token: bytes
     stance: Stance = Stance.TRIPPED
     held: Held = Held.NOTHING
     failed: bool = True
+    in_place: bool = False
+    inspected: bool = False
     draining_until: int = 0
     adopting_until: int = 0
     renewed_at: int = 0
-    open_since: int | None = None
-    open_ms: int = 0
-    trips: int = 0
-    counted: tuple[int, int] = (0, 0)
+    returned_ms: int | None = None
+    exposure: Exposure = NO_EXPOSURE
 
-    def hold(self, held: Held, now: int) -> None:
-        """The kernel's table holds this from now on."""
-        self.held = held
-        exposed = held in (Held.NOTHING, Held.EXPIRED)
-        if exposed and self.open_since is None:
-            self.open_since = now
-        elif not exposed and self.open_since is not None:
-            self.open_ms += now - self.open_since
-            self.open_since = None
 
-    def kept(self) -> dict[str, Any]:
-        """What a later process is to go on from, as a JSON value."""
-        return {
-            "trips": self.trips,
-            "open_ms": self.open_ms,
-            "open_since": self.open_since,
-            "counted": list(self.counted),
-        }
+class Life(Enum):
+    """Where the prober is."""
 
-    def recall(self, kept: Mapping[str, Any]) -> None:
-        """Go on from what an earlier process has kept, on a clock that all processes share.
+    NOBODY = "nobody"
+    STARTING = "starting"  # there, and has not reported yet
+    REPORTING = "reporting"
 
-        Raises:
-            KeyError, TypeError, ValueError: it kept no such thing.
 
-        """
-        self.trips, self.open_ms = int(kept["trips"]), int(kept["open_ms"])
-        self.open_since = None if kept["open_since"] is None else int(kept["open_since"])
-        frames, size = kept["counted"]
-        self.counted = int(frames), int(size)
+@dataclass(frozen=True, slots=True)
+class Prober:
+    """The process that sends probes, as far as it is known.
+
+    `since_ms`: when it was started, or found; `patience_ms`: so long it may
+    take to report first. `asked`: whether a predecessor's was looked for. `retry_ms`: before that,
+    none is started. `order_ms`: before that, it is not told what to do again.
+    `pause_ms`: how long the last pause between
+    two starts was. `proven`: leases whose probes have come
+    back since it began. `trouble`: why no probes are sent, or ''.
+    """
+
+    life: Life = Life.NOBODY
+    asked: bool = False
+    since_ms: int = 0
+    patience_ms: int = 0
+    heard_ms: int = 0
+    consented_ms: int = 0
+    retry_ms: int = 0
+    pause_ms: int = 0
+    ordered: Orders | None = None
+    order_ms: int = 0
+    proven: frozenset[str] = frozenset()
+    report: Report | None = None
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Putting:
+    """A table that is on its way into the kernel: what it is for, and what it holds."""
+
+    bound: tuple[Guarded, ...]
+    digest: str
+    contents: Mapping[str, Contents]
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """The table in the kernel, as far as it is known.
+
+    `digest`, `fingerprint`: of the one that was set last. `known`: whether this process has seen or set it. `present`:
+    whether it stood when it was last looked at. `suspicious`: somebody has changed something in nf_tables. `made`: the
+    digest for the segments of the last look. `trouble`: what keeps the guard from its work, or ''.
+    """
+
+    digest: str = ""
+    fingerprint: str | None = None
+    known: bool = False
+    present: bool = False
+    suspicious: bool = True
+    check_ms: int = 0
+    made: str = ""
+    putting: Putting | None = None
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that the guard remembers of one appliance.
+
+    `secret`: what the probes' source addresses are made of, 16 bytes. `nonce`: 16 random bytes of this process, from
+    which its tokens are made; `serial` counts them, so that none comes twice. `bound`: the segments that the table in
+    the kernel is for; `seen`: the same at the last look at the network. `looked_ms`: when leases were looked at.
+    `wanted`: what the prober shall do, made for `wanted_for`.
+    """
+
+    appliance: Appliance
+    secret: bytes = field(repr=False)
+    nonce: bytes = field(repr=False)
+    segments: Mapping[str, SegmentGuard]
+    serial: int = 0
+    on: bool = True
+    bound: tuple[Guarded, ...] = ()
+    seen: tuple[Guarded, ...] = ()
+    looked_ms: int = 0
+    table: TableState = TableState()
+    prober: Prober = Prober()
+    canaries: Canaries = field(default_factory=Canaries)
+    wanted: Orders | None = None
+    wanted_for: tuple[object, ...] = ()
+    kept: Any = None

@@ -46,7 +46,7 @@ _CARE = {
     "guard": {},
 }
 # Of the daemon's log, what a spectator wants to see.
-_TOLD = ("start", "decision", "switched", "mended", "tripped", "armed", "stop")
+_TOLD = ("start", "decision", "switched", "mended", "tripped", "inspected", "stop")
 
 
 def run(rate: int) -> int:
@@ -224,7 +224,7 @@ class _Demo:
                     continue
                 after_s = (time.time_ns() - self._begin_ns) / _SECOND_NS
                 text = Text(f"{after_s:7.2f} s  ", style="dim")
-                whole = told["event"] in ("start", "tripped", "armed", "stop")
+                whole = told["event"] in ("start", "tripped", "inspected", "stop")
                 what = told["text"] if whole else told.get("what", told["text"].split(":")[0])
                 text.append(what, style="cyan")
                 for reason in told.get("why", ()):

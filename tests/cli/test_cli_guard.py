@@ -9,7 +9,7 @@ from commandline import run
 from worlds import two_ports_document
 
 from reconciler.control import client
-from reconciler.daemon import guard_by_hand
+from reconciler.daemon import kernel_guard
 from reconciler.errors import HostError
 
 VERBS = ("on", "off", "show")
@@ -21,7 +21,7 @@ def _nothing_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("RECONCILER_RUN_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("RECONCILER_STATE_DIR", str(tmp_path / "state"))
     for name in ("set_guard", "remove_guard"):
-        monkeypatch.setattr(guard_by_hand, name, _never)
+        monkeypatch.setattr(kernel_guard, name, _never)
 
 
 def _never(*_: Any) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 from fake_guard import REPORT_MS, FakeProber, Wires
 from fake_kernel import FakeKernel
 from keeping import Kept, watched
+from reconciler.daemon.guard import GuardEffects
 from worlds import converge, host
 
 from reconciler.appliance.declared import Appliance
 from reconciler.daemon.core import Keeper
-from reconciler.daemon.guarding import Guarding
-from reconciler.daemon.probes import Probes
+from reconciler.guard.state import SegmentGuard
+from reconciler.guard.step import begin
 from reconciler.guard.table import Held
 from reconciler.health.state import Event
 from reconciler.network.desired import choice_of
@@ -54,15 +55,19 @@ class Guards(Kept):
         keeper.guard = self.guarding = self._guard(keeper)
         return keeper
 
-    def _guard(self, keeper: Keeper) -> Guarding:
+    def _guard(self, keeper: Keeper) -> GuardEffects:
         self.prober = FakeProber(self.wires)
         self.table.forget()
-        secret = bytes.fromhex(self.notes["secret"]) if self.notes else bytes([next(self._random)]) * 16
-        probes = Probes(self.of, self.prober, lambda: self.now, keeper.journal, secret, self.wires.ear, self._bytes)
-        return Guarding(self.of, self.table, probes, lambda: self.now, keeper.journal, self, copy.deepcopy(self.notes))
-
-    def _bytes(self, count: int) -> bytes:
-        return next(self._random).to_bytes(count, "big")
+        notes = copy.deepcopy(self.notes)
+        return GuardEffects(
+            begin(self.of, *(bytes([next(self._random)]) * 16 for _ in range(2)), notes),
+            table=self.table,
+            prober=self.prober,
+            listener=self.wires.ear,
+            clock=lambda: self.now,
+            journal=keeper.journal,
+            notes=self,
+        )
 
     def turn(self, *events: Event, changed: bool = False) -> None:
         self.wires.advance()
@@ -128,7 +133,11 @@ class Guards(Kept):
 
     @property
     def held(self) -> Held:
-        return self.guarding.segments["wire"].held
+        return self.segment.held
+
+    @property
+    def segment(self) -> SegmentGuard:
+        return self.guarding.state.segments["wire"]
 
     @property
     def token(self) -> str:

@@ -7,11 +7,18 @@ from typing import Any
 
 import pytest
 
-from reconciler.daemon.guarding import Guarding
 from reconciler.daemon.journal import Journal
-from reconciler.daemon.kernel_guard import _read, notes_of
+from reconciler.daemon.kernel_guard import _kept, notes_of
 
-SEGMENT = {"trips": 2, "open_ms": 700, "open_since": None, "counted": [3, 180]}
+SEGMENT = {
+    "trips": 2,
+    "open_ms": 700,
+    "open_since": None,
+    "total": [3, 180],
+    "told": [2, 120],
+    "seen": [1, 60],
+    "handle": 7,
+}
 GOOD = {"on": True, "secret": "ab" * 16, "digest": "d", "fingerprint": "f", "segments": {"wire": SEGMENT}}
 
 
@@ -26,7 +33,7 @@ def read(text: str | None) -> tuple[dict[str, Any], str]:
     notes = notes_of("sku")
     if text is not None:
         notes.path.write_text(text)
-    return _read(notes, Journal(told)), told.getvalue()
+    return _kept(notes, Journal(told)), told.getvalue()
 
 
 def test_what_was_written_is_read() -> None:
@@ -40,7 +47,6 @@ def test_what_it_writes_is_what_it_understands() -> None:
     from guards import Guards
 
     kept = Guards().granted()
-    assert isinstance(kept.guarding, Guarding)
     assert read(json.dumps(kept.notes)) == (kept.notes, "")
 
 
@@ -65,7 +71,7 @@ def test_no_notes_are_no_fault() -> None:
         json.dumps({**GOOD, "segments": {"wire": 3}}),
         json.dumps({**GOOD, "segments": {"wire": {}}}),
         json.dumps({**GOOD, "segments": {"wire": {**SEGMENT, "trips": "many"}}}),
-        json.dumps({**GOOD, "segments": {"wire": {**SEGMENT, "counted": [1]}}}),
+        json.dumps({**GOOD, "segments": {"wire": {**SEGMENT, "total": ["x"]}}}),
     ],
 )
 def test_what_is_torn_is_told_and_not_believed(text: str) -> None:

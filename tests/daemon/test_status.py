@@ -10,7 +10,6 @@ from keeping import BEAT, PROGRAMS, Kept, beat, watched
 
 from reconciler.cli.status_text import _headline, exit_status, reasons, shown, span
 from reconciler.console import Said
-from reconciler.daemon.guard_status import guard_status
 from reconciler.daemon.status import FORMAT, status
 from reconciler.errors import TransientError
 from reconciler.guard.table import Held
@@ -25,7 +24,7 @@ def told(kept: Kept) -> Any:
 
 
 def told_guarded(kept: Guards) -> Any:
-    guard = guard_status(kept.guarding, None)
+    guard = kept.guarding.status()
     return json.loads(json.dumps({**status(kept.keeper, guard), "guard": guard}))
 
 

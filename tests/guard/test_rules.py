@@ -12,6 +12,7 @@ from fake_kernel import FakeKernel
 from hypothesis import given
 from hypothesis import strategies as st
 from kernels import ip
+from rules import nft
 from worlds import appliance, host, two_ports
 
 from reconciler.appliance.declared import Appliance
@@ -28,6 +29,7 @@ from reconciler.guard.rules import (
     directions,
     mark_of,
     removal,
+    replacement,
     ruleset,
     stance,
     table_of,
@@ -241,7 +243,7 @@ def test_more_than_two_are_flooded(count: int, acts: list[str | None]) -> None:
     told = text(many(count))
     for number, act in enumerate(acts):
         assert act is None or chain(told, f"wire/port/p{number}")[-1] == f'counter name "wire/port/p{number}" {act}'
-        assert chain(told, f"wire/adapter/p{number}")[3].count("@wire/lease/") == count
+        assert chain(told, f"wire/adapter/p{number}")[4].count("@wire/lease/") == count
 
 
 def test_fail_closed_drops() -> None:
@@ -268,10 +270,12 @@ def test_a_probe_renews_its_lease_where_all_stand_and_is_seen_by_nobody() -> Non
         "drop",
     ]
     ours = mark_of(SECRET, "wire").hex(":")
-    hook, marks, *_, last = chain(told, "wire/adapter/p1")
+    hook, here, elsewhere, *_, last = chain(told, "wire/adapter/p1")
     assert hook == 'type filter hook ingress device "vif1" priority -500; policy accept;'
-    others = ", ".join(f"{ours}:{number} : drop" for number in ("01", "80", "81"))
-    assert marks == f"ether saddr vmap {{ {ours}:00 : goto wire/probe/p1, {others} }}"
+    assert here == f"ether saddr {ours}:00 goto wire/probe/p1"
+    assert elsewhere == "ether saddr @marks drop"
+    marks = ", ".join(f"{ours}:{number}" for number in ("00", "01", "80", "81"))
+    assert f"set marks {{ typeof ether saddr; elements = {{ {marks} }}; }}" in told
     assert last == 'counter name "wire/adapter/p1" drop'
 
 
@@ -280,9 +284,11 @@ def test_probes_of_another_segment_renew_nothing() -> None:
     told = text(of)
     for name, roles in {"lan": ("p0", "p1"), "wan": ("p2", "p3")}.items():
         for role in roles:
-            marks = chain(told, f"{name}/adapter/{role}")[1]
-            assert marks.count("goto") == 1
-            assert marks.count(" : drop") == 7, "four directions, and as many that must not come through"
+            here, elsewhere = chain(told, f"{name}/adapter/{role}")[1:3]
+            assert here.endswith(f" goto {name}/probe/{role}")
+            assert elsewhere == "ether saddr @marks drop"
+    (marks,) = (line for line in told.splitlines() if "set marks" in line)
+    assert marks.count(",") == 7, "four directions, and as many that must not come through"
 
 
 def test_a_lease_by_the_daemon_is_renewed_by_no_probe() -> None:
@@ -437,7 +443,7 @@ def test_the_kernel_takes_them(case: str) -> None:
     with Netfilter() as netfilter:
         empty = netfilter.fingerprint(table_of(of.sku))
         assert empty is not None
-        assert netfilter.tables() == {table_of(of.sku): comment_of(of.sku)}
+        assert {name: one.comment for name, one in netfilter.tables().items()} == {table_of(of.sku): comment_of(of.sku)}
         held = {one.name: Contents(TOKEN, held=True, aside_ms=1_000) for one in segments}
         counted = dict.fromkeys(counters(segments), (3, 180))
         nftables.run(ruleset(of.sku, segments, SECRET, held, counted).text)
@@ -458,3 +464,42 @@ def test_a_host_without_anything_of_it_still_has_a_table() -> None:
     told = text(of, kernel)
     assert "hook ingress" not in told
     assert "set wire/granted" in told
+
+
+def test_the_table_grows_with_its_ports_and_no_faster() -> None:
+    sizes = [len(text(many(count, segments=pairs(count)))) for count in (8, 16, 32)]
+    assert sizes[2] - sizes[1] < 2.2 * (sizes[1] - sizes[0])
+
+
+def pairs(count: int) -> dict[str, list[str]]:
+    return {f"s{number}": [f"p{number}", f"p{number + 1}"] for number in range(0, count, 2)}
+
+
+@pytest.mark.netns
+@pytest.mark.usefixtures("here")
+def test_other_interfaces_take_the_places_of_those_that_went_and_what_the_table_holds_stays() -> None:
+    of = many(4, segments=pairs(4))
+    kernel = machine(of)
+    for number, device in enumerate(kernel.devices.values()):
+        ip("link", "add", device.name, "type", "veth", "peer", "name", f"end{number}")
+    before = bound(of, kernel)
+    contents = {one.name: Contents(token_from(b"123456"), aside_ms=0) for one in before}
+    nftables.run(ruleset(of.sku, before, SECRET, contents, {"s0/port/p0": (3, 180)}).text)
+    kernel.remove("vif0")
+    kernel.add("vif0", up=True)
+    after = bound(of, kernel)
+    changed = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
+    assert [one.name for one, _ in changed] == ["s0"]
+    ip("link", "delete", "vif0")
+    ip("link", "add", "vif0", "type", "veth", "peer", "name", "another")
+    with Netfilter() as netfilter:
+        (handle,) = (table.handle for table in netfilter.tables().values())
+        nftables.run(replacement(of.sku, changed, SECRET))
+        name = table_of(of.sku)
+        put = sorted(nft("list", "table", "netdev", name).splitlines())
+        assert [table.handle for table in netfilter.tables().values()] == [handle]
+        assert netfilter.counters(name)["s0/port/p0"] == (3, 180)
+        assert netfilter.elements(name, "s0/granted")
+        assert netfilter.elements(name, "s2/aside")
+        nftables.run(ruleset(of.sku, after, SECRET, contents, {"s0/port/p0": (3, 180)}).text)
+        assert sorted(nft("list", "table", "netdev", name).splitlines()) == put

@@ -16,7 +16,7 @@ from reconciler.appliance.declared import Guard
 from reconciler.appliance.load import load
 from reconciler.guard import rules as network
 from reconciler.host.guard.netfilter import Netfilter
-from reconciler.host.guard.table import Table
+from reconciler.host.guard.table import KernelTable
 from reconciler.lab.appliance import appliance_file
 from reconciler.lab.lab import Lab
 from reconciler.lab.measure import Measured
@@ -107,8 +107,8 @@ class Guarded(Keeping):
     # What the kernel holds
 
     @contextlib.contextmanager
-    def table(self) -> Iterator[Table]:
-        with self.lab.host.entered(), Table(self.sku) as table:
+    def table(self) -> Iterator[KernelTable]:
+        with self.lab.host.entered(), KernelTable(self.sku) as table:
             yield table
 
     def bound(self, number: int = 0) -> network.Guarded:
@@ -132,7 +132,7 @@ class Guarded(Keeping):
     def counted(self, number: int = 0, kind: str = "port") -> int:
         """How many frames have gone past the VM; of kind "adapter": how many of the VM's were dropped."""
         with self.table() as table:
-            found = table.counters()
+            found = table.count().counted
         prefix = f"{self.bound(number).name}/{kind}/"
         return sum(frames for name, (frames, _) in found.items() if name.startswith(prefix))
 

@@ -110,7 +110,7 @@ def test_a_daemon_brings_the_cut_segment_back(two: Guarded) -> None:
     assert wrong(measured[:2]) == []
     assert sum(one.duplicated for one in measured) == 0
     assert two.guard(1)["trips"] == trips + 1
-    assert "and the wire is cut" in two.told("tripped")[-1]["text"]
+    assert "cut by the guard" in two.told("tripped")[-1]["text"]
 
 
 def stale(flows: Any, tripped_ns: int, woke_ns: int) -> int:
@@ -184,7 +184,7 @@ def test_without_a_latch_it_comes_back_as_soon_as_it_is_proven(kept: Guarded) ->
         more_arrives(kept, flows)
         assert sum(one.duplicated for one in flows.stop()) == 0
     events = [line["event"] for line in kept.lines[lines:]]
-    assert events.count("tripped") == events.count("armed") == 1
+    assert events.count("tripped") == events.count("inspected") == 1
     assert "switched" not in events
 
 
@@ -251,10 +251,8 @@ def test_a_prober_that_takes_long_to_come_up_is_alone_and_waited_for(
 ) -> None:
     slow = tmp_path / "prober.py"
     slow.write_text("import time; time.sleep(1.6)\n" + Path(prober.__file__).read_text())
-    begin = (
-        "import os; from pathlib import Path; from reconciler.host.guard import probing; from reconciler import cli\n"
-    )
-    begin += "probing._PROGRAM = Path(os.environ['SLOW']); cli.main()\n"
+    begin = "import os; from pathlib import Path; from reconciler.host.guard import prober_client; from reconciler.cli import main\n"
+    begin += "prober_client._PROGRAM = Path(os.environ['SLOW']); main.main()\n"
     kept.end()
     kept.until(lambda: kept.cli("guard", "off").code == 0 and provers(kept) == [], "no guard")
     monkeypatch.setattr(test_live_daemon, "PROGRAM", [sys.executable, "-c", begin])

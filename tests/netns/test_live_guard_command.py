@@ -231,8 +231,7 @@ def test_status_tells_of_trips_frames_and_the_prober(kept: Guarded) -> None:
         kept.until(tells(lambda one: one["state"] == "joined" and one["trips"] > trips), "a trip", PATIENCE_S)
         (told,) = guard["segments"]
         assert told["open_ms"] > 0
-        assert [one["port"] for one in told["passed"]["ports"]] == ["outside", "inside"]
-        assert min(one["frames"] for one in told["passed"]["ports"]) > 100
+        assert told["passed"]["frames"] > 200
         assert guard["prober"]["priority"].startswith(("fifo", "nice", "none"))
         text = kept.cli("status").out
         kept.lab.unblock_vm()

@@ -11,11 +11,12 @@ from typing import Any
 from fake_guard import FakeProber, Wires
 from fake_kernel import FakeKernel, Killed
 from oracle import ViolationError
+from reconciler.daemon.guard import GuardEffects
 
 from reconciler.appliance.declared import INSPECT, Appliance
-from reconciler.daemon.guarding import ADOPT_MS, Guarding
-from reconciler.daemon.probes import Probes
+from reconciler.guard.installing import ADOPT_MS
 from reconciler.guard.rules import Stance, directions, stance
+from reconciler.guard.step import begin
 
 # A probe's rhythm; and what a report and the turn that follows may add.
 _SLACK_MS = 25
@@ -35,7 +36,7 @@ class Guarded:
         self.table = self.wires.table
         self.table.before_message, self.table.after_message = self._before, self._after
         self.prober = FakeProber(self.wires)
-        self.guarding: Guarding | None = None
+        self.guarding: GuardEffects | None = None
         self.said = 0
         self.die_before: int | None = None
         self.die_after: int | None = None
@@ -47,6 +48,9 @@ class Guarded:
         self._leased: dict[str, int] = {}
         self._set_at = 0
         self._disturbed = self._looked = clock()
+        # By segment, the frames that must be booked in the end.
+        self._booked: dict[str, int] = {}
+        self.table.traffic, self.table.counts = 1, self._count
         adapters = {
             name: tuple(
                 role
@@ -60,15 +64,24 @@ class Guarded:
 
     # Lives of the process
 
-    def begin(self, appliance: Appliance, journal: Any, chance: random.Random) -> Guarding:
+    def begin(self, appliance: Appliance, journal: Any, chance: random.Random) -> GuardEffects:
         """A new process."""
         notes = json.loads(self._notes) if self._notes else {}
+        if not notes:
+            # Nobody knows what was before, but what the table has counted.
+            self._booked = {name: self._passed(name) for name in self.leases}
         self.prober = FakeProber(self.wires)
         self.table.forget()
         self.appliance = appliance
-        secret = bytes.fromhex(notes["secret"]) if notes else chance.randbytes(16)
-        probes = Probes(appliance, self.prober, self.clock, journal, secret, self.wires.ear, chance.randbytes)
-        self.guarding = Guarding(appliance, self.table, probes, self.clock, journal, self, notes)
+        self.guarding = GuardEffects(
+            begin(appliance, chance.randbytes(16), chance.randbytes(16), notes),
+            table=self.table,
+            prober=self.prober,
+            listener=self.wires.ear,
+            clock=self.clock,
+            journal=journal,
+            notes=self,
+        )
         return self.guarding
 
     def write(self, value: Any) -> None:
@@ -102,9 +115,28 @@ class Guarded:
     def flush(self) -> None:
         """``nft flush ruleset``."""
         self.disturb()
+        for name, seen in self._already().items():
+            # What nobody has read before it was thrown away is gone.
+            self._booked[name] = self._booked.get(name, 0) - (self._passed(name) - seen)
+            # Without rules, probes go where the VM sends them: they may have been seen.
+            self._spent |= set(self.table.sets.get(f"{name}/granted", ()))
         self.table.flush()
-        # Nobody has withdrawn it: it may be put back.
         self._tokens = {}
+
+    def _count(self, segment: str, frames: int) -> None:
+        self._booked[segment] = self._booked.get(segment, 0) + frames
+
+    def _passed(self, segment: str) -> int:
+        return sum(one[0] for name, one in self.table.passed.items() if name.startswith(f"{segment}/port/"))
+
+    def _already(self) -> dict[str, int]:
+        """How much of what the table has counted was booked already."""
+        if self.guarding:
+            kept = {name: one.exposure.kept() for name, one in self.guarding.state.segments.items()}
+        else:
+            kept = json.loads(self._notes)["segments"] if self._notes else {}
+        found = {name: kept.get(name, {"handle": None}) for name in self.leases}
+        return {name: one["seen"][0] if one["handle"] == self.table.handle else 0 for name, one in found.items()}
 
     # What must hold
 
@@ -191,7 +223,7 @@ class Guarded:
         """A turn is over, and nothing that it said was refused."""
         self.look()
         refused, self.refused = self.refused or bool(self.table.refuses), False
-        if refused or self.table.rules is None or self.guarding is None or self.guarding.suspicious:
+        if refused or self.table.rules is None or self.guarding is None or self.guarding.state.table.suspicious:
             return
         for name in self.leases:
             if self.appliance.segments[name].guard is None:
@@ -212,3 +244,8 @@ class Guarded:
         for name in self.leases:
             if self._stand(name) is not well or bool(self.table.sets.get(f"{name}/aside")):
                 raise ViolationError(f"{name}: in the end the leases {'do not ' if well else ''}stand")
+        assert self.guarding is not None
+        for one in (self.guarding.status() or {"segments": ()})["segments"]:
+            name, booked = one["name"], one["passed"]["frames"]
+            if booked != self._booked.get(name, 0):
+                raise ViolationError(f"{name}: {booked} frames are booked, and {self._booked.get(name, 0)} passed")

@@ -33,9 +33,9 @@ from oracle import Oracle, ViolationError  # noqa: E402
 from worlds import FOREIGN, appliance, host, two_ports_document  # noqa: E402
 
 from reconciler.appliance.declared import Appliance, Domain  # noqa: E402
-from reconciler.daemon import guarding, probes  # noqa: E402
 from reconciler.daemon.core import Keeper  # noqa: E402
 from reconciler.errors import HostError, ReconcilerError, TransientError  # noqa: E402
+from reconciler.guard import canary, installing, prober  # noqa: E402
 from reconciler.guard import rules as guard  # noqa: E402
 from reconciler.health import record  # noqa: E402
 from reconciler.health.signal import Reading, Rebooted, State  # noqa: E402
@@ -49,7 +49,6 @@ from reconciler.health.state import (  # noqa: E402
     Restart,
     RestartEnded,
 )
-from reconciler.host.signals import canary  # noqa: E402
 from reconciler.network import cycle, ownership  # noqa: E402
 from reconciler.network.state import Kind, Link, Network, Setting  # noqa: E402
 
@@ -256,23 +255,20 @@ def memoised() -> Iterator[None]:
             found[key] = wanted, actual, difference(of, wanted, actual)
         return found[key][2]
 
-    def rules(sku: str, segments: Any, secret: bytes, contents: Any, counted: Any) -> Any:
+    def digest(sku: str, segments: Any, secret: bytes) -> str:
         key = (segments, secret)
-        if contents or counted or key not in ruled:
-            made = guard.ruleset(sku, segments, secret, contents, counted)
-            if contents or counted:
-                return made
-            ruled[key] = made
+        if key not in ruled:
+            ruled[key] = guard.digest_of(sku, segments, secret)
         return ruled[key]
 
-    ruled: dict[Any, Any] = {}
+    ruled: dict[Any, str] = {}
     with (
         mock.patch.object(cycle, "desired", want),
         mock.patch.object(cycle, "difference", differ),
-        mock.patch.object(guarding, "ruleset", rules),
-        mock.patch.object(probes, "CONSENT_MS", REPORT_MS),
+        mock.patch.object(installing, "digest_of", digest),
+        mock.patch.object(prober, "CONSENT_MS", REPORT_MS),
         mock.patch.object(canary, "SILENT_MS", REPORT_MS),
-        mock.patch.object(probes, "HUNG_MS", 2 * REPORT_MS),
+        mock.patch.object(prober, "HUNG_MS", 2 * REPORT_MS),
         mock.patch.object(guard, "pinned_mac", _PINNED),
         mock.patch.object(ownership, "pinned_mac", _PINNED),
     ):
@@ -753,7 +749,7 @@ class World:
     def _rules_change(self) -> None:
         kept = self.guarded and self.guarded.guarding
         if kept and self.chance.random() >= self._deaf:
-            kept.suspicious = True
+            kept.disturb()
             self._turn(changed=True)
 
     def _rules_are_refused(self) -> None:

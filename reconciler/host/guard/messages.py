@@ -43,7 +43,7 @@ NFT_MSG_GETOBJ = 19
 
 NFTA_LIST_ELEM = 1
 NFTA_DATA_VALUE = 1
-NFTA_TABLE_NAME, NFTA_TABLE_FLAGS, NFTA_TABLE_USERDATA = 1, 2, 6
+NFTA_TABLE_NAME, NFTA_TABLE_FLAGS, NFTA_TABLE_HANDLE, NFTA_TABLE_USERDATA = 1, 2, 4, 6
 NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3
 NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_TIMEOUT, NFTA_SET_ELEM_EXPIRATION = 1, 4, 5
 NFTA_OBJ_TABLE, NFTA_OBJ_NAME, NFTA_OBJ_TYPE, NFTA_OBJ_DATA = 1, 2, 3, 4
@@ -73,11 +73,12 @@ class Element(NamedTuple):
     expires_ms: int | None
 
 
-class Table(NamedTuple):
-    """A table, and the comment that it was made with."""
+class TableHead(NamedTuple):
+    """A table by itself. `handle`: its number in the kernel, which no other table ever gets."""
 
     name: str
     comment: str | None
+    handle: int
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------------
@@ -232,10 +233,11 @@ def generation(payload: bytes) -> int:
     return number(dict(attributes(payload)).get(NFTA_GEN_ID, b""))
 
 
-def table(payload: bytes) -> Table:
+def table(payload: bytes) -> TableHead:
     """A table."""
     told = dict(attributes(payload))
-    return Table(string(told.get(NFTA_TABLE_NAME, b"")), _comment(told.get(NFTA_TABLE_USERDATA, b"")))
+    name, userdata, handle = (told.get(key, b"") for key in (NFTA_TABLE_NAME, NFTA_TABLE_USERDATA, NFTA_TABLE_HANDLE))
+    return TableHead(string(name), _comment(userdata), number(handle))
 
 
 def _comment(userdata: bytes) -> str | None:

@@ -6,7 +6,7 @@ from typing import Self
 
 from reconciler.errors import TransientError
 from reconciler.host.guard import fingerprint, messages
-from reconciler.host.guard.messages import NFGENMSG, Element
+from reconciler.host.guard.messages import NFGENMSG, Element, TableHead
 from reconciler.host.netlink.sockets import EventSocket, NetlinkSocket, RefusedError
 
 _NETLINK_NETFILTER, _NAME = 12, "nf_tables"
@@ -69,9 +69,10 @@ class Netfilter:
         (answer,) = self._ask(messages.get_generation(), "tell the generation")
         return messages.generation(answer)
 
-    def tables(self) -> Mapping[str, str | None]:
-        """The comments of all tables of the family netdev, by the tables' names. None: without a comment."""
-        return dict(map(messages.table, self._ask(messages.get_tables(), "list tables")))
+    def tables(self) -> Mapping[str, TableHead]:
+        """All tables of the family netdev, by their names."""
+        found = map(messages.table, self._ask(messages.get_tables(), "list tables"))
+        return {table.name: table for table in found}
 
     def fingerprint(self, table: str) -> str | None:
         """A digest of a table's chains, rules, sets and objects: all but what traffic and time change.

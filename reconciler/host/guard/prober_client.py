@@ -22,12 +22,12 @@ import struct
 import sys
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reconciler.errors import HostError
 from reconciler.guard.frames import Template
+from reconciler.guard.orders import Heard, Order, Report
 from reconciler.host.guard import prober
 
 _PROGRAM = Path(prober.__file__)
@@ -38,73 +38,6 @@ _MAX_NUMBER = 1 << 63
 _MAX_HEARD = 64  # reports taken in at once
 _UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid (linux/socket.h)
 _STATES = frozenset({prober.UNPROVEN, prober.BACK, prober.LOST})
-
-
-@dataclass(frozen=True, slots=True)
-class Canaries:
-    """Frames that must not come through, one each `every_us` microseconds."""
-
-    template: Template
-    every_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Direction:
-    """What to send where: `out` and `back` are indexes of the sockets that go with the order.
-
-    A probe each `every_us`; the direction is lost when none has come back for `lost_us`, at least twice as long. Both
-    in microseconds.
-    """
-
-    name: str
-    out: int
-    back: int
-    template: Template
-    every_us: int
-    lost_us: int
-    negative: Canaries | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What became of a direction.
-
-    `head`: destination and source of its probes, 12 bytes. `state`: unproven, back or lost. `age_us`: since the last
-    probe came back, None if none has. `rtt_us`: least, mean and greatest round-trip time since the last report, None
-    without a probe. `sent`, `returned`, `errors` (sendings and receptions that the kernel refused) and `negative` (what
-    came through although it must not) count since the frame is as it is.
-    """
-
-    name: str
-    head: bytes
-    state: str
-    age_us: int | None
-    sent: int
-    returned: int
-    errors: int
-    rtt_us: tuple[int, int, int] | None
-    negative: int
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What the prober says; times in microseconds of CLOCK_MONOTONIC.
-
-    `late_worst_us`: its worst lateness since the last report; `late`, `missed`, `stalls`: how many probes were later
-    than half their rhythm, how many were skipped, and how often it was away for longer than half of what makes a loss.
-    `priority`: ``fifo 10``, ``nice -20``, or ``none: EPERM``. `kept`: why it could not give up its capabilities, or ''.
-    `alone_ms`: since somebody consented.
-    """
-
-    now_us: int
-    directions: tuple[Heard, ...]
-    late_worst_us: int
-    late: int
-    missed: int
-    stalls: int
-    priority: str
-    kept: str
-    alone_ms: int
 
 
 class Probing:
@@ -242,7 +175,7 @@ class Probing:
         finally:
             os.umask(mask)
 
-    def order(self, directions: Sequence[Direction], sockets: Sequence[socket.socket], grace_ms: int) -> None:
+    def order(self, directions: Sequence[Order], sockets: Sequence[socket.socket], grace_ms: int) -> None:
         """Have these directions probed instead of all before, until `grace_ms` after the last consent.
 
         The sockets (of `adapter_socket`) may be closed afterwards. A direction whose name and template stay keeps its
@@ -369,7 +302,7 @@ def _start(*inherited: int) -> int:
     )
 
 
-def _direction(direction: Direction) -> dict[str, Any]:
+def _direction(direction: Order) -> dict[str, Any]:
     negative = direction.negative
     return {
         "name": direction.name,

@@ -3,15 +3,19 @@
 What is said on the failover path is encoded when the segments are known, and sent by one system call.
 """
 
+import contextlib
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from reconciler.guard.rules import Contents, Guarded, Ruleset, removal, table_of
+from reconciler.errors import HostError
+from reconciler.guard.events import Counted, Installed, Removed, TableFound
+from reconciler.guard.rules import Contents, Guarded, Ruleset, comment_of, removal, table_of
 from reconciler.host.guard import nftables
-from reconciler.host.guard.messages import LEASE_KEY, add, batch, flush
+from reconciler.host.guard.messages import LEASE_KEY, TableHead, add, batch, flush
 from reconciler.host.guard.netfilter import Netfilter
+from reconciler.host.netlink.sockets import RefusedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +33,11 @@ class _Prepared:
     given: tuple[bytes, ...]
 
 
-class Table:
+class KernelTable:
     """The table of the appliance `sku`, in the network namespace that the thread is in. Close it."""
 
     def __init__(self, sku: str) -> None:
-        self._name = table_of(sku)
+        self._name, self._comment = table_of(sku), comment_of(sku)
         self._netfilter = Netfilter()
         self._prepared: dict[str, _Prepared] = {}
 
@@ -47,25 +51,60 @@ class Table:
         """Close the connection; the table stays."""
         self._netfilter.close()
 
-    def install(self, ruleset: Ruleset) -> str | None:
-        """Put the whole table in place of what there is; its fingerprint.
+    def install(self, ruleset: Ruleset, counted: Mapping[str, tuple[int, int]]) -> Installed:
+        """Put the whole table in place of what there is, with counters that go on from `counted`.
+
+        It takes long (libnftables, and the kernel's waits for each hook), and may be called in another thread.
 
         Raises:
             HostError: libnftables is missing, or the kernel refused.
 
         """
         nftables.run(ruleset.text)
-        return self.fingerprint()
+        with Netfilter() as own:
+            found = own.tables().get(self._name)
+            return Installed(own.fingerprint(self._name), found.handle if found else None, counted)
 
-    def remove(self) -> None:
-        """Take the table away. It may be gone already.
+    def remove(self) -> Removed:
+        """Take the table away, with what it had counted. It may be gone already.
 
         Raises:
             HostError: libnftables is missing, or the kernel refused.
 
         """
-        if self._name in self._netfilter.tables():
-            nftables.run(removal(self._name))
+        found = self._found()
+        if found is None:
+            return Removed()
+        counted = self._netfilter.counters(self._name)
+        nftables.run(removal(self._name))
+        return Removed(found.handle, counted)
+
+    def _found(self) -> TableHead | None:
+        """The table, if it is there.
+
+        Raises:
+            HostError: there is one of that name which is not ours.
+
+        """
+        found = self._netfilter.tables().get(self._name)
+        if found is not None and found.comment != self._comment:
+            whose = f"bears the comment {found.comment!a:.80}" if found.comment else "bears no comment of ours"
+            raise HostError(
+                f"the nftables table netdev {self._name} was not made by us: it {whose}; rename or remove it"
+            )
+        return found
+
+    def find(self, bound: Iterable[Guarded]) -> TableFound:
+        """What stands in the kernel, and what it holds of these segments."""
+        if (found := self._found()) is None:
+            return TableFound()
+        contents = {}
+        for one in bound:
+            # Of another version, or of another file: this segment had no guard.
+            with contextlib.suppress(RefusedError):
+                contents[one.name] = self.contents(one)
+        fingerprint = self._netfilter.fingerprint(self._name)
+        return TableFound(fingerprint, contents, found.handle, self._netfilter.counters(self._name))
 
     def fingerprint(self) -> str | None:
         """What the table's rules amount to; None: there is no such table."""
@@ -76,9 +115,14 @@ class Table:
         """See `Netfilter.port`."""
         return self._netfilter.port
 
-    def counters(self) -> Mapping[str, tuple[int, int]]:
-        """Frames and bytes by counter."""
-        return self._netfilter.counters(self._name)
+    def count(self) -> Counted:
+        """Frames and bytes by counter, and whose they are."""
+        found = self._found()
+        return Counted(None, {}) if found is None else Counted(found.handle, self._netfilter.counters(self._name))
+
+    def standing(self, bound: Iterable[Guarded]) -> frozenset[str]:
+        """The segments all of whose leases stand."""
+        return frozenset(one.name for one in bound if self.stands(one))
 
     def contents(self, one: Guarded) -> Contents:
         """What the table holds for a segment."""

@@ -11,8 +11,9 @@ from processes import children
 
 from reconciler.appliance.declared import Negative, Probe
 from reconciler.guard.frames import frame, negative
+from reconciler.guard.orders import Heard, Order, Report, Unwanted
 from reconciler.host.guard.probe_socket import adapter_socket
-from reconciler.host.guard.prober_client import Canaries, Direction, Heard, Probing, Report
+from reconciler.host.guard.prober_client import Probing
 from reconciler.lab.lab import Lab, wait_until
 from reconciler.lab.namespaces import LabError
 
@@ -23,13 +24,13 @@ PATIENCE_S = 20.0
 NOTHING = Heard("", b"", "", None, 0, 0, 0, None, 0)
 
 
-def direction(number: int, token: bytes = TOKEN, payload: str | None = None) -> Direction:
+def direction(number: int, token: bytes = TOKEN, payload: str | None = None) -> Order:
     """From adapter `number` of two to the other."""
     mark = MARK + bytes([number])
     other = MARK + bytes([number + 16])
-    canary = None if payload is None else Canaries(negative(Negative(payload), other, token), 10_000)
+    canary = None if payload is None else Unwanted(negative(Negative(payload), other, token), 10_000)
     template = frame(Probe(), mark, token)
-    return Direction(NAMES[number], number, 1 - number, template, every_us=10_000, lost_us=150_000, negative=canary)
+    return Order(NAMES[number], number, 1 - number, template, every_us=10_000, lost_us=150_000, negative=canary)
 
 
 class Stand:
@@ -48,7 +49,7 @@ class Stand:
         with self.lab.host.entered():
             self.sockets = [adapter_socket(name, MARK + b"\0") for name in self.lab.adapters]
 
-    def order(self, *directions: Direction, grace_ms: int = 60_000) -> None:
+    def order(self, *directions: Order, grace_ms: int = 60_000) -> None:
         self.probing.order(directions or (direction(0), direction(1)), self.sockets, grace_ms)
 
     def until(self, condition: Callable[[Report], bool], what: str, *, consent: bool = True) -> Report:
@@ -100,7 +101,7 @@ def probe_from(inside: socket.socket, head: bytes) -> bytes:
     raise LabError("no probe arrived in the VM")
 
 
-def head_of(one: Direction) -> bytes:
+def head_of(one: Order) -> bytes:
     return one.template.frame[:12]
 
 

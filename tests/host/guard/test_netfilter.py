@@ -141,7 +141,9 @@ def test_counters_are_read_as_they_count(netfilter: Netfilter) -> None:
 def test_tables_are_told_with_their_comments(netfilter: Netfilter) -> None:
     nft("add", "table", "netdev", "plain")
     nft("add", "table", "ip", "elsewhere")
-    assert netfilter.tables() == {TABLE: "reconciler:lab+x:guard", "plain": None}
+    found = netfilter.tables()
+    assert {name: table.comment for name, table in found.items()} == {TABLE: "reconciler:lab+x:guard", "plain": None}
+    assert len({table.handle for table in found.values()}) == len(found)
 
 
 @pytest.mark.netns

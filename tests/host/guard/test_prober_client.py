@@ -19,15 +19,18 @@ from typing import Any
 import pytest
 from probes import PATIENCE_S, Stand, direction, ended, first
 from processes import ending
+from reconciler.daemon.guard import GuardEffects
 from worlds import two_ports
 
 from reconciler.daemon.journal import Journal
-from reconciler.daemon.probes import Probes
 from reconciler.errors import HostError
+from reconciler.guard.state import Life, TableState
+from reconciler.guard.step import begin
 from reconciler.host import clock
 from reconciler.host.guard import prober
 from reconciler.host.guard import prober_client as program
 from reconciler.host.guard.prober_client import Probing, Report
+from reconciler.host.statefile import StateFile
 from reconciler.lab.lab import Lab, wait_until
 
 HEARD = {
@@ -209,19 +212,26 @@ def running(copy: Path) -> list[int]:
 
 
 class Driven:
-    """A daemon's `Probes` with a real prober, on the real clock."""
+    """A daemon's guard with a real prober, on the real clock, and no segment that needs probes now."""
 
     def __init__(self, probing: Probing) -> None:
-        self.probing = probing
         self.told = io.StringIO()
-        no_ear: Any = None
-        self.probes = Probes(two_ports(), probing, clock.now_ms, Journal(self.told), bytes(16), no_ear, os.urandom)
+        nobody: Any = None
+        of = two_ports(guard={}, health={"signals": {"path": {"kind": "canary"}}})
+        self.guard = GuardEffects(
+            replace(begin(of, os.urandom(16), os.urandom(16)), table=TableState(known=True)),
+            table=nobody,
+            prober=probing,
+            listener=nobody,
+            clock=clock.now_ms,
+            journal=Journal(self.told),
+            notes=StateFile(probing.path.with_name("notes")),
+        )
 
     def turn(self) -> bool:
         """Whether the prober has reported."""
-        self.probes.listen()
-        self.probes.attend(())
-        return self.probes.reporting
+        self.guard.listen()
+        return self.guard.state.prober.life is Life.REPORTING
 
 
 def test_one_that_takes_long_to_come_up_is_waited_for(probing: Probing, slow: Callable[[float], Path]) -> None:
@@ -262,7 +272,7 @@ def test_so_is_one_that_a_killed_daemon_left(probing: Probing, slow: Callable[[f
     """It is no child of ours, and nobody knows of it but its lock."""
     copy = slow(100 if "come up" in how else 0)
     begin = (
-        "import sys; from pathlib import Path; from reconciler.host.guard import probing as p\n"
+        "import sys; from pathlib import Path; from reconciler.host.guard import prober_client as p\n"
         "p._PROGRAM = Path(sys.argv[1]); q = p.Probing(Path(sys.argv[2]), 'sku')\n"
         "assert q.spawn()\n"
         "import select; sys.argv[3] == 'up' and select.select([q], [], [])\n"

@@ -8,10 +8,10 @@ import pytest
 from worlds import two_ports
 
 from reconciler.appliance.declared import Appliance
+from reconciler.guard.canary import SILENT_MS, UNLATCHED_MS, UNPROVEN_MS, Canaries
+from reconciler.guard.orders import Heard, canaries_of, question_of
 from reconciler.guard.rules import Guarded, Place
 from reconciler.health.signal import Reading, State
-from reconciler.host.guard.prober_client import Heard
-from reconciler.host.signals.canary import SILENT_MS, UNLATCHED_MS, UNPROVEN_MS, Canaries, ask_of, canary_of
 
 OUT, IN = "wire/lease/outside", "wire/lease/inside"
 HEAD = bytes.fromhex("06a1a2a3a4a5")
@@ -52,11 +52,12 @@ class Ear:
         self.canaries = Canaries()
 
     def hear(self, now: int, *told: Heard) -> tuple[Reading, ...]:
-        self.canaries.hear(told, now)
+        self.canaries = self.canaries.hear(told, now)
         return self.news(now)
 
     def news(self, now: int) -> tuple[Reading, ...]:
-        return self.canaries.news(self.of, self.segments, now)
+        self.canaries, news = self.canaries.news(self.of, self.segments, now)
+        return news
 
     def proven(self, now: int, heads: dict[str, bytes] | None = None) -> bool:
         return self.canaries.proven(self.segments[0], HEADS if heads is None else heads, now)
@@ -80,9 +81,9 @@ def test_it_is_healthy_when_every_direction_is_back_and_that_is_told_once() -> N
     assert ear.hear(100, heard(OUT), heard(IN, "unproven")) == ()
     assert ear.hear(200, *both()) == HEALTHY
     assert ear.hear(300, *both()) == ()
-    ear.canaries.forget("other")
+    ear.canaries = ear.canaries.forget("other")
     assert ear.hear(400, *both()) == ()
-    ear.canaries.forget()
+    ear.canaries = ear.canaries.forget()
     assert ear.hear(500, *both()) == HEALTHY
 
 
@@ -140,7 +141,7 @@ def test_patience_begins_anew(after: str) -> None:
 
 
 def asked(**more: Any) -> list[Heard]:
-    return [heard(ask_of(lease), **more) for lease in (OUT, IN)]
+    return [heard(question_of(lease), **more) for lease in (OUT, IN)]
 
 
 def test_a_vm_that_passes_arp_and_no_probes_is_told_apart_from_a_dead_one() -> None:
@@ -208,7 +209,7 @@ def test_who_has_no_negative_canary_does_not_mind() -> None:
 def test_a_trip_is_told_once_also_when_the_path_is_proven_a_moment_later() -> None:
     ear = Ear()
     ear.hear(100, *both())
-    ear.canaries.trip("wire")
+    ear.canaries = ear.canaries.trip("wire")
     assert ear.hear(200, *both()) == TRIPPED
     assert ear.hear(300, *both()) == HEALTHY
     assert ear.hear(400, *both()) == ()
@@ -228,9 +229,9 @@ def test_a_trip_is_told_of_its_segment_and_of_no_other() -> None:
         Guarded(name, guard, (), tuple(Place(role, role, 1) for role in roles))
         for name, roles in (("left", "ab"), ("right", "cd"))
     )
-    assert len(list(canary_of(of, "left"))) == len(list(canary_of(of, "right"))) == 1
+    assert len(list(canaries_of(of, "left"))) == len(list(canaries_of(of, "right"))) == 1
     ear = Ear(of, left, right)
-    ear.canaries.trip("left")
+    ear.canaries = ear.canaries.trip("left")
     told = ear.hear(100)
     assert told == (Reading("path", State.FAILED, TRIPPED[0].reason, "left"),)
 
@@ -250,11 +251,11 @@ def test_the_weightiest_is_told(first: str) -> None:
     so = list(ORDER)[list(ORDER).index(first) :]
     ear = negative()
     told = [heard(OUT, negative="negative" in so), heard(IN, "lost" if "lost" in so else "back", 300)]
-    ear.canaries.hear(told, 1_000)
+    ear.canaries = ear.canaries.hear(told, 1_000)
     if "missing" in so:
         ear.segments = (bound(ear.of, indexes=(0, 4)),)
     if "tripped" in so:
-        ear.canaries.trip("wire")
+        ear.canaries = ear.canaries.trip("wire")
     assert ear.news(1_100 if "silent" not in so else 1_001 + SILENT_MS) == ORDER[first]
 
 
@@ -273,8 +274,8 @@ def test_proven_is_what_came_back_just_now_with_these_addresses_in_every_directi
     assert not ear.proven(200)
     ear.hear(300, heard(OUT))
     assert not ear.proven(300)
-    assert ear.canaries.told(OUT) == heard(OUT)
-    assert ear.canaries.told(IN) is None
+    assert ear.canaries.ways[OUT].reported == heard(OUT)
+    assert ear.canaries.ways.get(IN) is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from reconciler.appliance.declared import Guard
 from reconciler.guard.rules import Guarded, Place
 from reconciler.host.guard import messages
-from reconciler.host.guard.table import Table
+from reconciler.host.guard.table import KernelTable
 from reconciler.host.netlink import encoder, rtnetlink
 
 TOKEN = bytes.fromhex("020102030405")
@@ -22,9 +22,9 @@ def guarded(index: int = 1, **more: Any) -> Guarded:
 
 
 @pytest.fixture
-def table() -> Iterator[tuple[Table, list[bytes]]]:
+def table() -> Iterator[tuple[KernelTable, list[bytes]]]:
     sent: list[bytes] = []
-    with Table("x") as made:
+    with KernelTable("x") as made:
         made._netfilter.close()
         made._netfilter = SimpleNamespace(send=sent.append, close=lambda: None)  # type: ignore[assignment]
         yield made, sent
@@ -41,7 +41,7 @@ def said(batch: bytes) -> list[tuple[int, str]]:
 
 
 def test_nothing_is_encoded_once_it_is_prepared_but_a_token(
-    table: tuple[Table, list[bytes]], monkeypatch: pytest.MonkeyPatch
+    table: tuple[KernelTable, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened, sent = table
     one = guarded()
@@ -72,7 +72,7 @@ def test_nothing_is_encoded_once_it_is_prepared_but_a_token(
     ]
 
 
-def test_another_lease_is_encoded_anew(table: tuple[Table, list[bytes]]) -> None:
+def test_another_lease_is_encoded_anew(table: tuple[KernelTable, list[bytes]]) -> None:
     opened, sent = table
     for lease_ms in (200, 400):
         opened.prepare([guarded(lease_ms=lease_ms)])

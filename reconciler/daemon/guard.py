@@ -1,0 +1,324 @@
+"""The guard carried out: each effect of its step is done here, and what came of it is told to the step again.
+
+Who drives it (the core) calls `choose` as soon as a decision is made, `settle` when the network was looked at, and
+`listen` when something may have come from the prober, or a table has been put. What is on the failover path is
+`choose`: a prepared message a segment.
+"""
+
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, assert_never
+
+from reconciler.appliance.declared import INSPECT, Appliance
+from reconciler.daemon.journal import Journal
+from reconciler.errors import HostError, ReconcilerError
+from reconciler.guard import effects, events, orders, state, status, step
+from reconciler.guard.rules import Contents, Guarded, Ruleset, bind_guard
+from reconciler.health.signal import Reading
+from reconciler.network.desired import segments_of
+from reconciler.network.diff import Difference
+from reconciler.network.path import Gate
+from reconciler.network.recognise import recognise
+
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+# Each effect has one answer at the most, and few answers ask for more. A step that goes on for longer is a bug.
+_MOST_STEPS = 1_000
+
+Background = Callable[[Callable[[], events.Event], Callable[[str], events.Event]], events.Event | None]
+"""Has work done that may take long. Returns what came of it; or None, and then it is delivered later: what came of it,
+or the second function's event, which says why nothing did."""
+
+
+class Table(Protocol):
+    """The guard's table in the kernel; the contract stands with `host.guard.table.Table`."""
+
+    def find(self, bound: Iterable[Guarded]) -> events.TableFound: ...  # noqa: D102
+    def standing(self, bound: Iterable[Guarded]) -> frozenset[str]: ...  # noqa: D102
+    def contents(self, one: Guarded) -> Contents: ...  # noqa: D102
+    def count(self) -> events.Counted: ...  # noqa: D102
+    def install(self, ruleset: Ruleset, counted: Mapping[str, tuple[int, int]]) -> events.Installed: ...  # noqa: D102
+    def remove(self) -> events.Removed: ...  # noqa: D102
+    def prepare(self, segments: Iterable[Guarded]) -> None: ...  # noqa: D102
+    def withdraw(self, one: Guarded, *, drain: bool) -> None: ...  # noqa: D102
+    def stand_aside(self, one: Guarded) -> None: ...  # noqa: D102
+    def grant(self, one: Guarded, token: bytes) -> None: ...  # noqa: D102
+    def renew(self, one: Guarded) -> None: ...  # noqa: D102
+
+
+class Prober(Protocol):
+    """The process that sends, hears and counts probes; see `host.guard.prober_client.Probing`."""
+
+    @property
+    def alive(self) -> bool: ...  # noqa: D102
+    @property
+    def reason(self) -> str: ...  # noqa: D102
+    @property
+    def pid(self) -> int | None: ...  # noqa: D102
+    def connect(self) -> bool: ...  # noqa: D102
+    def spawn(self) -> bool: ...  # noqa: D102
+    def order(self, orders: Sequence[orders.Order], sockets: Sequence[socket.socket], grace_ms: int) -> None: ...  # noqa: D102
+    def consent(self) -> None: ...  # noqa: D102
+    def end(self) -> None: ...  # noqa: D102
+    def heard(self) -> Sequence[orders.Report]: ...  # noqa: D102
+
+
+class Notes(Protocol):
+    """Where the guard's own memory outlives the process, as long as the machine runs."""
+
+    def write(self, value: Any) -> None:
+        """Keep it.
+
+        Raises:
+            OSError: it cannot be kept.
+
+        """
+        ...
+
+
+class GuardEffects:
+    """The guard of one appliance. `listener` opens an adapter's packet socket (`host.guard.probe_socket`)."""
+
+    def __init__(
+        self,
+        begun: state.State,
+        *,
+        table: Table,
+        prober: Prober,
+        listener: Callable[[str, bytes], socket.socket],
+        clock: Callable[[], int],
+        journal: Journal,
+        notes: Notes,
+        background: Background = lambda work, _: work(),
+    ) -> None:
+        self.state = begun
+        self.prober = prober
+        self._table, self._listener, self._clock = table, listener, clock
+        self._journal, self._notes, self._background = journal, notes, background
+        self._sockets: dict[orders.ProbeEnd, socket.socket] = {}
+        self._delivered: deque[events.Event] = deque()
+
+    @property
+    def on(self) -> bool:
+        """Whether the guard is set, or to be set."""
+        return self.state.on and bool(self.state.segments)
+
+    @property
+    def due_ms(self) -> int:
+        """When `listen` has something to do although nothing happens."""
+        return self._clock() if self._delivered else step.due(self.state, self._clock())
+
+    def choose(self, choice: Mapping[str, str], failed: Iterable[str]) -> None:
+        """Segments shall have these topologies; of those that `failed`, what the VM still holds is not let out."""
+        self._step(events.Chosen(choice, frozenset(failed)))
+
+    def waits_until(self, segment: str) -> int | None:
+        """Until when a segment's ports have to stay where they are: frames are on their way out of the VM."""
+        return step.waits_until(self.state, segment, self._clock())
+
+    def settle(self, found: Difference) -> tuple[Reading, ...]:
+        """The network was looked at. Returns the readings that have changed."""
+        if not self.state.segments:
+            return ()
+        appliance = self.state.appliance
+        bound = bind_guard(appliance, found.desired, found.actual)
+        topologies = recognise(appliance, found.actual)
+        inspected = frozenset(name for name, topology in topologies.items() if topology == INSPECT)
+        return self._step(events.Observed(bound, in_place(appliance, found), inspected))
+
+    def listen(self) -> tuple[Reading, ...]:
+        """Something may have come from the prober, a table may have been put, or time has passed; what is new."""
+        told: list[events.Event] = list(self._delivered)
+        self._delivered.clear()
+        if reports := tuple(self.prober.heard()):
+            told.append(events.ProberReported(reports))
+        if not self.prober.alive and self.state.prober.life is not state.Life.NOBODY:
+            told.append(events.ProberGone(self.prober.reason))
+        return self._step(*(told or [events.Tick()]))
+
+    def deliver(self, event: events.Event) -> None:
+        """What came of work in the background: `listen` hears of it."""
+        self._delivered.append(event)
+
+    def disturb(self) -> None:
+        """Somebody has changed something in nf_tables."""
+        self._step(events.Disturbed())
+
+    def declare(self, appliance: Appliance) -> None:
+        """Go on with a file that was read again."""
+        self._step(events.Declared(appliance))
+
+    def forget(self) -> None:
+        """What the probes told is void, and is told again."""
+        self._step(events.Rebooted())
+
+    def switch(self, *, on: bool) -> tuple[Reading, ...]:
+        """Set the guard, or take every trace of it away until it is set again.
+
+        Raises:
+            HostError: the kernel refused.
+
+        """
+        news = self._step(events.Switched(on))
+        if self.state.on is not on:
+            raise HostError(f"the guard's table could not be taken away: {self.state.table.trouble}")
+        return news
+
+    def status(self) -> dict[str, Any] | None:
+        """Its part of `reconcile status`; frames as they are counted now."""
+        trouble = ""
+        try:
+            if self.on:
+                self._step(self._table.count())
+        except ReconcilerError as error:
+            trouble = str(error)
+        return status.status(self.state, self.gates(), self._clock(), pid=self.prober.pid, trouble=trouble)
+
+    def gates(self) -> dict[str, Gate]:
+        """What the kernel's table has for each guarded segment at this moment: asked for, and not remembered."""
+        if not self.state.on:
+            return dict.fromkeys(self.state.segments, Gate.OFF)
+        # What has no ports to be bound to is not in the table.
+        return dict.fromkeys(self.state.segments, Gate.MISSING) | {
+            one.name: self._gate(one) for one in self.state.bound
+        }
+
+    def _gate(self, one: Guarded) -> Gate:
+        try:
+            held = self._table.contents(one)
+        except ReconcilerError:
+            return self._gate_without_contents()
+        if held.held:
+            return Gate.LEASED
+        if held.aside_ms is not None:
+            return Gate.ASIDE
+        return Gate.CUT if one.guard.closed else Gate.JOINED
+
+    def _gate_without_contents(self) -> Gate:
+        try:
+            return Gate.MISSING if self._table.count().handle is None else Gate.UNKNOWN
+        except ReconcilerError:
+            return Gate.UNKNOWN
+
+    def close(self) -> None:
+        """Close the sockets of this process; the prober has its own."""
+        for one in self._sockets.values():
+            one.close()
+        self._sockets = {}
+
+    # Steps
+
+    def _step(self, *told: events.Event) -> tuple[Reading, ...]:
+        pending, news = deque(told), list[Reading]()
+        for _ in range(_MOST_STEPS):
+            if not pending:
+                return tuple(news)
+            self.state, asked = step.step(self.state, pending.popleft(), self._clock())
+            for effect in asked:
+                if isinstance(effect, effects.Readings):
+                    news += effect.readings
+                elif (answer := self._answered(effect)) is not None:
+                    pending.append(answer)
+        raise AssertionError(f"the guard does not come to rest: {pending[0]}")
+
+    def _answered(self, effect: effects.Effect) -> events.Event | None:
+        try:
+            return self._carry_out(effect)
+        except ReconcilerError as error:
+            return events.Refused(effect, str(error))
+
+    def _carry_out(self, effect: effects.Effect) -> events.Event | None:
+        match effect:
+            case effects.Withdraw(one, drain):
+                self._table.withdraw(one, drain=drain)
+            case effects.StandAside(one):
+                self._table.stand_aside(one)
+            case effects.Grant(one, token):
+                self._table.grant(one, token)
+            case effects.Renew(one):
+                self._table.renew(one)
+            case effects.Prepare(bound):
+                self._table.prepare(bound)
+            case effects.FindTable(bound):
+                return self._table.find(bound)
+            case effects.FindLeases(bound):
+                return events.LeasesFound(self._table.standing(bound))
+            case effects.Count():
+                return self._table.count()
+            case effects.Install():
+                return self._install(effect)
+            case effects.Remove():
+                return self._table.remove()
+            case effects.Tell(event, text, level, data):
+                self._journal.tell(event, text, level=_LEVELS[level], **data)
+            case effects.Keep(value):
+                self._keep(value)
+            case effects.Readings():
+                raise AssertionError("readings are for who asked")
+            case _:
+                return self._tell_prober(effect)
+        return None
+
+    def _install(self, effect: effects.Install) -> events.Event | None:
+        def refused(reason: str) -> events.Event:
+            return events.Refused(effect, reason)
+
+        def work() -> events.Event:
+            try:
+                return self._table.install(effect.ruleset, effect.counted)
+            except ReconcilerError as error:
+                return refused(str(error))
+
+        return self._background(work, refused)
+
+    def _keep(self, value: Any) -> None:
+        try:
+            self._notes.write(value)
+        except OSError as error:
+            text = f"what is known of the guard cannot be kept: {error}"
+            self._journal.tell("guard", text, level=logging.ERROR)
+
+    def _tell_prober(
+        self, effect: effects.FindProber | effects.StartProber | effects.EndProber | effects.Order | effects.Consent
+    ) -> events.Event | None:
+        match effect:
+            case effects.FindProber():
+                return events.ProberThere(found=True) if self.prober.connect() else events.ProberGone("none is there")
+            case effects.StartProber():
+                return events.ProberThere() if self.prober.spawn() else events.ProberStill()
+            case effects.EndProber():
+                self.prober.end()
+                self.close()
+                return events.ProberGone("ended on purpose")
+            case effects.Order(wanted):
+                self._order(wanted)
+            case effects.Consent():
+                self.prober.consent()
+            case _:
+                assert_never(effect)
+        return None
+
+    def _order(self, wanted: orders.Orders) -> None:
+        sockets: dict[orders.ProbeEnd, socket.socket] = {}
+        try:
+            for end in wanted.ends:
+                sockets[end] = self._sockets.get(end) or self._listener(end.interface, end.mark)
+        except ReconcilerError:
+            for end, one in sockets.items():
+                if end not in self._sockets:
+                    one.close()
+            raise
+        self.prober.order(wanted.orders, tuple(sockets.values()), wanted.grace_ms)
+        for end, gone in self._sockets.items():
+            if end not in sockets:
+                gone.close()
+        self._sockets = sockets
+
+
+def in_place(appliance: Appliance, found: Difference) -> frozenset[str]:
+    """The segments in which nothing is left to change that their traffic depends on."""
+    place = segments_of(appliance)
+    roles = [change.link.role for change in found.changes] + [problem.role for problem in found.problems]
+    in_motion = {place.get((role.kind, role.name)) for role in roles if role}
+    return frozenset(name for name in appliance.segments if name not in in_motion)

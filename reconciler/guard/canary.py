@@ -1,0 +1,155 @@
+"""What the guard's probes tell of the VM's path, by segment and direction, and the readings that follow.
+
+The prober knows for each direction whether probes come back. Here this becomes evidence: readings for the policy, and
+the proof that has to be there before a lease may stand. The silence of a direction is judged by the same time as the
+kernel's lease, so that policy and guard do not contradict each other.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from reconciler.appliance.declared import Appliance, Canary, Frame, Source
+from reconciler.guard.orders import Heard, question_of
+from reconciler.guard.rules import Guarded
+from reconciler.health.signal import Reading, State
+
+# The prober reports ten times a second. One that does not for so long is hung, or gone and not yet replaced.
+SILENT_MS = 1_000
+# How long a direction that was never proven may take until that says something: a few probes, however slow the VM.
+UNPROVEN_MS = 1_000
+# A guard without a latch repairs what is over soon by itself. What lasts longer, the policy hears of.
+UNLATCHED_MS = 3_000
+# Something that must not come through was seen; for so many of its intervals after the last time it counts.
+_NEGATIVE_INTERVALS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One direction, as it was reported last. `since_ms`: when it was reported first for these addresses."""
+
+    reported: Heard
+    since_ms: int
+    negative_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Canaries:
+    """What was reported of all directions, and the readings that were made of it.
+
+    `tripped`: segments whose guard has tripped, and whose reading does not say so yet.
+    """
+
+    ways: Mapping[str, Way] = field(default_factory=dict)
+    heard_ms: int = 0
+    readings: Mapping[tuple[str, str], Reading] = field(default_factory=dict)
+    tripped: frozenset[str] = frozenset()
+
+    def hear(self, reported: Iterable[Heard], now: int) -> Self:
+        """Take in a report."""
+        # A direction that is not reported is not probed any more: what it was says nothing of what it will be.
+        return replace(self, heard_ms=now, ways={one.name: self._way(one, now) for one in reported})
+
+    def _way(self, one: Heard, now: int) -> Way:
+        old = self.ways.get(one.name)
+        same = old is not None and old.reported.head == one.head and not _begins(old.reported, one)
+        since = old.since_ms if old and same else now
+        negative = old.negative_ms if old else None
+        if one.negative > (old.reported.negative if old and same else 0):
+            negative = now
+        return Way(one, since, negative)
+
+    def trip(self, segment: str) -> Self:
+        """A segment's guard has tripped: that is a failure, even if the path is proven again a moment later."""
+        return replace(self, tripped=self.tripped | {segment})
+
+    def proven(self, one: Guarded, wanted: Mapping[str, bytes], now: int) -> bool:
+        """Whether probes that begin so (by lease) come back in every direction of a segment, as of now."""
+        if not wanted:
+            return False
+        # Of the report itself, too: who has not heard for that long knows nothing of now.
+        fresh_us = one.guard.lease_ms * 1_000 // 2 - (now - self.heard_ms) * 1_000
+        return all(
+            (way := self.ways.get(lease)) is not None
+            and way.reported.head == head
+            and way.reported.state == "back"
+            and way.reported.age_us is not None
+            and way.reported.age_us <= fresh_us
+            for lease, head in wanted.items()
+        )
+
+    def news(
+        self, appliance: Appliance, segments: Iterable[Guarded], now: int, *, on: bool = True
+    ) -> tuple[Self, tuple[Reading, ...]]:
+        """The readings that are others than before. Where the guard is not `on`, nobody probes: nothing is known."""
+        bound = {one.name: one for one in segments}
+        readings, changed = dict(self.readings), []
+        for signal in appliance.health.signals.values():
+            for name in signal.source.segments if isinstance(signal.source, Canary) else ():
+                if not on:
+                    found: tuple[State, str] | None = State.ABSENT, "the guard is off: no probes are sent"
+                elif name in bound:
+                    found = self._judge(bound[name], _negative_ms(signal.source), now)
+                else:
+                    found = None
+                if found is None:
+                    continue
+                reading = Reading(signal.name, *found, name)
+                if readings.get((signal.name, name)) != reading:
+                    readings[signal.name, name] = reading
+                    changed.append(reading)
+        return replace(self, readings=readings, tripped=self.tripped - bound.keys()), tuple(changed)
+
+    def forget(self, segment: str | None = None) -> Self:
+        """What was told of a segment, or of all, is told again."""
+        kept = {key: one for key, one in self.readings.items() if segment not in (None, key[1])}
+        return replace(self, readings=kept)
+
+    def _judge(self, one: Guarded, negative_every_ms: int, now: int) -> tuple[State, str] | None:
+        """What the probes say of a segment; None: nothing yet."""
+        if one.name in self.tripped:
+            return State.FAILED, f"the guard tripped: a probe was missing for {one.guard.lease_ms} ms"
+        if now - self.heard_ms > SILENT_MS:
+            return State.ABSENT, "the prober tells nothing"
+        missing = [place.role for place in one.adapters if not place.index]
+        if missing:
+            return State.FAILED, f"no probe can be sent: the adapter {', '.join(missing)} is not there"
+        ways = {direction.name: self.ways.get(direction.lease) for direction in one.directions}
+        let_through = _NEGATIVE_INTERVALS * negative_every_ms
+        if any(way and way.negative_ms is not None and now - way.negative_ms < let_through for way in ways.values()):
+            return State.FAILED, "the VM lets through what it must block (negative canary)"
+        lost = [name for name, way in ways.items() if way and way.reported.state == "lost" and _counts(one, way)]
+        if lost:
+            return State.FAILED, f"probes do not come back: {', '.join(lost)}"
+        patience = max(UNPROVEN_MS if one.guard.latch else UNLATCHED_MS, one.guard.lease_ms)
+        dark = [
+            name
+            for name, way in ways.items()
+            if way and way.reported.state == "unproven" and now - way.since_ms > patience
+        ]
+        if dark:
+            return self._never(one, dark)
+        if all(way and way.reported.state == "back" for way in ways.values()):
+            return State.HEALTHY, "probes come back in every direction"
+        return None
+
+    def _never(self, one: Guarded, dark: Iterable[str]) -> tuple[State, str]:
+        """No probe has come back yet: is the VM dead, or does it not pass such frames?"""
+        asked = [self.ways.get(question_of(direction.lease)) for direction in one.directions]
+        if one.guard.probe.frame is Frame.ETHERNET and all(way and way.reported.returned for way in asked):
+            return State.ABSENT, "the VM passes ARP but no probes (ethertype 0x88b5): give the guard another `probe`"
+        return State.FAILED, f"no probe has come back yet: {', '.join(dark)}"
+
+
+def _negative_ms(source: Source) -> int:
+    return source.negative.every_ms if isinstance(source, Canary) and source.negative else 0
+
+
+def _begins(old: Heard, new: Heard) -> bool:
+    """Whether another prober has begun to count: a direction that was proven does not become unproven."""
+    return new.state == "unproven" and old.state != new.state
+
+
+def _counts(one: Guarded, way: Way) -> bool:
+    """Whether a direction that is lost is for the policy to hear of already."""
+    return one.guard.latch or (way.reported.age_us or 0) >= UNLATCHED_MS * 1_000

@@ -1,0 +1,93 @@
+"""For how long, and by how much, a guarded segment's wire was left to the guard: frames past the VM, or cut.
+
+The kernel counts. Its counters belong to one table, and start at zero with the next, so what is told here adds up what
+each of them said; `handle` is the kernel's number for the table (NFTA_TABLE_HANDLE), which no other ever gets.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
+
+
+class Count(NamedTuple):
+    """Frames, and bytes."""
+
+    frames: int = 0
+    size: int = 0
+
+    def plus(self, more: "Count", less: "Count") -> "Count":
+        """This, and what `more` has more than `less`."""
+        return Count(self.frames + more.frames - less.frames, self.size + more.size - less.size)
+
+
+NOTHING = Count()
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """Times in milliseconds.
+
+    `open_since`: since when no lease stands and nothing stands aside; None while the VM (or the switches) have the
+    wire. `open_ms`: for how long that was so before. `trips`: how often the kernel was first. `total`: all that was
+    counted; `told`: how much of it was told already. `seen`: what the table `handle` had counted when it was last
+    looked at.
+    """
+
+    open_since: int | None = None
+    open_ms: int = 0
+    trips: int = 0
+    total: Count = NOTHING
+    told: Count = NOTHING
+    seen: Count = NOTHING
+    handle: int | None = None
+
+    def opened(self, now: int) -> Self:
+        """The guard has the wire from now on, if it had it not already."""
+        return self if self.open_since is not None else replace(self, open_since=now)
+
+    def closed(self, now: int) -> Self:
+        """It has it no more."""
+        if self.open_since is None:
+            return self
+        return replace(self, open_ms=self.open_ms + now - self.open_since, open_since=None)
+
+    def lasted(self, now: int) -> int:
+        """For how long the guard had the wire, in all."""
+        return self.open_ms + (now - self.open_since if self.open_since is not None else 0)
+
+    def counted(self, now: Count, handle: int) -> Self:
+        """The counters of a table as they stand. One that was not seen before, or was reset, has counted from zero."""
+        goes_on = handle == self.handle and now.frames >= self.seen.frames and now.size >= self.seen.size
+        before = self.seen if goes_on else NOTHING
+        return replace(self, total=self.total.plus(now, before), seen=now, handle=handle)
+
+    def told_now(self) -> tuple[Self, Count]:
+        """What is new since it was told last."""
+        return replace(self, told=self.total), NOTHING.plus(self.total, self.told)
+
+    def kept(self) -> dict[str, Any]:
+        """What a later process is to go on from, as a JSON value."""
+        return {
+            "trips": self.trips,
+            "open_ms": self.open_ms,
+            "open_since": self.open_since,
+            "total": list(self.total),
+            "told": list(self.told),
+            "seen": list(self.seen),
+            "handle": self.handle,
+        }
+
+    @classmethod
+    def recall(cls, kept: Mapping[str, Any]) -> Self:
+        """What an earlier process has kept, on a clock that all processes of a boot share.
+
+        Raises:
+            KeyError, TypeError, ValueError: it kept no such thing.
+
+        """
+        total, told, seen = (Count(*map(int, kept[name])) for name in ("total", "told", "seen"))
+        since, handle = (None if kept[name] is None else int(kept[name]) for name in ("open_since", "handle"))
+        return cls(since, int(kept["open_ms"]), int(kept["trips"]), total, told, seen, handle)
+
+
+NO_EXPOSURE = Exposure()

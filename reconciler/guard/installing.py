@@ -1,0 +1,214 @@
+"""The table in the kernel: found, put, put right, and taken away; and what it has counted.
+
+A table is put whole, in one transaction; what stands in it goes on standing in the next one. Where segments have other
+interfaces, and nothing else has changed, their chains alone are put anew. It takes long, so it is done in the
+background, and what was taken back meanwhile is taken back again when it is done.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import assert_never
+
+from reconciler.guard import consent
+from reconciler.guard.effects import FindTable, Install, Prepare, Tell, Withdraw
+from reconciler.guard.events import Counted, Installed, Observed, Removed, TableFound
+from reconciler.guard.exposure import Count as Counts
+from reconciler.guard.rules import Contents, Guarded, Ruleset, Stance, digest_of, replacement, ruleset
+from reconciler.guard.state import Putting, SegmentGuard, State
+from reconciler.guard.table import Held
+from reconciler.guard.turn import Turn
+
+# How often the table is compared although nobody seems to have changed it.
+CHECK_MS = 10_000
+# A wire that is inspected already when the guard is set for the first time: so long the VM may take to prove itself
+# before the guard trips. Some probes and their way through a slow VM.
+ADOPT_MS = 2_000
+
+
+def observed(turn: Turn, event: Observed) -> bool:
+    """The network was looked at. Whether the table is to be looked at first; all else then follows from its answer."""
+    for name in turn.state.segments:
+        turn.change(name, in_place=name in event.in_place, inspected=name in event.inspected)
+    if not turn.state.segments:
+        return False
+    if event.bound != turn.state.seen or not turn.state.table.made:
+        turn.set(seen=event.bound)
+        turn.table(made=digest_of(turn.state.appliance.sku, event.bound, turn.state.secret))
+    table = turn.state.table
+    settled = table.made == table.digest and not table.suspicious and turn.now < table.check_ms
+    if turn.state.on and not table.putting and not settled:
+        turn.table(suspicious=False, check_ms=turn.now + CHECK_MS)
+        turn.do(FindTable(event.bound))
+        return True
+    return False
+
+
+def found(turn: Turn, event: TableFound) -> None:
+    """The table as it stands: taken over, left, or put anew."""
+    live, table = event.fingerprint is not None, turn.state.table
+    if not turn.state.on or table.putting:
+        return
+    turn.table(present=live)
+    _book(turn, turn.state.seen, event.handle, event.counted)
+    if live and not table.known:
+        _adopt(turn, event.contents)
+    if table.made == table.digest and live and event.fingerprint == table.fingerprint:
+        turn.do(Prepare(turn.state.seen))
+        if not table.known:
+            turn.do(Tell("guard", "the guard was found as it was left"))
+        turn.set(bound=turn.state.seen)
+        turn.table(known=True, trouble="")
+    else:
+        _replace(turn, event, live=live)
+
+
+def _adopt(turn: Turn, found: Mapping[str, Contents]) -> None:
+    """An earlier process has set the table: go on with what it holds."""
+    for one in turn.state.seen:
+        held = found.get(one.name)
+        if held is None:
+            # Of another version, or of another file: this segment had no guard.
+            continue
+        if held.token is not None:
+            turn.change(one.name, token=held.token)
+            turn.hold(one.name, Held.GRANTED if held.held else Held.EXPIRED)
+        elif held.aside_ms:
+            turn.hold(one.name, Held.ADOPTING, adopting_until=turn.now + held.aside_ms)
+        elif held.aside_ms is not None:
+            turn.hold(one.name, Held.ASIDE)
+        else:
+            turn.hold(one.name, Held.NOTHING)
+
+
+def _replace(turn: Turn, found: TableFound, *, live: bool) -> None:
+    """Put the table anew. What stands in it goes on standing, but for a VM that came back as another one."""
+    before = {one.name: one for one in turn.state.bound}
+    bound, known = turn.state.seen, turn.state.table.known
+    for one in bound:
+        segment, old = turn.state.segments[one.name], before.get(one.name)
+        held = found.contents.get(one.name)
+        if old is not None and segment.held is Held.GRANTED and held is not None and not held.held:
+            # It ran out, and nobody has seen it yet: no other table gives it back.
+            turn.change(one.name, held=Held.EXPIRED)
+            consent.act(turn, old)
+        elif old is not None and old.adapters != one.adapters:
+            # Who is behind others has proven nothing.
+            turn.renew(one.name)
+            if segment.held in (Held.GRANTED, Held.ADOPTING):
+                turn.change(one.name, held=Held.EXPIRED)
+                consent.act(turn, old)
+        if not live and not known and segment.stance is Stance.ARMED and segment.inspected:
+            turn.hold(one.name, Held.ADOPTING, adopting_until=turn.now + ADOPT_MS)
+        elif not live:
+            # While the table was gone, probes may have been seen on a wire.
+            turn.renew(one.name)
+    changed = _changed(turn.state, found)
+    if changed is not None:
+        text = replacement(turn.state.appliance.sku, changed, turn.state.secret)
+        made, contents = Ruleset(text, turn.state.table.made), {}
+    else:
+        contents = {one.name: _contents(turn, one.name) for one in bound}
+        made = ruleset(turn.state.appliance.sku, bound, turn.state.secret, contents, found.counted)
+    turn.table(putting=Putting(bound, made.digest, contents, live))
+    turn.do(Install(made, found.counted))
+
+
+def _changed(state: State, found: TableFound) -> tuple[tuple[Guarded, Guarded], ...] | None:
+    """The segments whose interfaces have changed, where nothing else has; else None: the whole table is put anew."""
+    pairs = tuple(zip(state.bound, state.seen, strict=False))
+    as_it_was = found.fingerprint is not None and found.fingerprint == state.table.fingerprint
+    alike = len(state.bound) == len(state.seen) and all(
+        old.name == new.name and old.guard == new.guard and old.directions == new.directions for old, new in pairs
+    )
+    return tuple(pair for pair in pairs if pair[0] != pair[1]) if state.table.known and as_it_was and alike else None
+
+
+def _contents(turn: Turn, name: str) -> Contents:
+    segment = turn.state.segments[name]
+    match segment.held:
+        case Held.GRANTED:
+            return Contents(segment.token, held=True)
+        case Held.ADOPTING:
+            return Contents(aside_ms=max(1, segment.adopting_until - turn.now))
+        case Held.ASIDE:
+            return Contents(aside_ms=0)
+        case Held.NOTHING | Held.EXPIRED:
+            return Contents()
+        case never:
+            assert_never(never)
+
+
+def installed(turn: Turn, event: Installed) -> None:
+    """A table was put; what has changed while it was on its way is made good."""
+    put, old = turn.state.table.putting, turn.state.table
+    if put is None:
+        return
+    turn.table(putting=None, known=True, present=True, trouble="", digest=put.digest, fingerprint=event.fingerprint)
+    turn.do(Prepare(put.bound))
+    for one in put.bound:
+        if one.name not in turn.state.segments:
+            continue
+        if _holds_more(put.contents.get(one.name, Contents()), turn.state.segments[one.name]):
+            # It was taken back while the table was on its way.
+            turn.do(Withdraw(one, drain=False))
+        segment = turn.state.segments[one.name]
+        exposure = replace(segment.exposure, seen=_passed(one, event.counted), handle=event.handle)
+        turn.change(one.name, exposure=exposure)
+    if not put.live and old.known:
+        turn.do(Tell("guard", "the guard was put back: somebody had removed it", "warning"))
+    elif not old.known:
+        turn.do(Tell("guard", "the guard was set"))
+    elif put.bound == turn.state.bound:
+        turn.do(Tell("guard", "the guard was put right: somebody had changed it", "warning"))
+    turn.set(bound=tuple(one for one in put.bound if one.name in turn.state.segments))
+
+
+def _holds_more(put: Contents, segment: SegmentGuard) -> bool:
+    """Whether a table that was put holds consent for a segment that has none any more."""
+    if put.token is not None:
+        return segment.held is not Held.GRANTED or put.token != segment.token
+    if put.aside_ms is not None:
+        return segment.held not in (Held.ADOPTING, Held.ASIDE)
+    return False
+
+
+def removed(turn: Turn, event: Removed) -> None:
+    """The table is gone, with all that it held."""
+    _book(turn, turn.state.bound, event.handle, event.counted)
+    turn.set(bound=(), seen=())
+    turn.table(digest="", fingerprint=None, known=False, present=False, putting=None, made="")
+    for name, segment in turn.state.segments.items():
+        turn.change(name, held=Held.NOTHING, exposure=segment.exposure.closed(turn.now), draining_until=0)
+        turn.renew(name)
+    why = "as asked" if turn.state.segments else "the file declares none any more"
+    turn.do(Tell("guard", f"the guard was taken away: {why}", "warning"))
+
+
+def _book(turn: Turn, bound: Iterable[Guarded], handle: int | None, counted: Mapping[str, tuple[int, int]]) -> None:
+    """What a table has counted until now."""
+    if handle is None:
+        return
+    for one in bound:
+        if (segment := turn.state.segments.get(one.name)) is not None:
+            turn.change(one.name, exposure=segment.exposure.counted(_passed(one, counted), handle))
+
+
+def _passed(one: Guarded, counted: Mapping[str, tuple[int, int]]) -> Counts:
+    found = [counted.get(f"{one.name}/port/{place.role}", (0, 0)) for place in one.ports]
+    return Counts(sum(frames for frames, _ in found), sum(size for _, size in found))
+
+
+def counted(turn: Turn, event: Counted) -> None:
+    """What was counted is booked, and told where a segment is inspected again."""
+    _book(turn, turn.state.bound, event.handle, event.counted)
+    for one in turn.state.bound:
+        segment = turn.state.segments[one.name]
+        if segment.returned_ms is None:
+            continue
+        exposure, new = segment.exposure.told_now()
+        turn.change(one.name, exposure=exposure, returned_ms=None)
+        what = "were cut" if one.guard.closed else "went past the VM"
+        lasted = f"{segment.returned_ms / 1_000:.1f} s"
+        text = f"{one.name}: inspected again; {new.frames} frames ({new.size} bytes) {what} in {lasted}"
+        data = {"segment": one.name, "frames": new.frames, "bytes": new.size}
+        turn.do(Tell("inspected", text, "info", data))

@@ -1,0 +1,308 @@
+"""The guard's step: what follows for the dead-man switch from what has happened.
+
+Theory. The kernel holds a table; this machine knows what it holds (`SegmentGuard.held`) and what it shall hold (the
+stance, which follows from the policy's choice), and `table.ACTS` says what is done about the difference. Everything is
+asked for by effects, and whether it was done comes back as an event:
+
+    Chosen ─────────▶ Withdraw, StandAside                     at once: the failover path; nothing is asked before
+    Observed ───────▶ FindTable ──TableFound──▶ Install ──Installed──▶ what has changed meanwhile
+    ProberReported ─▶ FindLeases ─LeasesFound─▶ Withdraw (tripped), Grant (proven), Readings (news), Order
+    Refused ────────▶ suspicion: the table is looked at, and put back
+
+The order within a step is the order in which things are done: the wire first, then what is told to the policy, then the
+prober, then the journal and the notes.
+
+What must hold, whatever comes: a token is granted only while probes that bear it come back in every direction and the
+wire's switches are in place; consent ends in the step in which the verdict fails; a token that may have been seen on a
+wire (its table was gone, its segment tripped) is never sent, or granted, again.
+"""
+
+from collections.abc import Mapping
+from typing import Any, assert_never
+
+from reconciler.appliance.declared import Appliance
+from reconciler.guard import consent, installing, orders, prober
+from reconciler.guard.effects import (
+    Count,
+    Effect,
+    EndProber,
+    FindLeases,
+    FindTable,
+    Grant,
+    Install,
+    Keep,
+    Readings,
+    Remove,
+    Renew,
+    StandAside,
+    Tell,
+    Withdraw,
+)
+from reconciler.guard.events import (
+    Chosen,
+    Counted,
+    Declared,
+    Disturbed,
+    Event,
+    Installed,
+    LeasesFound,
+    Observed,
+    ProberGone,
+    ProberReported,
+    ProberStill,
+    ProberThere,
+    Rebooted,
+    Refused,
+    Removed,
+    Switched,
+    TableFound,
+    Tick,
+)
+from reconciler.guard.exposure import NO_EXPOSURE, Exposure
+from reconciler.guard.installing import CHECK_MS
+from reconciler.guard.state import SegmentGuard, State, TableState
+from reconciler.guard.table import Held
+from reconciler.guard.turn import Turn
+
+SECRET_BYTES = NONCE_BYTES = 16
+# How often the kernel is asked whether leases still stand.
+LOOK_MS = 100
+
+
+def begin(appliance: Appliance, secret: bytes, nonce: bytes, kept: Mapping[str, Any] | None = None) -> State:
+    """The guard of a process that has seen nothing yet.
+
+    `secret` and `nonce`: random bytes, as many as `SECRET_BYTES` and `NONCE_BYTES`. `kept`: what `Keep` gave an earlier
+    process in this boot, whose secret is then the one that counts.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is nothing that was kept.
+
+    """
+    on, table, exposures = recall(kept) if kept else (True, TableState(), {})
+    secret = bytes.fromhex(kept["secret"]) if kept else secret
+    turn = Turn(State(appliance, secret, nonce, {}, on=on, table=table), 0)
+    for name in _guarded(appliance):
+        turn.segment(name, SegmentGuard(turn.token(name), exposure=exposures.get(name, NO_EXPOSURE)))
+    return turn.state
+
+
+def recall(kept: Mapping[str, Any]) -> tuple[bool, TableState, Mapping[str, Exposure]]:
+    """What `Keep` gave: whether the guard is on, the table that was set, and each segment's exposure.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is nothing that was kept.
+
+    """
+    if len(bytes.fromhex(kept["secret"])) != SECRET_BYTES:
+        raise ValueError("no secret")
+    fingerprint = kept["fingerprint"]
+    table = TableState(str(kept["digest"]), None if fingerprint is None else str(fingerprint))
+    return kept["on"] is True, table, {str(name): Exposure.recall(one) for name, one in kept["segments"].items()}
+
+
+def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...]]:
+    """What follows from an event. `now`: milliseconds of a clock that never steps."""
+    turn = Turn(state, now)
+    match event:
+        case Chosen():
+            consent.chosen(turn, event)
+        case Observed():
+            if not installing.observed(turn, event):
+                _listen(turn)
+        case TableFound():
+            installing.found(turn, event)
+            _listen(turn)
+        case Installed():
+            installing.installed(turn, event)
+            _listen(turn)
+        case Removed():
+            installing.removed(turn, event)
+            _keep(turn)
+        case LeasesFound():
+            consent.leases(turn, event.standing)
+            _conclude(turn)
+        case Counted():
+            installing.counted(turn, event)
+            _keep(turn)
+        case Refused():
+            _refused(turn, event)
+        case ProberReported():
+            _reported(turn, event)
+        case ProberThere():
+            turn.prober(prober.there(turn.state.prober, now, found=event.found))
+            _conclude(turn)
+        case ProberStill():
+            turn.prober(prober.still(turn.state.prober, now))
+        case ProberGone():
+            turn.prober(prober.gone(turn.state.prober))
+            _listen(turn)
+        case Switched():
+            _switched(turn, on=event.on)
+        case Declared():
+            _declared(turn, event.appliance)
+        case Disturbed():
+            turn.table(suspicious=True)
+        case Rebooted():
+            turn.canaries(turn.state.canaries.forget())
+        case Tick():
+            _listen(turn)
+        case _:
+            assert_never(event)
+    return turn.state, tuple(turn.effects)
+
+
+def due(state: State, now: int) -> int:
+    """When `Tick` is due although nothing happens."""
+    if not state.table.known:
+        return now + CHECK_MS  # nothing to do before the next look at the network
+    moments = [prober.due(state.prober)]
+    for one in state.bound:
+        segment = state.segments[one.name]
+        moments += [moment for moment in (segment.draining_until, segment.adopting_until) if moment > now]
+        if segment.held is not Held.GRANTED:
+            continue
+        if not state.prober.report or now - state.prober.heard_ms > LOOK_MS:
+            # Nobody tells that probes are missing.
+            moments.append(state.looked_ms + LOOK_MS)
+        if one.guard.by_daemon and not segment.failed:
+            moments.append(max(segment.renewed_at + one.guard.lease_ms // 4, state.looked_ms + LOOK_MS))
+    return min(moments)
+
+
+def waits_until(state: State, segment: str, now: int) -> int | None:
+    """Until when a segment's ports have to stay where they are: frames are on their way out of the VM."""
+    known = state.segments.get(segment)
+    return known.draining_until if known and known.draining_until > now else None
+
+
+def _guarded(appliance: Appliance) -> tuple[str, ...]:
+    return tuple(name for name, one in appliance.segments.items() if one.guard)
+
+
+def _reported(turn: Turn, event: ProberReported) -> None:
+    for report in event.reports:
+        turn.prober(prober.reported(turn.state.prober, report, turn.now))
+        turn.canaries(turn.state.canaries.hear(report.directions, turn.now))
+        if any(one.state != "back" for one in report.directions):
+            # The kernel may have been first: whose trip it was is to be known before anybody acts upon it.
+            turn.set(looked_ms=0)
+    _listen(turn)
+
+
+def _listen(turn: Turn) -> None:
+    """See whether what was granted still stands, where that is due; and then what follows."""
+    if turn.state.on and turn.now - turn.state.looked_ms >= LOOK_MS:
+        turn.set(looked_ms=turn.now)
+        for one in turn.state.bound:
+            segment = turn.state.segments[one.name]
+            if segment.held is Held.ADOPTING and turn.now >= segment.adopting_until:
+                turn.hold(one.name, Held.NOTHING)
+        granted = tuple(one for one in turn.state.bound if turn.state.segments[one.name].held is Held.GRANTED)
+        if granted:
+            turn.do(FindLeases(granted))
+            return
+    _conclude(turn)
+
+
+def _conclude(turn: Turn, *, act: bool = True) -> None:
+    """The wire, then what is news, then the prober, then the notes."""
+    if not turn.state.segments:
+        return
+    for one in turn.state.bound if act and turn.state.on else ():
+        consent.act(turn, one)
+    state = turn.state
+    canaries, news = state.canaries.news(state.appliance, state.bound, turn.now, on=state.on)
+    turn.canaries(canaries)
+    if news:
+        turn.do(Readings(news))
+    if state.on and state.table.known:
+        # Before, it is not known what a predecessor's prober should be doing.
+        turn.prober(prober.attend(turn.state.prober, _orders(turn), turn.now))
+    _keep(turn)
+
+
+def _orders(turn: Turn) -> orders.Orders:
+    """What the prober shall do: nothing, where no table would keep its probes from the wire."""
+    state = turn.state
+    bound = state.bound if state.table.present else ()
+    tokens = {name: one.token for name, one in state.segments.items()}
+    wanted_for = (state.appliance, bound, tokens, state.prober.proven)
+    # Asked ten times a second, and hardly ever anything else than before.
+    if state.wanted is None or wanted_for != state.wanted_for:
+        made = orders.orders(state.appliance, bound, state.secret, tokens, state.prober.proven)
+        turn.set(wanted=made, wanted_for=wanted_for)
+        return made
+    return state.wanted
+
+
+def _keep(turn: Turn) -> None:
+    state = turn.state
+    value = {
+        "on": state.on,
+        "secret": state.secret.hex(),
+        "digest": state.table.digest,
+        "fingerprint": state.table.fingerprint,
+        "segments": {name: one.exposure.kept() for name, one in state.segments.items()},
+    }
+    if value != state.kept:
+        turn.set(kept=value)
+        turn.do(Keep(value))
+
+
+def _refused(turn: Turn, event: Refused) -> None:
+    match event.effect:
+        case Withdraw(one) | StandAside(one) | Renew(one):
+            # Somebody has removed the table, or a part of it: it is put back, and then holds what it should. So is one
+            # that looks as it was left, and did not obey.
+            turn.table(suspicious=True, fingerprint=None)
+            turn.hold(one.name, Held.NOTHING)
+            turn.renew(one.name)
+            turn.suffer(event.reason)
+        case Grant(one):
+            turn.table(suspicious=True, fingerprint=None)
+            turn.hold(one.name, Held.NOTHING, returned_ms=None)
+            turn.suffer(event.reason)
+        case Install():
+            turn.table(putting=None)
+            turn.suffer(event.reason)
+            _listen(turn)
+        case FindTable() | FindLeases():
+            turn.table(suspicious=True)
+            turn.suffer(event.reason)
+            _conclude(turn, act=False)
+        case Remove():
+            # It stands, so it is looked after.
+            turn.set(on=True)
+            turn.table(suspicious=True)
+            turn.suffer(event.reason)
+        case Count():
+            turn.table(suspicious=True)
+            turn.suffer(event.reason)
+        case _:
+            turn.prober(prober.refused(turn.state.prober, event.effect, event.reason, turn.now))
+
+
+def _switched(turn: Turn, *, on: bool) -> None:
+    if on is turn.state.on:
+        return
+    turn.set(on=on)
+    if on:
+        turn.table(suspicious=True)
+        turn.set(prober=prober.wished_for(turn.state.prober))
+        turn.do(Tell("guard", "the guard is set again"))
+    else:
+        turn.do(EndProber(), Remove())
+    _conclude(turn)
+
+
+def _declared(turn: Turn, appliance: Appliance) -> None:
+    old = turn.state.segments
+    turn.set(appliance=appliance, segments={}, seen=())
+    for name in _guarded(appliance):
+        turn.segment(name, old.get(name) or SegmentGuard(turn.token(name)))
+    turn.set(bound=tuple(one for one in turn.state.bound if one.name in turn.state.segments))
+    turn.table(suspicious=True, made="")
+    turn.canaries(turn.state.canaries.forget())
+    if old and not turn.state.segments:
+        turn.do(EndProber(), Remove())
