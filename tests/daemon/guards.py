@@ -7,11 +7,11 @@ from typing import Any
 from fake_guard import REPORT_MS, FakeProber, Wires
 from fake_kernel import FakeKernel
 from keeping import Kept, watched
-from reconciler.daemon.guard import GuardEffects
 from worlds import converge, host
 
 from reconciler.appliance.declared import Appliance
 from reconciler.daemon.core import Keeper
+from reconciler.daemon.guard import GuardEffects
 from reconciler.guard.state import SegmentGuard
 from reconciler.guard.step import begin
 from reconciler.guard.table import Held

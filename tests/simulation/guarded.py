@@ -11,9 +11,9 @@ from typing import Any
 from fake_guard import FakeProber, Wires
 from fake_kernel import FakeKernel, Killed
 from oracle import ViolationError
-from reconciler.daemon.guard import GuardEffects
 
 from reconciler.appliance.declared import INSPECT, Appliance
+from reconciler.daemon.guard import GuardEffects
 from reconciler.guard.installing import ADOPT_MS
 from reconciler.guard.rules import Stance, directions, stance
 from reconciler.guard.step import begin

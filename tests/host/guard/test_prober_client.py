@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from probes import PATIENCE_S, Stand, direction, ended, first
 from processes import ending
-from reconciler.daemon.guard import GuardEffects
 from worlds import two_ports
 
+from reconciler.daemon.guard import GuardEffects
 from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError
 from reconciler.guard.state import Life, TableState
