@@ -84,8 +84,10 @@ def _check_all(paths: list[Path]) -> Iterator[Checked]:
         yield from map(check, paths)
         return
     from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
 
-    with ProcessPoolExecutor() as pool:
+    # Forked, also where Python would start them anew by now: with `-c`, and so with modules of the current folder.
+    with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
         yield from pool.map(check, paths, chunksize=16)
 
 

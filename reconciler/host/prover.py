@@ -13,8 +13,10 @@ from reconciler import codec
 from reconciler.appliance.declared import Appliance
 from reconciler.errors import HostError, ReconcilerError
 from reconciler.host import store
+from reconciler.host.interpreter import isolated
 
 _TIMEOUT_S = 60.0
+_MAX_TEXT = 200
 
 
 class RefusedFileError(ReconcilerError):
@@ -33,8 +35,7 @@ def prove(text: bytes, name: str, folder: Path) -> Appliance:
         return known
     try:
         done = subprocess.run(
-            # Isolated: it is root who asks, perhaps from a folder of somebody else's.
-            [sys.executable, "-I", "-m", "reconciler.host.prover", name, str(folder.absolute())],
+            isolated("-m", "reconciler.host.prover", name, str(folder.absolute())),
             input=text,
             cwd="/",
             capture_output=True,
@@ -48,7 +49,9 @@ def prove(text: bytes, name: str, folder: Path) -> Appliance:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HostError(f"cannot check {name}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise HostError(f"cannot check {name}: its checker ended with {done.returncode}: {error}") from None
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        why = ascii(said[-1])[1:-1][:_MAX_TEXT] if said else error
+        raise HostError(f"cannot check {name}: its checker ended with {done.returncode}: {why}") from None
 
 
 def main() -> None:

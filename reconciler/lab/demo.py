@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from reconciler.host.interpreter import isolated
 from reconciler.lab.lab import netlink, wait_until
 from reconciler.lab.measure import Measured
 from reconciler.lab.namespaces import LabError, Namespace, become_lab_root, kill
@@ -234,7 +235,7 @@ class _Demo:
     def _command(self, *arguments: str, expect: int, says: str = "") -> None:
         """Run `reconcile` on the lab's host, show what it prints, and check how it ends and what it says."""
         self._console.print(f"$ reconcile -f appliance.yaml {' '.join(arguments)}".rstrip(), style="bold", markup=False)
-        command = [sys.executable, "-I", "-m", "reconciler", "-f", str(self._made.file), *arguments]
+        command = isolated("-m", "reconciler", "-f", str(self._made.file), *arguments)
         with self._lab.host.spawn(
             command,
             cwd="/",

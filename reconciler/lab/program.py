@@ -9,11 +9,11 @@ import contextlib
 import json
 import socket
 import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
+from reconciler.host.interpreter import isolated
 from reconciler.lab.namespaces import LabError, Namespace, kill
 
 # Far beyond what a busy machine takes to start a Python without site-packages, or to answer.
@@ -46,8 +46,8 @@ class Program:
             undo.enter_context(self._conversation)
             self._answers = undo.enter_context(self._conversation.makefile("r", encoding="ascii"))
             with far:
-                argv = [sys.executable, "-I", "-S", str(path), *map(str, arguments)]
-                self._process = namespace.spawn(argv, stdin=far, stdout=far)
+                argv = isolated("-S", str(path), *map(str, arguments))
+                self._process = namespace.spawn(argv, cwd="/", stdin=far, stdout=far)
             undo.callback(self.close)
             self.pid = self._process.pid
             self.ready = self._answer()

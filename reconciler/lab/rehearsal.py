@@ -9,7 +9,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,12 +17,13 @@ from typing import Any, Self
 from reconciler.control.ask import NoDaemonError, ask, socket_of
 from reconciler.errors import TransientError
 from reconciler.guest.files import guest_file
+from reconciler.host.interpreter import isolated
 from reconciler.lab.appliance import appliance_file
 from reconciler.lab.lab import Lab, wait_until
 from reconciler.lab.namespaces import LabError, kill
 
 _PATIENCE_S = 20.0
-_HAND = """#!{python} -IS
+_HAND = """
 import os, socket, sys
 with socket.socket(socket.AF_UNIX) as hand:
     hand.connect(os.path.join(os.path.dirname(sys.argv[0]), "hand.sock"))
@@ -45,13 +45,13 @@ class Rehearsal:
             interval: How often the agent beats.
         """
         self.lab = lab
-        self.folder = folder
-        self.file = folder / "appliance.yaml"
+        self.folder = folder.absolute()
+        self.file = self.folder / "appliance.yaml"
         self.sku = f"lab-{len(lab.ports)}port"
         self.environment = {
             **os.environ,
-            "RECONCILER_STATE_DIR": str(folder / "state"),
-            "RECONCILER_RUN_DIR": str(folder / "run"),
+            "RECONCILER_STATE_DIR": str(self.folder / "state"),
+            "RECONCILER_RUN_DIR": str(self.folder / "run"),
         }
         self.application: subprocess.Popen[Any] | None = None
         self.daemon: subprocess.Popen[Any] | None = None
@@ -70,12 +70,11 @@ class Rehearsal:
             self.lab.ports,
             self.lab.adapters,
             self.lab.segments,
-            vm={"programs": {verb: [str(hand), verb] for verb in ("start", "stop", "status")}},
+            vm={"programs": {verb: isolated("-S", str(hand), verb) for verb in ("start", "stop", "status")}},
             sections={**care, "health": health},
         )
         self.file.write_text(text, encoding="ascii")
-        hand.write_text(_HAND.format(python=sys.executable), encoding="utf-8")
-        hand.chmod(0o700)
+        hand.write_text(_HAND, encoding="utf-8")
         (self.folder / "agent.py").write_text(guest_file("agent"), encoding="utf-8")
         (self.folder / "agent.conf").write_text(
             f"[agent]\ninterval = {interval}\nchannel = unix:{self.folder / 'agent.sock'}\n"
@@ -128,15 +127,8 @@ class Rehearsal:
             self.lab.start_vm()
             self.start_application()
             assert self.lab.vm is not None  # noqa: S101 - it was just started
-            agent = [
-                sys.executable,
-                "-I",
-                "-S",
-                str(self.folder / "agent.py"),
-                "--config",
-                str(self.folder / "agent.conf"),
-            ]
-            self.agent = self.lab.vm.spawn(agent, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            agent = isolated("-S", str(self.folder / "agent.py"), "--config", str(self.folder / "agent.conf"))
+            self.agent = self.lab.vm.spawn(agent, cwd="/", stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def kill_vm(self) -> bool:
         """Let the VM die with all that is in it, if it lives."""
@@ -164,7 +156,7 @@ class Rehearsal:
         Raises:
             LabError: it does not come up.
         """
-        command = [sys.executable, "-I", "-m", "reconciler", "-f", str(self.file), "run", *more]
+        command = isolated("-m", "reconciler", "-f", str(self.file), "run", *more)
         given = {"stdin": subprocess.DEVNULL, "cwd": "/", **popen}
         self.daemon = self.lab.host.spawn(command, env=self.environment, **given)
         wait_until(lambda: self.status() is not None, _PATIENCE_S, "the daemon to answer")

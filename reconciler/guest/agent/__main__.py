@@ -65,7 +65,7 @@ def start_over_from_bytecode(code: CodeType) -> None:
     pyc = importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code)
     fd = os.memfd_create("reconciler-agent", 0)
     if os.write(fd, pyc) == len(pyc):
-        options = ["-I"] * sys.flags.isolated + ["-S"] * sys.flags.no_site
+        options = ["-I", *["-S"] * sys.flags.no_site]
         os.execv(sys.executable, [sys.executable, *options, f"{IN_MEMORY}{fd}", *sys.argv[1:]])  # noqa: S606
 
 

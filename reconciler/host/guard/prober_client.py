@@ -19,7 +19,6 @@ import select
 import signal
 import socket
 import struct
-import sys
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from reconciler.errors import HostError
 from reconciler.guard.frames import Template
 from reconciler.guard.orders import Heard, Order, Report
 from reconciler.host.guard import prober
+from reconciler.host.interpreter import isolated
 
 _PROGRAM = Path(prober.__file__)
 _MAX_MESSAGE = 61_440  # bytes
@@ -290,9 +290,10 @@ def _start(*inherited: int) -> int:
     # Its own output would be ours, which it outlives. A descriptor that becomes itself stays open.
     null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
     kept = [(os.POSIX_SPAWN_DUP2, number, number) for number in inherited]
+    program = isolated("-S", str(_PROGRAM), *map(str, inherited))
     return os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-I", "-S", str(_PROGRAM), *map(str, inherited)],
+        program[0],
+        program,
         os.environ,
         file_actions=[*null, *kept],
         setsid=True,
