@@ -15,7 +15,7 @@ from typing import Any
 
 from reconciler.network.plan import AT_CREATION, MakeLink, Operation, Outcome, Plan, RemoveLink, SetLink, Status, Step
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, Nic, Setting, Value, marked_by
-from reconciler.network.uplinks import uplinks
+from reconciler.network.uplinks import in_use, uplinks
 
 _ANY: dict[Setting, Value] = {
     Setting.UP: False,
@@ -243,7 +243,8 @@ class FakeKernel:
             for link in everything.links
             if wanted(link) and (link.name in names or marked_by(link.settings[Setting.MARK]))
         }
-        kept = {link.name for link in everything.links if wanted(link) or link.switch in ours} | uplinks(everything)
+        kept = {link.name for link in everything.links if wanted(link) or link.switch in ours}
+        kept |= uplinks(everything) | in_use(everything).keys()
         kept |= {link.switch for link in everything.links if link.name in kept and link.switch}
         return [link for link in everything.links if link.name in kept]
 
@@ -371,6 +372,8 @@ class FakeKernel:
             device.mtu_pinned = device.mtu_pinned or device.settings[setting] != new
         if setting in self.lacks:
             raise RefusedError(errno.EOPNOTSUPP)
+        if setting is Setting.IPV6 and not new:
+            device.nic.pop("inet6", None)
         if setting is Setting.UP:
             assert isinstance(new, bool)
             self.set_up(device, new)

@@ -231,6 +231,8 @@ def twist(draw: st.DrawFn, of: Appliance, kernel: FakeKernel) -> None:
     able = [one for one in device.settings if one not in (*_IDENTITY, Setting.PERSISTENT)]
     if device.kind is Kind.OTHER:
         able.append(Setting.MAC)
+        # See `dwell`.
+        able.remove(Setting.ADDRESSES)
     setting = draw(st.sampled_from(able))
     if setting is Setting.UP:
         kernel.set_up(device, not device.settings[setting])
@@ -307,6 +309,20 @@ def reroute(draw: st.DrawFn, of: Appliance, kernel: FakeKernel) -> None:
         kernel.default_route.add(draw(st.sampled_from(ports)))
 
 
+def dwell(draw: st.DrawFn, of: Appliance, kernel: FakeKernel) -> None:
+    """Use a port or a hypervisor's interface: a reason to leave it alone, unless it is part of a wire already."""
+    able = [name for name in owned(of, kernel) if kernel[name].kind is Kind.OTHER]
+    if able:
+        device = kernel[draw(st.sampled_from(able))]
+        match draw(st.sampled_from(["inet", "inet6", "route"])):
+            case "inet":
+                device.settings[Setting.ADDRESSES] = draw(st.sampled_from(_VALUES[Setting.ADDRESSES]))
+            case "inet6" if device.settings[Setting.IPV6]:
+                device.nic["inet6"] = ("2001:db8::1/64",)
+            case _:
+                kernel.routed.add(device.name)
+
+
 def squat(draw: st.DrawFn, of: Appliance, kernel: FakeKernel) -> None:
     """Take the name of a switch or tap for something else."""
     names = [switch.name for topology in of.topologies.values() for switch in topology.switches]
@@ -321,7 +337,7 @@ def trap(draw: st.DrawFn, of: Appliance, kernel: FakeKernel) -> None:
         kernel.enslave(kernel["mgmt0"], kernel[draw(st.sampled_from(found))].index)
 
 
-REFUSED_HANDS: list[Hand] = [pull, occupy, reroute, squat, trap]
+REFUSED_HANDS: list[Hand] = [pull, occupy, reroute, dwell, dwell, squat, trap]
 
 
 # --- what a frame could do -------------------------------------------------------------------------------------------

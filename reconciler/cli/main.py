@@ -225,7 +225,7 @@ def discover(virtual: bool) -> None:
 def observe() -> None:
     """Write the live state of the network as JSON, for `reconcile --dry-run --against`.
 
-    Needs no privileges. Holds interface names, MAC addresses and IPv4 addresses of this machine, nothing else of it.
+    Needs no privileges. Holds interface names, MAC addresses and IP addresses of this machine, nothing else of it.
     """
     from reconciler.host.netlink.kernel import Kernel
     from reconciler.network.record import dump

@@ -188,10 +188,11 @@ def _bound(
         if switch.segment == segment
     )
     pinned = (pinned_mac(appliance.sku, Role("switch", name)) for name in switches)
-    switch_at = lambda name: _place("switch", name, {("switch", name): name}, actual)  # noqa: E731
     members = (actual.by_name[one.interface].settings.get(Setting.MAC) for one in (*ports, *adapters) if one.index)
     own = frozenset(mac for mac in (*pinned, *members) if isinstance(mac, str))
-    return Guarded(segment, guard, ports, adapters, own, tuple(map(switch_at, switches)))
+    return Guarded(
+        segment, guard, ports, adapters, own, tuple(_place("switch", name, names, actual) for name in switches)
+    )
 
 
 def _place(kind: str, role: str, names: Mapping[tuple[str, str], str], actual: Network) -> Place:

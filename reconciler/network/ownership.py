@@ -1,16 +1,17 @@
 """What may be touched. Ownership comes first: whatever is refused here is not even compared.
 
 Ours is what bears this appliance's mark. The file can grant more: a data port is ours to move while nobody else holds
-it, and with `take_over` also when somebody does. A management port is nobody's to grant.
+it and the host does not speak over it, and with `take_over` also then. A management port is nobody's to grant.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 from reconciler.appliance.declared import Appliance
 from reconciler.network.bind import NOT_FOUND, Bound, Problem
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, Role, Setting, marked_by, pinned_mac
-from reconciler.network.uplinks import uplinks
+from reconciler.network.uplinks import in_use, uplinks
 
 
 class Claims(NamedTuple):
@@ -26,10 +27,12 @@ def claim(appliance: Appliance, bound: Bound, actual: Network) -> Claims:
     """Divide the world into what the appliance may change and what it must not."""
     problems: list[Problem] = []
     kept: list[Link] = []
-    # A default route over a switch of ours is somebody's tampering with that switch, and protects nothing.
-    own_connection = uplinks(actual, ignore=lambda link: is_ours(appliance, link))
+    # A default route or an address on a switch of ours is somebody's tampering with that switch, and protects nothing.
+    ours = lambda link: is_ours(appliance, link)  # noqa: E731
+    own_connection = uplinks(actual, ours)
+    host = _Host(bound.management, own_connection, in_use(actual, ours))
     for link in bound.desired.links:
-        reason = _refusal(appliance, link, bound.management, own_connection, actual)
+        reason = _refusal(appliance, link, host, actual)
         if reason is None:
             kept.append(link)
         else:
@@ -61,24 +64,40 @@ def is_ours(appliance: Appliance, link: Link) -> bool:
     return link.kind is Kind.BRIDGE and link.settings.get(Setting.MAC) == pinned
 
 
-def _refusal(
-    appliance: Appliance, link: Link, management: frozenset[str], own_connection: frozenset[str], actual: Network
-) -> Problem | None:
+class _Host(NamedTuple):
+    """The interfaces that are the host's own: by the file, by a default route, by what it uses them for."""
+
+    management: frozenset[str]
+    own_connection: frozenset[str]
+    in_use: Mapping[str, str]
+
+
+def _refusal(appliance: Appliance, link: Link, host: _Host, actual: Network) -> Problem | None:
     live = actual.by_name.get(link.name)
     if live is None or link.role is None:
         return None
     if link.role.kind == "switch" or link.kind is Kind.TAP:
         return _refuse_maker(appliance, link, live)
-    if link.name in management:
+    if link.name in host.management:
         return _no("management", link, "is the management port", "it is never touched: mend the match in the file")
     if _may_take_over(appliance, link.role):
         return None
-    if link.name in own_connection:
+    if link.name in host.own_connection:
         return _no("default-route", link, _carries(actual.unresolved), _TAKE_OVER)
     master = actual.by_name.get(live.switch) if live.switch else None
     if live.switch and (master is None or not is_ours(appliance, master)):
         return _no("foreign-switch", link, f"is in `{live.switch}`, which is not ours", _TAKE_OVER)
+    if link.name in host.in_use and not live.switch and not _silenced(live):
+        return _no("in-use", link, host.in_use[link.name], _TAKE_OVER)
     return None
+
+
+def _silenced(live: Link) -> bool:
+    """Whether a port in no switch is as we leave one: nobody else has a NIC promiscuous and without ARP for an address.
+
+    An address that comes to such a port, as to one in a switch of ours, is somebody's tampering with a wire.
+    """
+    return live.settings.get(Setting.ARP) is False and live.settings.get(Setting.PROMISCUOUS) is True
 
 
 def _carries(unresolved: tuple[int, ...]) -> str:

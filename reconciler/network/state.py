@@ -120,6 +120,7 @@ class Nic:
     carrier: bool = False
     physical: bool = False  # a device stands behind it
     lower: tuple[int, ...] = ()  # indexes of the links it runs over (VLAN, macvlan, …)
+    inet6: tuple[str, ...] = ()  # IPv6 addresses with prefix length, less link-local ones: those come by themselves
 
 
 @dataclass(frozen=True, slots=True)

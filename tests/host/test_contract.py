@@ -464,7 +464,8 @@ def test_a_look_at_some_shows_these_and_whoever_has_to_do_with_them(kernel: Scen
     kernel.put("nic1", "ours")
     kernel.put("nic2", "foreign")
     seen = kernel.observe(["nic0", "nowhere0"])
-    assert set(seen.by_name) == {"nic0", "nic1", "ours", "foreign"}
+    # The loopback has an address.
+    assert set(seen.by_name) == {"lo", "nic0", "nic1", "ours", "foreign"}
     assert seen.by_name["nic1"].switch == "ours"
     whole = kernel.observe()
     assert {name: link.settings for name, link in seen.by_name.items()} == {

@@ -160,7 +160,7 @@ def test_requests_ask_for_what_they_should() -> None:
     assert decoded(requests.get_links(family=rtnetlink.AF_BRIDGE), ifinfmsg)["family"] == socket.AF_BRIDGE
     assert decoded(requests.get_link(12), ifinfmsg)["index"] == 12
     assert attribute(decoded(requests.get_link("eth0"), ifinfmsg), "IFLA_ALT_IFNAME") == "eth0"
-    assert decoded(requests.get_addresses(), ifaddrmsg)["family"] == socket.AF_INET
+    assert decoded(requests.get_addresses(socket.AF_INET), ifaddrmsg)["family"] == socket.AF_INET
     assert decoded(requests.get_routes(socket.AF_INET6), rtmsg)["family"] == socket.AF_INET6
 
 
@@ -359,7 +359,7 @@ def _same_ipv6(ours: answers.RawLink, theirs: Any) -> None:
 @pytest.mark.netns
 def test_every_address_is_read_as_pyroute2_reads_it(zoo: Namespace) -> None:
     seen = []
-    for payload, message in dumped(zoo, requests.get_addresses()):
+    for payload, message in dumped(zoo, requests.get_addresses(socket.AF_INET)):
         theirs = decoded(message, ifaddrmsg)
         index, address = answers.address(payload, 0, len(payload))
         assert (index, address) == (theirs["index"], f"{theirs.get('IFA_LOCAL')}/{theirs['prefixlen']}")

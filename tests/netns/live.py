@@ -128,7 +128,8 @@ class Live:
 
 def _still(told: dict[str, Any]) -> Any:
     """Less what runs by itself, and so is no change of anybody's."""
-    return json.loads(re.sub(r'"[a-z_]*timer": [0-9.]+', '"timer": 0', json.dumps(told)))
+    text = re.sub(r'"[a-z_]*timer": [0-9.]+', '"timer": 0', json.dumps(told))
+    return json.loads(text.replace('"tentative": true, ', ""))
 
 
 @contextlib.contextmanager

@@ -75,3 +75,70 @@ def test_a_blackhole_leads_nowhere_and_other_routes_protect_no_other_port(host: 
     )
     host.converge()
     host.is_converged()
+
+
+USES = {
+    "an address": "ip address add 198.51.100.1/24 dev nic0",
+    "an address of a port that is up, and its route": "ip link set nic0 up; ip address add 198.51.100.1/24 dev nic0",
+    "one that somebody gave by himself": "ip address add 169.254.7.7/16 dev nic0",
+    "an address of IPv6": "ip address add 2001:db8::1/64 dev nic0",
+    "a unique local one": "ip address add fd00::1/64 dev nic0",
+    "a route": "ip link set nic0 up; ip route add 203.0.113.0/24 dev nic0",
+    "an address above": "ip link add mv0 link nic0 type macvlan; ip address add 198.51.100.1/24 dev mv0",
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_port_that_the_host_uses_is_left_exactly_as_it_is_by_everybody(host: Live, use: str) -> None:
+    document = json.loads(host.file.read_text())
+    host.file.write_text(json.dumps({**document, "guard": {}}))
+    host.hand(USES[use])
+    before = host.dump("nic0")
+    recorded = host.file.parent / "state.json"
+    recorded.write_text(host.here_alone("observe").out)
+    for words in (["--dry-run"], ["--dry-run", "--against", str(recorded)], [], ["-t", "bypass"]):
+        done = host.here(*words, "-o", "json")
+        assert done.code == 1
+        assert [(one["code"], one["interface"]) for one in json.loads(done.out)["problems"]] == [("in-use", "nic0")]
+        assert host.dump("nic0") == before, words
+    # The guard at boot does what can be done without it, and says what could not.
+    done = host.here("guard", "on", "--boot")
+    assert done.code == 1
+    assert "port outside: refused: `nic0`" in done.err
+    host.here("guard", "on")
+    rules = host.lab.run(["nft", "list", "ruleset"]).stdout
+    assert "nic1" in rules
+    assert "nic0" not in rules
+    assert host.dump("nic0") == before
+    document["ports"]["outside"]["take_over"] = True
+    host.file.write_text(json.dumps({**document, "guard": {}}))
+    if "mv0" in USES[use]:
+        # No bridge gets a NIC that a macvlan runs on, whoever orders it.
+        host.hand("ip link delete mv0")
+    host.converge()
+    assert host.drift() == set()
+    (told,) = json.loads(host.lab.run(["ip", "-j", "address", "show", "nic0"]).stdout)
+    assert told["addr_info"] == []
+    host.here("guard", "on")
+    assert "nic0" in host.lab.run(["nft", "list", "ruleset"]).stdout
+
+
+def test_an_address_that_the_kernel_gave_by_itself_is_no_reason(host: Live) -> None:
+    host.hand("ip link set nic0 up; ip link set nic1 up")
+    host.hand("ip -6 address show dev nic0 | grep -q 'inet6 fe80::'")
+    host.converge()
+
+
+def test_an_address_that_comes_to_a_part_of_the_wire_goes_again(host: Live) -> None:
+    document = json.loads(host.file.read_text())
+    document["topologies"]["isolate"] = {"pair": "all", "detached": ["outside", "inside"]}
+    host.file.write_text(json.dumps(document))
+    for topology in ("inspect", "bypass", "isolate"):
+        host.converge("-t", topology)
+        host.hand("ip address add 198.51.100.1/24 dev nic0")
+        assert host.drift("-t", topology) == {("nic0", "addresses")}
+        host.converge("-t", topology)
+        host.hand("echo 0 > /proc/sys/net/ipv6/conf/nic0/disable_ipv6; ip address add 2001:db8::1/64 dev nic0 nodad")
+        assert host.drift("-t", topology) == {("nic0", "ipv6")}
+        host.converge("-t", topology)
+        assert "198.51.100.1" not in host.lab.run(["ip", "address", "show", "nic0"]).stdout

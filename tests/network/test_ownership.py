@@ -130,6 +130,27 @@ def _unresolved_and_routed(kernel: FakeKernel) -> None:
     kernel.routed.add("eth0")
 
 
+def _address(kernel: FakeKernel) -> None:
+    kernel["eth0"].settings[Setting.ADDRESSES] = ("192.0.2.9/24", "192.0.2.10/24")
+
+
+def _inet6(kernel: FakeKernel) -> None:
+    kernel["eth0"].nic["inet6"] = ("2001:db8::9/64",)
+
+
+def _other_route(kernel: FakeKernel) -> None:
+    kernel.routed.add("eth0")
+
+
+def _address_on_a_vlan(kernel: FakeKernel) -> None:
+    kernel.add("eth0.7", nic={"lower": (kernel["eth0"].index,)}, addresses=("192.0.2.9/24",))
+
+
+def _address_on_a_macvlan_of_a_vlan(kernel: FakeKernel) -> None:
+    vlan = kernel.add("eth0.7", nic={"lower": (kernel["eth0"].index,)})
+    kernel.add("mv0", nic={"lower": (vlan.index,), "inet6": ("fd00::1/64",)})
+
+
 HELD = [
     (_bridge, "foreign-switch"),
     (_bond, "foreign-switch"),
@@ -140,6 +161,11 @@ HELD = [
     (_route_by_all_of_them, "default-route"),
     (_unresolved, "default-route"),
     (_unresolved_and_routed, "default-route"),
+    (_address, "in-use"),
+    (_inet6, "in-use"),
+    (_other_route, "in-use"),
+    (_address_on_a_vlan, "in-use"),
+    (_address_on_a_macvlan_of_a_vlan, "in-use"),
 ]
 
 
@@ -171,6 +197,59 @@ def test_while_a_default_route_leads_nobody_knows_where_it_is_said() -> None:
     _unresolved(kernel)
     (problem,) = turn(of, kernel).after.problems
     assert "`eth0` may carry the default route: the kernel does not tell where nexthop 7 leads" in problem.what
+
+
+@pytest.mark.parametrize(
+    ("use", "what"),
+    [
+        (_address, "`eth0` has the address 192.0.2.9/24"),
+        (_inet6, "`eth0` has the address 2001:db8::9/64"),
+        (_other_route, "`eth0` has a route"),
+        (_address_on_a_vlan, "`eth0` carries `eth0.7`, which has the address 192.0.2.9/24"),
+    ],
+)
+def test_what_the_host_uses_a_port_for_is_said(use: Callable[[FakeKernel], None], what: str) -> None:
+    of, kernel = two_ports(), host(two_ports())
+    use(kernel)
+    (problem,) = turn(of, kernel).after.problems
+    assert str(problem) == f"port outside: refused: {what}; free it, or give it `take_over: true` in the file"
+
+
+@pytest.mark.parametrize("topology", ["inspect", "bypass", "isolate"])
+@pytest.mark.parametrize("use", [_address, _inet6, _other_route])
+def test_a_port_that_is_part_of_a_wire_already_is_cleared_of_it(
+    topology: str, use: Callable[[FakeKernel], None]
+) -> None:
+    both = ["outside", "inside"]
+    isolate = {"pair": "all", "detached": both}
+    of = two_ports(topologies={"inspect": {"pair": "all"}, "bypass": {"join": "all"}, "isolate": isolate})
+    kernel = host(of)
+    assert turn(of, kernel, topology).converged
+    kernel["eth0"].settings[Setting.IPV6] = True
+    use(kernel)
+    report = turn(of, kernel, topology)
+    assert report.converged
+    assert report.before.changes != ()
+    assert kernel["eth0"].settings[Setting.ADDRESSES] == ()
+    assert "inet6" not in kernel["eth0"].nic
+
+
+def test_an_adapter_of_a_hypervisor_with_an_address_is_refused_too() -> None:
+    for take_over, expected in ((False, [("in-use", "adapter outside", "vif0")]), (True, [])):
+        of = two_ports(vm=vm(take_over=take_over))
+        kernel = host(of)
+        kernel["vif0"].settings[Setting.ADDRESSES] = ("10.0.0.1/8",)
+        assert codes(turn(of, kernel)) == expected
+        assert kernel["vif0"].settings[Setting.ADDRESSES] == (() if take_over else ("10.0.0.1/8",))
+
+
+def test_an_address_on_a_switch_of_ours_is_no_reason_and_goes() -> None:
+    of, kernel = two_ports(), host(two_ports())
+    assert turn(of, kernel).converged
+    kernel["sw-outside"].settings[Setting.ADDRESSES] = ("10.0.0.1/8",)
+    kernel.add("sw-outside.7", nic={"lower": (kernel["sw-outside"].index,)}, addresses=("10.1.0.1/16",))
+    assert turn(of, kernel).converged
+    assert kernel["sw-outside"].settings[Setting.ADDRESSES] == ()
 
 
 def test_a_port_in_a_master_that_is_out_of_sight_is_somebodys() -> None:

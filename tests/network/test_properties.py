@@ -2,6 +2,7 @@
 
 import copy
 import random
+from dataclasses import replace
 
 import pytest
 from effort import examples
@@ -146,7 +147,7 @@ def test_the_order_of_what_was_observed_is_irrelevant(world: World, shuffler: ra
     actual = world.kernel.observe()
     links = list(actual.links)
     shuffler.shuffle(links)
-    shuffled = Network(tuple(links), actual.default_route, actual.bridge_netfilter)
+    shuffled = replace(actual, links=tuple(links))
     wanted = desired(world.appliance, world.choice)
     one = difference(world.appliance, wanted, actual)
     other = difference(world.appliance, wanted, shuffled)

@@ -79,7 +79,8 @@ class Port(Model):
     )
     take_over: bool = Field(
         default=False,
-        description="Take the NIC even when somebody else's bridge or bond holds it, or the default route uses it. "
+        description="Take the NIC even when somebody else's bridge or bond holds it, or the host itself uses it: "
+        "a default route, another route, or an address is on it. These are lost. "
         "Has no meaning for a management port: that is never touched.",
     )
 
@@ -133,7 +134,9 @@ class Adapter(Model):
     )
     mac: Mac | None = Field(default=None, description="The adapter's MAC address inside the VM.")
     take_over: bool = Field(
-        default=False, description="Take the interface even when somebody else's bridge holds it. For `interface` only."
+        default=False,
+        description="Take the interface even when somebody else's bridge holds it, or an address or a route is on it. "
+        "For `interface` only.",
     )
 
     @model_validator(mode="after")

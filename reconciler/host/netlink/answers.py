@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from reconciler.host.netlink.rtnetlink import (
     ADDRGENMODES,
-    AF_INET,
     AF_INET6,
     ATTRIBUTE,
     BRIDGE,
     DEVCONF_DISABLE_IPV6,
+    IFA_ADDRESS,
     IFA_LOCAL,
     IFADDR,
     IFF_LOWER_UP,
@@ -65,6 +65,13 @@ from reconciler.host.netlink.rtnetlink import (
 from reconciler.network.state import Kind, Link, Nic, Setting, Value
 
 
+class Addresses(NamedTuple):
+    """Of one link, with prefix length; of IPv6 less link-local ones."""
+
+    inet: tuple[str, ...] = ()
+    inet6: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class RawLink:
     """A link as one message tells it: its master is still an index, its addresses come in other messages."""
@@ -81,14 +88,14 @@ class RawLink:
     carrier: bool = False
     physical: bool = False
 
-    def link(self, switch: str | None, addresses: tuple[str, ...], lro: bool | None, driver: str | None) -> Link:
+    def link(self, switch: str | None, addresses: Addresses, lro: bool | None, driver: str | None) -> Link:
         """The link, with what other messages and the driver told; None where it told nothing."""
         lower = (self.lower,) if self.lower else ()
-        nic = Nic(self.index, self.pci, self.mac, driver, self.altnames, self.carrier, self.physical, lower)
-        settings = {Setting.SWITCH: switch, **self.settings, Setting.ADDRESSES: addresses}
+        identity = (self.index, self.pci, self.mac, driver, self.altnames, self.carrier, self.physical, lower)
+        settings = {Setting.SWITCH: switch, **self.settings, Setting.ADDRESSES: addresses.inet}
         if lro is not None:
             settings[Setting.LRO] = lro
-        return Link(self.name, self.kind, settings, nic=nic)
+        return Link(self.name, self.kind, settings, nic=Nic(*identity, addresses.inet6))
 
 
 def link(data: bytes, offset: int, end: int) -> RawLink:
@@ -225,10 +232,12 @@ def membership(data: bytes, offset: int, end: int) -> tuple[int, int]:
 
 
 def address(data: bytes, offset: int, end: int) -> tuple[int, str]:
-    """Interface index and IPv4 address with prefix length of an RTM_NEWADDR message."""
-    _, prefix, _, _, index = IFADDR.unpack_from(data, offset)
-    start, stop = attributes(data, offset + 8, end)[IFA_LOCAL]
-    return index, f"{inet_ntop(AF_INET, data[start:stop])}/{prefix}"
+    """Interface index and address with prefix length of an RTM_NEWADDR message."""
+    family, prefix, _, _, index = IFADDR.unpack_from(data, offset)
+    told = attributes(data, offset + 8, end)
+    # Of a link with two ends IFA_ADDRESS is the other one; IPv6 tells the local one only where there is another.
+    start, stop = told[IFA_LOCAL] if IFA_LOCAL in told else told[IFA_ADDRESS]
+    return index, f"{inet_ntop(family, data[start:stop])}/{prefix}"
 
 
 class Route(NamedTuple):

@@ -45,7 +45,7 @@ class Kernel:
         """The network as it is: all of it, or what concerns the interfaces `names`.
 
         With `names`: these as far as they exist, all bridges and taps, all members of bridges among them, and what
-        default routes lead over.
+        addresses and routes are on, and lead over.
 
         Raises:
             TransientError: the network did not hold still.

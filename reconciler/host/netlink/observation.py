@@ -10,13 +10,14 @@ from typing import NamedTuple
 from reconciler.errors import HostError
 from reconciler.host.ioctl import Ethtool
 from reconciler.host.netlink import answers, requests, rtnetlink
-from reconciler.host.netlink.answers import RawLink
+from reconciler.host.netlink.answers import Addresses, RawLink
 from reconciler.host.netlink.connection import Connection
 from reconciler.network.state import Kind, Network, Setting, marked_by
 
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge")
 _BRIDGE_NETFILTER_NAMES = ("bridge-nf-call-arptables", "bridge-nf-call-ip6tables", "bridge-nf-call-iptables")
 _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+_LINK_LOCAL = re.compile("fe[89ab]")  # fe80::/10
 
 
 class Observer:
@@ -35,11 +36,11 @@ class Observer:
         """The network as it is: all of it, or what concerns the interfaces `names` (see `Kernel.observe`)."""
         self._last, self._now = self._now, {}
         routes = _routes(self._connection)
+        addresses = _addresses(self._connection)
         if names is None:
             found = _Found({raw.index: raw for raw in self._dump(requests.get_links())})
         else:
-            found = self._concerning(frozenset(names), routes.default)
-        addresses = _addresses(self._connection)
+            found = self._concerning(frozenset(names), routes.default | routes.other | addresses.keys())
         drivers = _drivers(self._ethtool, found.links.values()) if names is None else {}
         links = []
         for _, raw in sorted(found.links.items()):
@@ -47,7 +48,7 @@ class Observer:
             switch = found.name_of(raw.master) if raw.master else None
             # Bridges and taps receive nothing from a wire.
             lro = self._ethtool.lro(raw.name) if raw.kind is Kind.OTHER else None
-            links.append(raw.link(switch, addresses.get(raw.index, ()), lro, drivers.get(raw.index)))
+            links.append(raw.link(switch, addresses.get(raw.index, Addresses()), lro, drivers.get(raw.index)))
         return Network(
             tuple(links), found.names_of(routes.default), _firewalled(), found.names_of(routes.other), routes.unresolved
         )
@@ -63,7 +64,7 @@ class Observer:
     def _look_up(self, which: Sequence[str | int]) -> Iterator[RawLink]:
         return map(self._decode, self._connection.look_up(which))
 
-    def _concerning(self, names: frozenset[str], uplinks: Collection[int]) -> "_Found":
+    def _concerning(self, names: frozenset[str], in_use: Collection[int]) -> "_Found":
         found = _Found()
         # A kernel that does not know the kind (its module is not loaded) does not filter either.
         for kind, wanted in (("bridge", Kind.BRIDGE), ("tun", Kind.TAP)):
@@ -75,15 +76,15 @@ class Observer:
         members = dict(answers.membership(*answer) for answer in told)
         strangers = [index for index, master in members.items() if master in ours and index not in found.links]
         found.add(self._look_up(strangers))
-        self._descend(found, uplinks)
+        self._descend(found, in_use)
         masters = {raw.master for raw in found.links.values() if raw.master} - found.links.keys()
         found.add(self._look_up(sorted(masters)))
         return found
 
-    def _descend(self, found: "_Found", uplinks: Collection[int]) -> None:
-        """Add the interfaces that default routes lead over, down to the last VLAN's, bond's or bridge's NIC."""
+    def _descend(self, found: "_Found", in_use: Collection[int]) -> None:
+        """Add the interfaces with addresses and routes, down to the last VLAN's, bond's or bridge's NIC."""
         seen: set[int] = set()
-        level = set(uplinks)
+        level = set(in_use)
         while level:
             seen |= level
             found.add(self._look_up(sorted(level - found.links.keys())))
@@ -112,11 +113,16 @@ class _Found:
         return frozenset(self.links[index].name for index in indexes if index in self.links)
 
 
-def _addresses(connection: Connection) -> dict[int, tuple[str, ...]]:
-    found: dict[int, tuple[str, ...]] = {}
-    for answer in connection.ask(requests.get_addresses(), "list addresses"):
+def _addresses(connection: Connection) -> dict[int, Addresses]:
+    found: dict[int, Addresses] = {}
+    for answer in connection.ask(requests.get_addresses(rtnetlink.AF_INET), "list addresses"):
         index, address = answers.address(*answer)
-        found[index] = (*found.get(index, ()), address)
+        found[index] = Addresses((*found.get(index, Addresses()).inet, address))
+    for answer in connection.ask(requests.get_addresses(rtnetlink.AF_INET6), "list addresses"):
+        index, address = answers.address(*answer)
+        if not _LINK_LOCAL.match(address):
+            inet, inet6 = found.get(index, Addresses())
+            found[index] = Addresses(inet, (*inet6, address))
     return found
 
 

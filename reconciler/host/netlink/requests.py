@@ -45,9 +45,9 @@ def get_link(which: str | int) -> bytes:
     return message(RTM_GETLINK, 0, IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + mask + name)
 
 
-def get_addresses() -> bytes:
-    """A dump of all IPv4 addresses."""
-    return message(RTM_GETADDR, NLM_F_DUMP, IFADDR.pack(AF_INET, 0, 0, 0, 0))
+def get_addresses(family: int) -> bytes:
+    """A dump of all addresses of a family."""
+    return message(RTM_GETADDR, NLM_F_DUMP, IFADDR.pack(family, 0, 0, 0, 0))
 
 
 def get_routes(family: int) -> bytes:
