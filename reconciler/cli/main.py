@@ -210,7 +210,7 @@ def validate(group_file: Path | None, paths: tuple[Path, ...], file: Path | None
 def discover(virtual: bool) -> None:
     """Write a commented skeleton of an appliance file from this machine's NICs.
 
-    The port that the default route leads to is taken for the management port. Needs no privileges.
+    A port with an address, or that a default route leads to, is taken for a management port. Needs no privileges.
     """
     from reconciler.host import hardware
     from reconciler.host.netlink.kernel import Kernel

@@ -42,6 +42,7 @@ def _link(link: Link) -> dict[str, Any]:
         "carrier": nic.carrier,
         "physical": nic.physical,
         "lower": list(nic.lower),
+        "bus": nic.bus,
         "inet6": list(nic.inet6),
         "settings": {setting.value: value for setting, value in link.settings.items()},
     }
@@ -88,6 +89,7 @@ def _parse_link(data: Any) -> Link:
         physical=codec.parse(bool, data["physical"]),
         lower=codec.parse(tuple[int, ...], data["lower"]),
         inet6=codec.parse(tuple[str, ...], data.get("inet6", [])),
+        bus=_maybe(data.get("bus")),
     )
     settings = {Setting(key): _value(value) for key, value in data["settings"].items()}
     _maybe(settings.get(Setting.SWITCH))

@@ -2,12 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 
 from reconciler.network.bind import candidates, natural_order
-from reconciler.network.state import Kind, Link, Network, Nic, Setting
-from reconciler.network.uplinks import uplinks
+from reconciler.network.state import XEN_BACKEND, Kind, Link, Network, Nic, Setting, marked_by
+from reconciler.network.uplinks import in_use, uplinks
 
 # What a file can match by; the kernel allows more.
 _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
@@ -20,7 +20,7 @@ def skeleton(actual: Network, sku: str, vendor: str, *, virtual: bool = False) -
 
     `virtual`: take virtual Ethernet interfaces for NICs, too (in a lab there are no others).
     """
-    own = uplinks(actual)
+    own = _own(actual)
     every = sorted((link for link in actual.links if _is_nic(link, virtual)), key=natural_order)
     matches = _matches(every, actual)
     nics = [link for link in every if link.name in matches]
@@ -33,11 +33,11 @@ def skeleton(actual: Network, sku: str, vendor: str, *, virtual: bool = False) -
     return "\n".join(
         [
             *_head(sku, vendor, actual),
-            *_management(management, matches),
-            *(line for role, link in ports.items() for line in _port(role, link, matches[link.name])),
+            *_management(management, matches, own),
+            *(line for role, link in ports.items() for line in _port(role, link, matches[link.name], actual)),
             *(line for role in missing for line in _missing(role)),
             *_segments(roles),
-            *_vm(roles, free),
+            *_vm(roles, free, [link.name for link in actual.links if _is_adapter(link)]),
             "topologies:",
             "  inspect: {pair: all} # a switch per data port, with the adapter of its name: traffic crosses the VM",
             "  bypass: {join: all} # a switch per segment, with all of its ports: traffic passes by the VM",
@@ -47,10 +47,21 @@ def skeleton(actual: Network, sku: str, vendor: str, *, virtual: bool = False) -
     )
 
 
+def _own(actual: Network) -> Mapping[str, str]:
+    """The interfaces that the host itself uses, each with how that is known."""
+    # What an appliance's switches carry is not the host's.
+    ours = lambda link: link.kind is Kind.BRIDGE and marked_by(link.settings.get(Setting.MARK)) is not None  # noqa: E731
+    return {**in_use(actual, ours), **dict.fromkeys(uplinks(actual, ours), "the default route leads here")}
+
+
 def _is_nic(link: Link, virtual: bool) -> bool:
-    if link.kind is not Kind.OTHER or link.nic is None or Setting.MAC not in link.settings:
+    if link.kind is not Kind.OTHER or link.nic is None or Setting.MAC not in link.settings or _is_adapter(link):
         return False
     return link.nic.physical or (virtual and link.name != "lo")
+
+
+def _is_adapter(link: Link) -> bool:
+    return link.nic is not None and link.nic.bus == XEN_BACKEND
 
 
 def _names(count: int) -> list[str]:
@@ -70,20 +81,23 @@ def _head(sku: str, vendor: str, actual: Network) -> Iterator[str]:
     yield "ports:"
 
 
-def _management(links: list[Link], matches: dict[str, str]) -> Iterator[str]:
+def _management(links: list[Link], matches: dict[str, str], own: Mapping[str, str]) -> Iterator[str]:
     if not links:
-        yield "  # No default route leads over a NIC: say which one is for management, or it will be switched:"
+        yield "  # No NIC has an address or a default route: say which one is for management, or it will be switched:"
         yield '  # mgmt: {match: {pci: "0000:01:00.0"}, role: management}'
     for number, link in enumerate(links):
         role = "mgmt" if len(links) == 1 else f"mgmt{number}"
-        yield f"  {role}: # {_comment(link.name)}: the default route leads here, so this is a guess. Never touched."
+        yield f"  {role}: # {_comment(f'{link.name}: {own[link.name]}')}, so this is a guess. Never touched."
         yield f"    match: {matches[link.name]}"
         yield "    role: management"
 
 
-def _port(role: str, link: Link, match: str) -> Iterator[str]:
+def _port(role: str, link: Link, match: str, actual: Network) -> Iterator[str]:
     nic = link.nic or Nic(0)
-    known = ", ".join(filter(None, (nic.driver, nic.mac, "carrier" if nic.carrier else "no carrier")))
+    master = actual.by_name.get(link.switch or "")
+    foreign = link.switch and (master is None or marked_by(master.settings.get(Setting.MARK)) is None)
+    held = f"in {link.switch}, which is not ours: free it, or give it take_over: true" if foreign else ""
+    known = ", ".join(filter(None, (nic.driver, nic.mac, "carrier" if nic.carrier else "no carrier", held)))
     yield f"  {role}: # {_comment(f'{link.name}: {known}')}"
     yield f"    match: {match}"
 
@@ -101,9 +115,12 @@ def _segments(roles: list[str]) -> Iterator[str]:
         yield f"  wire{number if len(pairs) > 1 else ''}: [{', '.join(ports)}]{guess}"
 
 
-def _vm(roles: list[str], names: Iterator[str]) -> Iterator[str]:
+def _vm(roles: list[str], names: Iterator[str], running: list[str]) -> Iterator[str]:
     yield "vm:"
     yield "  # libvirt: {uri: qemu:///system, domain: CHANGE-ME}"
+    for name in running:
+        yield f"  # {_comment(name)} is an adapter of a running Xen guest. Its name changes at each start: give it one"
+        yield "  # there that does not (vifname), and write that below: {interface: NAME}"
     yield "  adapters: # one per data port; `tap` is made by us, `interface` by the hypervisor"
     for role, name in zip(roles, names, strict=False):
         yield f"    {role}: {{tap: {name}}}"

@@ -108,6 +108,10 @@ class Role:
         return f"{self.kind} {self.name}"
 
 
+# The bus of the host's end of an adapter of a Xen guest (drivers/net/xen-netback): what is behind it is no hardware.
+XEN_BACKEND = "xen-backend"
+
+
 @dataclass(frozen=True, slots=True)
 class Nic:
     """Who an actual link is, beyond its name: what a port can be matched by."""
@@ -118,8 +122,9 @@ class Nic:
     driver: str | None = None
     altnames: tuple[str, ...] = ()
     carrier: bool = False
-    physical: bool = False  # a device stands behind it
+    physical: bool = False  # a device stands behind it, and not a VM
     lower: tuple[int, ...] = ()  # indexes of the links it runs over (VLAN, macvlan, …)
+    bus: str | None = None  # of the device behind it: pci, virtio, usb, …
     inet6: tuple[str, ...] = ()  # IPv6 addresses with prefix length, less link-local ones: those come by themselves
 
 

@@ -438,6 +438,24 @@ def test_routes_tell_where_they_lead_through_nexthop_objects_or_that_nobody_know
         assert seen() == (set(), set(), (9,))
 
 
+@pytest.mark.parametrize(
+    ("bus", "device", "expected"),
+    [
+        ("pci", "0000:02:00.0", (True, "0000:02:00.0", "pci")),
+        ("virtio", "virtio3", (True, None, "virtio")),
+        # As a dom0 tells it: the host's end of a guest's adapter is no NIC.
+        ("xen-backend", "vif-7-0", (False, None, "xen-backend")),
+    ],
+)
+def test_what_stands_behind_a_link_is_told_by_its_bus(bus: str, device: str, expected: tuple[Any, ...]) -> None:
+    names = {rtnetlink.IFLA_IFNAME: "x", 56: device, 57: bus}
+    attrs = b"".join(rtnetlink.attribute(number, text.encode() + b"\0") for number, text in names.items())
+    payload = struct.pack("=BxHiII", 0, 1, 7, 0, 0) + attrs
+    nic = answers.link(payload, 0, len(payload)).link(None, answers.Addresses(), None, None).nic
+    assert nic is not None
+    assert (nic.physical, nic.pci, nic.bus) == expected
+
+
 def test_a_membership_without_carrier_tells_no_state_nor_one_that_the_kernel_has_not_got_round_to() -> None:
     def told(flags: int) -> dict[Setting, Value]:
         member = rtnetlink.attribute(

@@ -29,6 +29,7 @@ NICS = st.builds(
     carrier=st.booleans(),
     physical=st.booleans(),
     lower=st.lists(st.integers(0, 99), max_size=2).map(tuple),
+    bus=MAYBE,
     inet6=st.lists(ANY_TEXT, max_size=2).map(tuple),
 )
 OTHER_SETTINGS = st.dictionaries(st.sampled_from([one for one in Setting if one is not Setting.SWITCH]), VALUES)

@@ -1,11 +1,13 @@
 """`discover`: whatever a machine has, the skeleton validates and finds what it was made of."""
 
 from effort import examples
+from fake_kernel import FakeKernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import host, two_ports
 
 from reconciler.appliance.load import load
+from reconciler.cycle import reconcile
 from reconciler.network.bind import bind
 from reconciler.network.desired import choice_of, desired
 from reconciler.network.skeleton import skeleton
@@ -38,8 +40,11 @@ def nics(draw: st.DrawFn, index: int, name: str) -> Link:
         draw(st.sampled_from([None, "igb", "ixgbe"])),
         carrier=draw(st.booleans()),
         physical=draw(st.booleans()),
+        bus=draw(st.sampled_from([None, "pci", "xen-backend"])),
+        inet6=draw(st.sampled_from([(), (), ("2001:db8::1/64",)])),
     )
-    return Link(name, draw(st.sampled_from([Kind.OTHER, Kind.OTHER, Kind.TAP])), {Setting.MAC: draw(MACS)}, nic=nic)
+    settings = {Setting.MAC: draw(MACS), Setting.ADDRESSES: draw(st.sampled_from([(), (), ("192.0.2.1/24",)]))}
+    return Link(name, draw(st.sampled_from([Kind.OTHER, Kind.OTHER, Kind.TAP])), settings, nic=nic)
 
 
 @st.composite
@@ -67,6 +72,11 @@ def test_each_port_of_a_skeleton_finds_one_nic_of_its_own(network: Network, virt
     found = [problem for problem in bound.problems if problem.role and not problem.role.name.startswith("change-me")]
     assert found == []
     assert bound.management <= {link.name for link in network.links}
+    for link in bound.desired.links:
+        if link.role and link.role.kind == "port":
+            live = network.by_name[link.name]
+            assert live.nic is not None
+            assert (live.settings[Setting.ADDRESSES], live.nic.inet6, live.nic.bus == "xen-backend") == ((), (), False)
 
 
 def test_the_nic_of_the_default_route_is_guessed_to_be_for_management() -> None:
@@ -78,6 +88,72 @@ def test_the_nic_of_the_default_route_is_guessed_to_be_for_management() -> None:
         "pci 0000:01:00.0",
         "pci 0000:98:00.0",
     ]
+
+
+def roles(kernel: FakeKernel, *, virtual: bool = False) -> tuple[set[str], set[str], str]:
+    """The NICs that a skeleton takes for management and for data, by their PCI addresses' buses, and its text."""
+    text = skeleton(kernel.observe(), "x", "y", virtual=virtual)
+    of = load(text.encode(), "skeleton.yaml")
+    found: dict[bool, set[str]] = {True: set(), False: set()}
+    for port in of.ports.values():
+        found[port.management].add((port.match.pci or port.match.name or port.match.mac or "")[5:7])
+    return found[True], found[False], text
+
+
+def test_each_nic_that_the_host_uses_is_for_management() -> None:
+    kernel = host(two_ports())
+    kernel["mgmt0"].settings[Setting.ADDRESSES] = ()
+    kernel.default_route = set()
+    assert roles(kernel)[0] == set()
+    kernel["eth0"].settings[Setting.ADDRESSES] = ("169.254.7.7/16",)
+    kernel["eth1"].nic["inet6"] = ("fd00::1/64",)
+    management, data, text = roles(kernel)
+    assert (management, data) == ({"00", "01"}, {"98", "99"})
+    assert "mgmt0: # eth0: has the address 169.254.7.7/16, so this is a guess. Never touched." in text
+    assert "mgmt1: # eth1: has the address fd00::1/64, so this is a guess. Never touched." in text
+
+
+def test_a_nic_below_what_the_host_uses_is_for_management() -> None:
+    kernel = host(two_ports())
+    kernel.enslave(kernel["eth0"], kernel["docker0"].index)
+    kernel.add("eth1.7", nic={"lower": (kernel["eth1"].index,)}, addresses=("198.51.100.1/24",))
+    management, data, text = roles(kernel)
+    assert (management, data) == ({"99", "00", "01"}, {"98", "e-"})  # the last: change-me
+    assert "eth0: carries `docker0`, which has the address 172.17.0.1/16, so this is a guess" in text
+
+
+def test_a_machine_whose_nics_are_all_in_use_leaves_the_ports_to_be_filled_in() -> None:
+    kernel = host(two_ports())
+    for name in ("eth0", "eth1", "plain0"):
+        kernel.routed.add(name)
+    text = roles(kernel)[2]
+    of = load(text.encode(), "skeleton.yaml")
+    assert sum(port.management for port in of.ports.values()) == 4
+    assert [role for role, port in of.ports.items() if not port.management] == ["change-me-1", "change-me-2"]
+
+
+def test_a_nic_in_somebodys_bridge_that_nobody_uses_says_so_and_one_in_ours_does_not() -> None:
+    of = two_ports()
+    kernel = host(of)
+    assert reconcile(kernel, of, choice_of(of)).converged
+    kernel["sw-outside"].settings[Setting.ADDRESSES] = ("10.0.0.1/8",)
+    kernel.add("br9", Kind.BRIDGE)
+    kernel.enslave(kernel["plain0"], kernel["br9"].index)
+    management, data, text = roles(kernel)
+    assert (management, data) == ({"99"}, {"00", "01", "98"})
+    assert text.count("which is not ours") == 1
+    assert "in br9, which is not ours: free it, or give it take_over: true" in text
+
+
+def test_the_adapters_of_a_running_xen_guest_are_no_ports() -> None:
+    kernel = host(two_ports())
+    for number in range(2):
+        told = {"bus": "xen-backend", "driver": "vif", "mac": None}
+        kernel.add(f"vif7.{number}", up=True, mac="fe:ff:ff:ff:ff:ff", nic=told)
+    for virtual in (False, True):
+        _, _, text = roles(kernel, virtual=virtual)
+        assert "name: vif" not in text.replace('"', "")
+        assert "# vif7.0 is an adapter of a running Xen guest" in text
 
 
 def test_what_the_firmware_says_cannot_break_out_of_the_file() -> None:

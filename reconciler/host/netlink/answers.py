@@ -62,7 +62,7 @@ from reconciler.host.netlink.rtnetlink import (
     attributes,
     string,
 )
-from reconciler.network.state import Kind, Link, Nic, Setting, Value
+from reconciler.network.state import XEN_BACKEND, Kind, Link, Nic, Setting, Value
 
 
 class Addresses(NamedTuple):
@@ -84,6 +84,7 @@ class RawLink:
     settings: dict[Setting, Value]
     altnames: tuple[str, ...] = ()
     pci: str | None = None
+    bus: str | None = None
     mac: str | None = None
     carrier: bool = False
     physical: bool = False
@@ -91,7 +92,7 @@ class RawLink:
     def link(self, switch: str | None, addresses: Addresses, lro: bool | None, driver: str | None) -> Link:
         """The link, with what other messages and the driver told; None where it told nothing."""
         lower = (self.lower,) if self.lower else ()
-        identity = (self.index, self.pci, self.mac, driver, self.altnames, self.carrier, self.physical, lower)
+        identity = (self.index, self.pci, self.mac, driver, self.altnames, self.carrier, self.physical, lower, self.bus)
         settings = {Setting.SWITCH: switch, **self.settings, Setting.ADDRESSES: addresses.inet}
         if lro is not None:
             settings[Setting.LRO] = lro
@@ -218,8 +219,10 @@ def _identity(data: bytes, told: dict[int, tuple[int, int]], raw: RawLink) -> No
     if IFLA_PERM_ADDRESS in told:
         raw.mac = _mac(data, told[IFLA_PERM_ADDRESS])
     if IFLA_PARENT_DEV_NAME in told:
-        raw.physical = True
-        if IFLA_PARENT_DEV_BUS_NAME in told and string(data, told[IFLA_PARENT_DEV_BUS_NAME]) == "pci":
+        if IFLA_PARENT_DEV_BUS_NAME in told:
+            raw.bus = string(data, told[IFLA_PARENT_DEV_BUS_NAME])
+        raw.physical = raw.bus != XEN_BACKEND
+        if raw.bus == "pci":
             raw.pci = string(data, told[IFLA_PARENT_DEV_NAME])
     if IFLA_PROP_LIST in told:
         raw.altnames = tuple(_strings(data, told[IFLA_PROP_LIST], IFLA_ALT_IFNAME))

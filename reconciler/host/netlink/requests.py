@@ -1,7 +1,6 @@
 """What is asked of the kernel about links, addresses and routes. No I/O."""
 
 from reconciler.host.netlink.rtnetlink import (
-    AF_INET,
     AF_UNSPEC,
     IFADDR,
     IFINFO,
