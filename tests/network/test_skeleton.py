@@ -4,10 +4,10 @@ from effort import examples
 from fake_kernel import FakeKernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reconciler.cycle import reconcile
 from worlds import host, two_ports
 
 from reconciler.appliance.load import load
-from reconciler.cycle import reconcile
 from reconciler.network.bind import bind
 from reconciler.network.desired import choice_of, desired
 from reconciler.network.skeleton import skeleton
