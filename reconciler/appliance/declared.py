@@ -74,6 +74,13 @@ class Probe:
     port: int | None = None
 
 
+MAX_DIRECTIONS = 128
+"""Directions between adapters, of all guarded segments together: one prober asks in all of them, with one thread.
+
+At a probe each 20 ms, 128 take it about half of a core.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Guard:
     """The dead-man switch of a segment; durations in milliseconds.

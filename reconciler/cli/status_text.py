@@ -162,7 +162,8 @@ def _guard(guard: Any) -> Iterator[Said]:
             yield Said(f"    {escaped(one['from'])} → {escaped(one['to'])}: {one['state']}{rtt}, {missing}")
     prober = guard["prober"]
     if not prober["alive"]:
-        yield Said(f"    {click.style('no probes are sent', fg='red')}")
+        why = f": {escaped(prober['trouble'])}" if prober["trouble"] else ""
+        yield Said(f"    {click.style('no probes are sent', fg='red')}{why}")
     elif prober["priority"] and not prober["priority"].startswith("fifo"):
         yield Said(f"    the prober has no real-time priority ({escaped(prober['priority'])}): load may trip the guard")
     if guard["trouble"]:

@@ -241,13 +241,13 @@ class GuardEffects:
             case effects.Prepare(bound):
                 self._table.prepare(bound)
             case effects.FindTable(bound):
-                return self._table.find(bound)
+                return self._slowly(effect, lambda: self._table.find(bound))
             case effects.FindLeases(bound):
                 return events.LeasesFound(self._table.standing(bound))
             case effects.Count():
                 return self._table.count()
-            case effects.Install():
-                return self._install(effect)
+            case effects.Install(made, counted):
+                return self._slowly(effect, lambda: self._table.install(made, counted))
             case effects.Remove():
                 return self._table.remove()
             case effects.Tell(event, text, level, data):
@@ -260,13 +260,13 @@ class GuardEffects:
                 return self._tell_prober(effect)
         return None
 
-    def _install(self, effect: effects.Install) -> events.Event | None:
+    def _slowly(self, effect: effects.Effect, find: Callable[[], events.Event]) -> events.Event | None:
         def refused(reason: str) -> events.Event:
             return events.Refused(effect, reason)
 
         def work() -> events.Event:
             try:
-                return self._table.install(effect.ruleset, effect.counted)
+                return find()
             except ReconcilerError as error:
                 return refused(str(error))
 

@@ -36,8 +36,8 @@ def observed(turn: Turn, event: Observed) -> bool:
         turn.table(made=digest_of(turn.state.appliance.sku, event.bound, turn.state.secret))
     table = turn.state.table
     settled = table.made == table.digest and not table.suspicious and turn.now < table.check_ms
-    if turn.state.on and not table.putting and not settled:
-        turn.table(suspicious=False, check_ms=turn.now + CHECK_MS)
+    if turn.state.on and not table.putting and not table.asked and not settled:
+        turn.table(asked=True, suspicious=False, check_ms=turn.now + CHECK_MS)
         turn.do(FindTable(event.bound))
         return True
     return False
@@ -46,7 +46,8 @@ def observed(turn: Turn, event: Observed) -> bool:
 def found(turn: Turn, event: TableFound) -> None:
     """The table as it stands: taken over, left, or put anew."""
     live, table = event.fingerprint is not None, turn.state.table
-    if not turn.state.on or table.putting:
+    turn.table(asked=False)
+    if not turn.state.on or table.putting or not turn.state.segments:
         return
     turn.table(present=live)
     _book(turn, turn.state.seen, event.handle, event.counted)
@@ -176,7 +177,7 @@ def removed(turn: Turn, event: Removed) -> None:
     """The table is gone, with all that it held."""
     _book(turn, turn.state.bound, event.handle, event.counted)
     turn.set(bound=(), seen=())
-    turn.table(digest="", fingerprint=None, known=False, present=False, putting=None, made="")
+    turn.table(digest="", fingerprint=None, known=False, present=False, asked=False, putting=None, made="")
     for name, segment in turn.state.segments.items():
         turn.change(name, held=Held.NOTHING, exposure=segment.exposure.closed(turn.now), draining_until=0)
         turn.renew(name)

@@ -50,9 +50,9 @@ def still(known: Prober, now: int) -> Next:
     return replace(known, life=Life.NOBODY, retry_ms=now + ENDING_MS), ()
 
 
-def gone(known: Prober) -> Next:
-    """There is none any more."""
-    return replace(known, life=Life.NOBODY, ordered=None, report=None), ()
+def gone(known: Prober, reason: str) -> Next:
+    """There is none any more. `reason`: its last word, or what is known of its end."""
+    return replace(known, life=Life.NOBODY, ordered=None, report=None, trouble=reason), ()
 
 
 def wished_for(known: Prober) -> Prober:
@@ -70,7 +70,7 @@ def reported(known: Prober, report: Report, now: int) -> Next:
         heard_ms=now,
         report=report,
         proven=known.proven | back,
-        trouble=known.trouble if known.ordered is None else "",
+        trouble="" if known.ordered else known.trouble,
     ), ()
 
 

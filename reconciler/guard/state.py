@@ -89,7 +89,8 @@ class TableState:
 
     `digest`, `fingerprint`: of the one that was set last. `known`: whether this process has seen or set it. `present`:
     whether it stood when it was last looked at. `suspicious`: somebody has changed something in nf_tables. `made`: the
-    digest for the segments of the last look. `trouble`: what keeps the guard from its work, or ''.
+    digest for the segments of the last look. `asked`: the kernel was asked what stands, and has not answered yet.
+    `trouble`: what keeps the guard from its work, or ''.
     """
 
     digest: str = ""
@@ -99,6 +100,7 @@ class TableState:
     suspicious: bool = True
     check_ms: int = 0
     made: str = ""
+    asked: bool = False
     putting: Putting | None = None
     trouble: str = ""
 

@@ -135,7 +135,7 @@ def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...
         case ProberStill():
             turn.prober(prober.still(turn.state.prober, now))
         case ProberGone():
-            turn.prober(prober.gone(turn.state.prober))
+            turn.prober(prober.gone(turn.state.prober, event.reason))
             _listen(turn)
         case Switched():
             _switched(turn, on=event.on)
@@ -268,7 +268,8 @@ def _refused(turn: Turn, event: Refused) -> None:
             turn.suffer(event.reason)
             _listen(turn)
         case FindTable() | FindLeases():
-            turn.table(suspicious=True)
+            asked = turn.state.table.asked and not isinstance(event.effect, FindTable)
+            turn.table(suspicious=True, asked=asked)
             turn.suffer(event.reason)
             _conclude(turn, act=False)
         case Remove():

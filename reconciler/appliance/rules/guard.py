@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from reconciler.appliance.declared import INSPECT
+from reconciler.appliance.declared import INSPECT, MAX_DIRECTIONS
 from reconciler.appliance.rules.raw import duration, get, items, mapping
 from reconciler.appliance.yaml.document import Document, Mistake, Path
 from reconciler.appliance.yaml.words import shown
@@ -27,6 +27,11 @@ def mistakes(document: Document, segments: Mapping[str, Collection[str]]) -> Ite
     guarded = [name for name in segments if _is_guarded(document.data, name)]
     for name in guarded:
         yield from _fits(document, name, segments[name])
+    if (directions := sum(len(segments[name]) for name in guarded)) > MAX_DIRECTIONS:
+        path: Path = ("guard",) if ("guard",) in document.values else ("segments", guarded[-1], "guard")
+        what = f"{len(guarded)} guarded segments have {directions} ports together"
+        right = f'one guard serves at most {MAX_DIRECTIONS}: give segments that need none `guard: "off"`'
+        yield _wrong(document, path, what, right)
     yield from _canaries(document, guarded, segments)
 
 

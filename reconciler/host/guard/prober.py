@@ -7,11 +7,13 @@ with the orders, so it needs no capability, and gives up those that it has.
 
 Conversation, one JSON object a message. From the daemon: orders, which replace all before them; ``{}``; and
 ``{"end": true}``. Any of these is consent; without one for the grace it ends. Who connects last steers; who sends
-nonsense is hung up on. An order holds `grace_ms` and `directions`, each with `name`; `out` and `back`, indexes of the
-packet sockets beside the message; `frame` in hex, `stamp_at`, `every_us`; `lost_us`, after which silence is loss; and
-`negative`, null or what must not come through, again with frame, stamp_at and every_us.
+nonsense is told so, and hung up on. Orders hold `grace_ms` and `directions`, each with `name`; `out` and `back`,
+indexes of the packet sockets beside the message; `frame` in hex, `stamp_at`, `every_us`; `lost_us`, after which silence
+is loss; and `negative`, null or what must not come through, again with frame, stamp_at and every_us. What does not fit
+into one message comes in several, all but the last with ``"more": true``: their directions and sockets are one list.
 
-To the daemon: a report each 100 ms, and whenever the state of a direction changes; see `probing.Report`.
+To the daemon: a report each 100 ms, and whenever the state of a direction changes; see `orders.Report`. Before it hangs
+up: ``{"refused": "why"}``.
 """
 
 import contextlib
@@ -35,8 +37,9 @@ UNPROVEN, BACK, LOST = "unproven", "back", "lost"
 
 _HEAD = 12  # bytes: destination (token) and source (mark)
 _WINDOW = 1_024  # probes that may be under way at once
-_MAX_MESSAGE = 61_440  # bytes
-_MAX_DIRECTIONS = 64
+_MAX_MESSAGE = 180_000  # bytes
+_MOST_PARTS = 64  # messages that orders may come in; how many directions that makes is for who gives them
+_MOST_RIGHTS = 253  # descriptors in one message: SCM_MAX_FD of linux/net/scm.h
 _MAX_US = 3_600_000_000
 _MAX_TEXT = 200  # characters
 _MIN_FRAME, _MAX_FRAME = 60, 1_514  # bytes, of Ethernet without frame check sequence
@@ -56,7 +59,7 @@ _NICE = -20
 _SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 _TIMESPEC = struct.Struct("@ll")
 _CONTROL = socket.CMSG_SPACE(_TIMESPEC.size)
-_RIGHTS = socket.CMSG_SPACE(4 * 2 * _MAX_DIRECTIONS)
+_RIGHTS = socket.CMSG_SPACE(4 * _MOST_RIGHTS)
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 
@@ -153,6 +156,9 @@ class Prober:
         self.ears: dict[int, tuple[socket.socket, dict[bytes, tuple[Direction, Stream]]]] = {}
         self.poll = select.poll()
         self.sockets: list[socket.socket] = []
+        # Of orders that have not come whole yet: directions as told, the sockets that go with them.
+        self.parts: tuple[list[Any], list[socket.socket]] = ([], [])
+        self.received = 0
         self.grace_ns, self.consented_ns, self.ended = _GRACE_NS, time.monotonic_ns(), False
         self.report_ns = self.late_worst_ns = self.late = self.missed = self.stalls = self.heard = 0
         self.buffer = bytearray(2_048)
@@ -274,6 +280,7 @@ class Prober:
             return
         if self.peer is not None:
             self.peer.close()
+            self._drop_parts()
         self.peer = peer
         self._report()
 
@@ -286,22 +293,47 @@ class Prober:
             self._obey(json.loads(b"" if flags & socket.MSG_CTRUNC else data), sockets)
         except BlockingIOError:
             return
-        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-            self.peer = None
-            peer.close()
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            self._hang_up(peer, f"{type(error).__name__}: {error}")
         for one in sockets:
-            if one not in self.sockets:
+            if one not in self.sockets and one not in self.parts[1]:
                 one.close()
+
+    def _hang_up(self, peer: socket.socket, why: str) -> None:
+        """Whoever is told nonsense by us or tells us nonsense is told why: it may be the only word that people get."""
+        with contextlib.suppress(OSError):
+            peer.send(json.dumps({"refused": why[:_MAX_TEXT]}).encode(), socket.MSG_DONTWAIT)
+        self.peer = None
+        peer.close()
+        self._drop_parts()
+
+    def _drop_parts(self) -> None:
+        for one in self.parts[1]:
+            one.close()
+        self.parts, self.received = ([], []), 0
 
     def _obey(self, message: dict[str, Any], sockets: list[socket.socket]) -> None:
         """What is not understood as a whole is not done, and is no consent."""
         if "directions" in message:
-            grace_ns = _number(message["grace_ms"], 0, _MAX_US // 1_000) * 1_000_000
-            _number(len(message["directions"]), 0, _MAX_DIRECTIONS)
-            self._replace({order["name"]: Direction(order, sockets) for order in message["directions"]}, sockets)
-            self.grace_ns, self.report_ns = grace_ns, 0
+            self._order(message, sockets)
         self.ended = message.get("end") is True
         self.consented_ns = time.monotonic_ns()
+
+    def _order(self, message: dict[str, Any], sockets: list[socket.socket]) -> None:
+        grace_ns = _number(message["grace_ms"], 0, _MAX_US // 1_000) * 1_000_000
+        self.received += 1
+        _number(self.received, 1, _MOST_PARTS)
+        directions, before = self.parts
+        self.parts = [*directions, *message["directions"]], [*before, *sockets]
+        if message.get("more") is not True:
+            (directions, sockets), self.parts, self.received = self.parts, ([], []), 0
+            try:
+                self._replace({order["name"]: Direction(order, sockets) for order in directions}, sockets)
+            finally:
+                for one in sockets:
+                    if one not in self.sockets:
+                        one.close()
+            self.grace_ns, self.report_ns = grace_ns, 0
 
     def _replace(self, directions: dict[str, Direction], sockets: list[socket.socket]) -> None:
         for name, direction in directions.items():

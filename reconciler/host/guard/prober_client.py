@@ -31,11 +31,16 @@ from reconciler.host.guard import prober
 from reconciler.host.interpreter import isolated
 
 _PROGRAM = Path(prober.__file__)
-_MAX_MESSAGE = 61_440  # bytes
+_MAX_MESSAGE = 180_000  # bytes: a report of as many directions as a guard may have
 _KIND = socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
 _MAX_TEXT = 200
 _MAX_NUMBER = 1 << 63
 _MAX_HEARD = 64  # reports taken in at once
+# Directions, and sockets, in one message: 253 descriptors are the most (SCM_MAX_FD of linux/net/scm.h), and so many
+# directions with the longest names and negative canaries of 1,400 bytes still are less than what a socket takes.
+_PART = 32
+# A few messages of orders at once, for a prober that is busy sending.
+_SEND_BYTES = 1 << 20
 _UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid (linux/socket.h)
 _STATES = frozenset({prober.UNPROVEN, prober.BACK, prober.LOST})
 
@@ -162,6 +167,7 @@ class Probing:
             os.close(process)
 
     def _take(self, link: socket.socket) -> None:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         self._socket = link
         self._ready.register(link, select.EPOLLIN)
 
@@ -181,16 +187,15 @@ class Probing:
         The sockets (of `adapter_socket`) may be closed afterwards. A direction whose name and template stay keeps its
         state and its counters.
 
-        Raises:
-            ValueError: these are more directions than fit into an order.
-
         """
-        told = {"grace_ms": grace_ms, "directions": [_direction(direction) for direction in directions]}
-        message = json.dumps(told).encode()
-        if len(message) > _MAX_MESSAGE:
-            raise ValueError(f"an order of {len(message)} bytes is more than {_MAX_MESSAGE}")
-        rights = array("i", (one.fileno() for one in sockets))
-        self._say(message, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if sockets else [])
+        told = [_direction(direction) for direction in directions]
+        # Each message is bounded by the kernel, in bytes and in descriptors.
+        for number in range(0, max(len(told), len(sockets), 1), _PART):
+            part = {"grace_ms": grace_ms, "directions": told[number : number + _PART]}
+            if number + _PART < max(len(told), len(sockets)):
+                part["more"] = True
+            rights = array("i", (one.fileno() for one in sockets[number : number + _PART]))
+            self._say(json.dumps(part).encode(), [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])
 
     def consent(self) -> None:
         """Let it go on."""
@@ -234,7 +239,11 @@ class Probing:
                     # It may as well serve another daemon by now; whoever has the lock on the appliance.
                     self._lose("it has ended, or hung up")
                     break
-                reports.append(_report(json.loads(data)))
+                told = json.loads(data)
+                if "refused" in told:
+                    self._lose(f"it refused its orders: {_text(told['refused'])}")
+                    break
+                reports.append(_report(told))
             except BlockingIOError:
                 break
             except OSError as error:

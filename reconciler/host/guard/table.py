@@ -72,39 +72,42 @@ class KernelTable:
             HostError: libnftables is missing, or the kernel refused.
 
         """
-        found = self._found()
+        found = self._found(self._netfilter)
         if found is None:
             return Removed()
         counted = self._netfilter.counters(self._name)
         nftables.run(removal(self._name))
         return Removed(found.handle, counted)
 
-    def _found(self) -> TableHead | None:
+    def _found(self, netfilter: Netfilter) -> TableHead | None:
         """The table, if it is there.
 
         Raises:
             HostError: there is one of that name which is not ours.
 
         """
-        found = self._netfilter.tables().get(self._name)
+        found = netfilter.tables().get(self._name)
         if found is not None and found.comment != self._comment:
             whose = f"bears the comment {found.comment!a:.80}" if found.comment else "bears no comment of ours"
-            raise HostError(
-                f"the nftables table netdev {self._name} was not made by us: it {whose}; rename or remove it"
-            )
+            raise HostError(f"the table netdev {self._name} was not made by us: it {whose}; rename it, or remove it")
         return found
 
     def find(self, bound: Iterable[Guarded]) -> TableFound:
-        """What stands in the kernel, and what it holds of these segments."""
-        if (found := self._found()) is None:
-            return TableFound()
-        contents = {}
-        for one in bound:
-            # Of another version, or of another file: this segment had no guard.
-            with contextlib.suppress(RefusedError):
-                contents[one.name] = self.contents(one)
-        fingerprint = self._netfilter.fingerprint(self._name)
-        return TableFound(fingerprint, contents, found.handle, self._netfilter.counters(self._name))
+        """What stands in the kernel, and what it holds of these segments. May be called in another thread.
+
+        Raises:
+            HostError: the kernel refused, or the table of that name is not ours.
+
+        """
+        with Netfilter() as own:
+            if (found := self._found(own)) is None:
+                return TableFound()
+            contents = {}
+            for one in bound:
+                # Of another version, or of another file: this segment had no guard.
+                with contextlib.suppress(RefusedError):
+                    contents[one.name] = self._contents(own, one)
+            return TableFound(own.fingerprint(self._name), contents, found.handle, own.counters(self._name))
 
     def fingerprint(self) -> str | None:
         """What the table's rules amount to; None: there is no such table."""
@@ -117,7 +120,7 @@ class KernelTable:
 
     def count(self) -> Counted:
         """Frames and bytes by counter, and whose they are."""
-        found = self._found()
+        found = self._found(self._netfilter)
         return Counted(None, {}) if found is None else Counted(found.handle, self._netfilter.counters(self._name))
 
     def standing(self, bound: Iterable[Guarded]) -> frozenset[str]:
@@ -126,17 +129,23 @@ class KernelTable:
 
     def contents(self, one: Guarded) -> Contents:
         """What the table holds for a segment."""
-        granted = self._netfilter.elements(self._name, f"{one.name}/granted")
-        aside = self._netfilter.elements(self._name, f"{one.name}/aside")
+        return self._contents(self._netfilter, one)
+
+    def _contents(self, netfilter: Netfilter, one: Guarded) -> Contents:
+        granted = netfilter.elements(self._name, f"{one.name}/granted")
+        aside = netfilter.elements(self._name, f"{one.name}/aside")
         return Contents(
             granted[0].key if granted else None,
-            self.stands(one),
+            self._stands(netfilter, one),
             None if not aside else aside[0].expires_ms or 0,
         )
 
     def stands(self, one: Guarded) -> bool:
         """Whether all leases of a segment stand."""
-        return all(self._netfilter.elements(self._name, direction.lease) for direction in one.directions)
+        return self._stands(self._netfilter, one)
+
+    def _stands(self, netfilter: Netfilter, one: Guarded) -> bool:
+        return all(netfilter.elements(self._name, direction.lease) for direction in one.directions)
 
     def prepare(self, segments: Iterable[Guarded]) -> None:
         """Encode all that will be said of these segments but for the tokens."""

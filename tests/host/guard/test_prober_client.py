@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from probes import PATIENCE_S, Stand, direction, ended, first
+from probes import MARK, PATIENCE_S, TOKEN, Stand, direction, ended, first
 from processes import ending
 from worlds import two_ports
 
+from reconciler.appliance.declared import MAX_DIRECTIONS, Probe
 from reconciler.daemon.guard import GuardEffects
 from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError
+from reconciler.guard.frames import frame
 from reconciler.guard.state import Life, TableState
 from reconciler.guard.step import begin
 from reconciler.host import clock
@@ -359,9 +361,41 @@ def test_a_place_where_there_can_be_no_socket_is_told(tmp_path: Path) -> None:
         Probing(tmp_path / "file", "sku").spawn()
 
 
-def test_orders_beyond_bounds_are_the_callers_mistake(probing: Probing) -> None:
-    with pytest.raises(ValueError, match="bytes is more than"):
-        probing.order([replace(direction(0), name=f"{number:080}") for number in range(300)], [], 1_000)
+@pytest.mark.netns
+@pytest.mark.usefixtures("lab_root")
+def test_as_many_directions_as_a_guard_may_have_are_ordered_in_several_messages(tmp_path: Path) -> None:
+    with Lab(2) as lab:
+        stand = Stand(lab, tmp_path)
+        stand.listen()
+        many = [
+            replace(
+                direction(number % 2),
+                name=f"{number:>060}",
+                out=number,
+                back=number ^ 1,
+                template=frame(Probe(), MARK + bytes([number]), TOKEN),
+                every_us=200_000,
+                lost_us=2_000_000,
+            )
+            for number in range(MAX_DIRECTIONS)
+        ]
+        start(stand.probing)
+        with ended(stand.probing):
+            sockets = [stand.sockets[number % 2].dup() for number in range(MAX_DIRECTIONS)]
+            stand.probing.order(many, sockets, 60_000)
+            for one in (*sockets, *stand.sockets):
+                one.close()
+            report = stand.until_states(*["back"] * MAX_DIRECTIONS)
+            assert [one.name for one in report.directions] == [one.name for one in many]
+            stand.probing.order([], [], 60_000)
+            stand.until_states()
+
+
+def test_what_it_refuses_it_says_why(probing: Probing) -> None:
+    start(probing)
+    assert reports(probing)
+    probing.order([direction(0)], [], 60_000)
+    assert "it refused its orders: ValueError" in gone(probing)
 
 
 def test_a_report_is_taken_for_what_it_says() -> None:
