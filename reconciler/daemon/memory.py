@@ -34,8 +34,9 @@ class Remembering:
             if found is None:
                 return None, None
             same = found["boot"] == clock.boot_id()
-            # A wall clock that went back has nothing to say of how long the machine was off.
-            passed = max(0, clock.wall_ms() - int(found["wall_ms"]))
+            # A wall clock that went back has nothing to say of how long the machine was off; for as long as it is on
+            # again, time has passed in any case. Without that, one that boots over and over would hold for ever.
+            passed = max(clock.now_ms(), clock.wall_ms() - int(found["wall_ms"]))
             moved = clock.now_ms() - int(found["now_ms"]) - passed
             return found["memory"], None if same else moved
         except (ValueError, KeyError, TypeError, OverflowError, OSError) as error:

@@ -3,7 +3,11 @@
 Tracks are not among it: what was heard before says nothing now. Within one boot of the machine the clock goes on, and
 times are taken over as they are; after a reboot only what people said (holds) and what the wire suffered (flaps)
 counts, and the wall clock bridges the gap. That clock may be wrong, before the boot or after it: so a hold is kept with
-what was left of it, which is written anew each minute, and never lasts longer than that.
+what was left of it, and never lasts longer than that, counted from the next boot. It is written anew each minute: so a
+reboot without a clock lengthens a hold by little more than a minute, and by the time that the machine was off. A clock
+that is ahead shortens it.
+
+Whatever a memory says, no time in it reaches further than one of its kind can that was written by this program.
 """
 
 from collections.abc import Mapping
@@ -11,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.appliance.declared import Domain
+from reconciler.health.policy import AGAIN_MAX_MS, SETTLE_MS
 from reconciler.health.state import MAX_HOLD_MS, Course, Hold, Phase, Rules, Segment, State, Vm, begin
 from reconciler.health.verdict import Track
 
@@ -67,14 +72,14 @@ def recall(rules: Rules, found: Mapping[str, str | None], data: Any, now: int, s
             raise ValueError(f"not of the format {FORMAT}")
         moved = shift or 0
         holds = {
-            name: _hold(hold, now, shift)
+            name: _hold(hold, now, moved)
             for name, hold in data["holds"].items()
             if name in rules.segments and hold["topology"] in rules.topologies
         }
         segments = {
-            name: _segment(data["segments"].get(name), segment, found.get(name), held=name in holds, moved=moved)
+            name: _segment(data["segments"].get(name), segment, found.get(name), held=name in holds, now=now)
             if shift is None
-            else _flaps_only(data["segments"].get(name), segment, moved)
+            else _flaps_only(data["segments"].get(name), segment, now, moved)
             for name, segment in state.segments.items()
         }
         if shift is not None:
@@ -96,7 +101,7 @@ def recall(rules: Rules, found: Mapping[str, str | None], data: Any, now: int, s
     return replace(state, holds=holds, segments=segments, vm=vm, tracks=tracks, grace_end_ms=grace_end)
 
 
-def _segment(data: Any, fresh: Segment, found: str | None, *, held: bool, moved: int) -> Segment:
+def _segment(data: Any, fresh: Segment, found: str | None, *, held: bool, now: int) -> Segment:
     """The segment on the course that it was on; past the VM also if the kernel is there already.
 
     A process that died between the move and its memory has moved: the hold-down counts from now on.
@@ -106,14 +111,14 @@ def _segment(data: Any, fresh: Segment, found: str | None, *, held: bool, moved:
     past = Course(data["course"]) in (Course.FALLBACK, Course.PROVING)
     past = past or (not held and fresh.course is Course.FALLBACK and found is not None)
     course = Course.FALLBACK if past else Course.INSPECT
-    return replace(_flaps_only(data, fresh, moved), course=course)
+    return replace(_flaps_only(data, fresh, now), course=course)
 
 
-def _flaps_only(data: Any, fresh: Segment, moved: int) -> Segment:
+def _flaps_only(data: Any, fresh: Segment, now: int, moved: int = 0) -> Segment:
     if data is None:
         return fresh
     returned = data["returned_ms"]
-    returned = None if returned is None else _typed(returned, int) + moved
+    returned = None if returned is None else min(_typed(returned, int) + moved, now)
     return replace(fresh, flaps=min(max(_typed(data["flaps"], int), 0), _MAX_ATTEMPTS), returned_ms=returned)
 
 
@@ -125,13 +130,25 @@ def _vm(data: Any, rules: Rules, now: int) -> Vm:
     if phase is Phase.RESTARTING:
         # Whoever was at it is gone, and with it the answer: the VM may be booting.
         phase, due = Phase.BOOTING, now + rules.on_failure.boot_timeout_ms
+    if due is not None:
+        due = min(due, now + _longest(phase, rules))
     return Vm(phase, now, due, min(max(_typed(data["attempts"], int), 0), _MAX_ATTEMPTS))
 
 
-def _hold(data: Any, now: int, shift: int | None) -> Hold:
+def _longest(phase: Phase, rules: Rules) -> int:
+    """What a phase with a deadline lasts at most (see `policy`)."""
+    of = rules.on_failure
+    return {
+        Phase.SETTLING: max(SETTLE_MS, rules.health.grace_ms),
+        Phase.WAITING: max(SETTLE_MS, of.backoff_max_ms, AGAIN_MAX_MS),
+        Phase.BOOTING: of.boot_timeout_ms,
+    }[phase]
+
+
+def _hold(data: Any, now: int, moved: int) -> Hold:
     owner, reason = (_typed(data[key], str)[:_MAX_TEXT] for key in ("owner", "reason"))
-    until = _typed(data["until_ms"], int) + (shift or 0)
-    left = MAX_HOLD_MS if shift is None else min(_typed(data.get("left_ms", MAX_HOLD_MS), int), MAX_HOLD_MS)
+    until = _typed(data["until_ms"], int) + moved
+    left = min(_typed(data.get("left_ms", MAX_HOLD_MS), int), MAX_HOLD_MS)
     return Hold(data["topology"], owner, reason, min(until, now + left))
 
 

@@ -85,28 +85,27 @@ REAL = 1_700_000_000_000
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "left_min"),
+    ("before", "after", "left_s"),
     [
-        (REAL, REAL + 60_000, 29),
-        (REAL, REAL + 29 * 60_000, 1),
-        (REAL, REAL + 31 * 60_000, 0),
-        (REAL, 0, 30),  # no battery: 1970 until a time server is found
-        (REAL + 10**13, REAL, 30),  # it had been far in the future
-        (0, REAL, 0),  # written in 1970: nobody knows how long ago, and a hold ends rather than lasts
-        (REAL, REAL - 1, 30),
+        (REAL, REAL + 60_000, (1740, 1735)),
+        (REAL, REAL + 29 * 60_000, (60, 55)),
+        (REAL, REAL + 31 * 60_000, (0, 0)),
+        (REAL, 0, (1795, 1790)),  # no battery: 1970 until a time server is found
+        (REAL + 10**13, REAL, (1795, 1790)),  # it had been far in the future
+        (0, REAL, (0, 0)),  # written in 1970: nobody knows how long ago, and a hold ends rather than lasts
+        (REAL, REAL - 1, (1795, 1790)),
+        (REAL, REAL, (1795, 1790)),
     ],
 )
-@pytest.mark.parametrize("twice", [False, True])
 def test_no_clock_makes_a_hold_last_longer_than_what_was_left_of_it(
     memory: Remembering,
     monkeypatch: pytest.MonkeyPatch,
     *,
     before: int,
     after: int,
-    left_min: int,
-    twice: bool,
+    left_s: tuple[int, int],
 ) -> None:
-    """Half an hour, a reboot whose wall clock says what it likes, and perhaps another one."""
+    """Half an hour, a reboot whose wall clock says what it likes, and another one. A boot takes five seconds."""
     boots = [("one", 500_000, before), ("two", 5_000, after), ("three", 5_000, after)]
 
     def boot(name: str, now: int, wall: int) -> None:
@@ -117,12 +116,40 @@ def test_no_clock_makes_a_hold_last_longer_than_what_was_left_of_it(
     boot(*boots[0])
     held = Hold("bypass", "alice", "tests", 500_000 + 30 * 60_000)
     remembered(memory, replace(begin(rules_of(OF), {"wire": "bypass"}, 500_000), holds={"wire": held}))
-    for one in boots[1 : 3 if twice else 2]:
+    for one, left in zip(boots[1:], left_s, strict=True):
         boot(*one)
         found, shift = memory.find()
         again = record.recall(rules_of(OF), {"wire": "bypass"}, found, 5_000, shift)
-        assert max(0, again.holds["wire"].until_ms - 5_000) == left_min * 60_000
+        assert max(0, again.holds["wire"].until_ms - 5_000) == left * 1_000
         remembered(memory, again)
+
+
+def test_a_machine_without_a_clock_that_boots_again_and_again_does_not_hold_for_ever(
+    memory: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each boot is dead before a minute is over, so that nothing is written but what was left at its start."""
+    monkeypatch.setattr(clock, "now_ms", lambda: 20_000)
+    monkeypatch.setattr(clock, "wall_ms", lambda: 20_000)
+    monkeypatch.setattr(clock, "boot_id", lambda: "0")
+    held = Hold("bypass", "alice", "tests", 20_000 + 30 * 60_000)
+    now = replace(begin(rules_of(OF), {"wire": "bypass"}, 20_000), holds={"wire": held})
+    boots = 0
+    while now.holds["wire"].until_ms > 20_000:
+        remembered(memory, now)
+        boots += 1
+        monkeypatch.setattr(clock, "boot_id", lambda name=str(boots): name)
+        now = record.recall(rules_of(OF), {"wire": "bypass"}, memory.find()[0], 20_000, memory.find()[1])
+        assert boots <= 30 * 60 // 20
+
+
+def test_a_clock_that_is_set_while_the_daemon_runs_changes_nothing_within_a_boot(
+    memory: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = state()
+    remembered(memory, given)
+    for wall in (0, 10**15):
+        monkeypatch.setattr(clock, "wall_ms", lambda wall=wall: wall)
+        assert memory.find() == (record.dump(given), None)
 
 
 def test_a_memory_that_claims_a_hold_without_an_end_is_not_believed() -> None:

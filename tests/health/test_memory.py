@@ -2,13 +2,14 @@
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from reconciler.health.policy import step
 from reconciler.health.record import dump, recall
-from reconciler.health.state import Course, Phase, Rules, State, begin
+from reconciler.health.state import MAX_HOLD_MS, Course, Phase, Rules, State, begin
 
 from .build import ALL_RULES, events
 
@@ -71,6 +72,39 @@ def test_an_alien_memory_is_refused_or_can_be_lived_with(seed: int) -> None:
                 continue
             for event, _ in zip(events(chance, of), range(12), strict=False):
                 state, _ = step(state, event, state.now_ms + 700)
+
+
+ABSURD = (10**18, 2**63, -(10**18))
+
+
+@pytest.mark.parametrize("shift", [None, 0, 5_000, -(10**13), 10**13])
+@pytest.mark.parametrize("absurd", ABSURD)
+def test_no_time_in_a_memory_reaches_further_than_one_of_its_kind_can(absurd: int, shift: int | None) -> None:
+    """A hold: what was left of it. The VM's deadline: the phase's time. A return: not later than now."""
+    of, now = ALL_RULES[0], 100_000
+    whole = memory(replace(begin(of, dict.fromkeys(of.segments, "bypass"), 0), now_ms=90_000))
+    name = next(iter(of.segments))
+    hold = {"topology": "bypass", "owner": "a", "reason": "b", "until_ms": absurd, "left_ms": 120_000}
+    whole["segments"][name]["returned_ms"] = absurd
+    for phase in (Phase.SETTLING, Phase.WAITING, Phase.RESTARTING, Phase.BOOTING):
+        data = {**whole, "holds": {name: hold}, "vm": {"phase": phase.value, "attempts": 1, "due_ms": absurd}}
+        state = recall(of, dict.fromkeys(of.segments, "bypass"), data, now, shift)
+        assert state.holds[name].until_ms <= now + 120_000
+        returned = state.segments[name].returned_ms
+        assert returned is not None
+        assert returned <= now
+        rules = of.on_failure
+        longest = max(1_000, of.health.grace_ms, rules.backoff_max_ms, rules.boot_timeout_ms, 10_000)
+        assert state.vm.due_ms is None or state.vm.due_ms <= now + longest
+
+
+@pytest.mark.parametrize("shift", [None, 5_000])
+def test_a_hold_that_does_not_say_what_was_left_of_it_lasts_no_longer_than_any(shift: int | None) -> None:
+    of = ALL_RULES[0]
+    name = next(iter(of.segments))
+    data = memory(begin(of, dict.fromkeys(of.segments, "bypass"), 0))
+    data["holds"] = {name: {"topology": "bypass", "owner": "a", "reason": "b", "until_ms": 10**18}}
+    assert recall(of, {}, data, 7, shift).holds[name].until_ms == 7 + MAX_HOLD_MS
 
 
 @pytest.mark.parametrize("data", [None, [], {}, "x", 3, {"format": "reconciler.memory/0"}])

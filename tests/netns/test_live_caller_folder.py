@@ -80,8 +80,8 @@ def test_the_daemon_proves_its_file_and_a_new_one_with_nothing_of_the_callers(
             stderr=subprocess.PIPE,
         )
     ) as daemon:
-        ready = lambda: daemon.poll() is not None or typed(host, trap, "status").code == 0  # noqa: E731
-        wait_until(ready, PATIENCE_S, "the daemon to have the wire")
+        ready = lambda: daemon.poll() is not None or typed(host, trap, "status").out  # noqa: E731
+        wait_until(ready, PATIENCE_S, "the daemon to answer")
         assert daemon.poll() is None, traps.sprung(trap)
         document = json.loads((trap / "new.yaml").read_text())
         document["appliance"]["description"] = "never seen before"
