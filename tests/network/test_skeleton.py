@@ -4,11 +4,11 @@ from effort import examples
 from fake_kernel import FakeKernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reconciler.cycle import reconcile
 from worlds import host, two_ports
 
 from reconciler.appliance.load import load
 from reconciler.network.bind import bind
+from reconciler.network.cycle import reconcile
 from reconciler.network.desired import choice_of, desired
 from reconciler.network.skeleton import skeleton
 from reconciler.network.state import Kind, Link, Network, Nic, Setting
