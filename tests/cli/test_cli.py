@@ -13,7 +13,7 @@ from processes import PATIENCE_S, ending
 from worlds import FakeKernel, converge, host, two_ports, two_ports_document
 
 from reconciler import __version__
-from reconciler.cli.main import main as cli
+from reconciler.cli import main as cli
 from reconciler.host import places
 from reconciler.network.desired import choice_of
 from reconciler.network.record import dump

@@ -251,7 +251,7 @@ def test_a_prober_that_takes_long_to_come_up_is_alone_and_waited_for(
 ) -> None:
     slow = tmp_path / "prober.py"
     slow.write_text("import time; time.sleep(1.6)\n" + Path(prober.__file__).read_text())
-    begin = "import os; from pathlib import Path; from reconciler.host.guard import prober_client; from reconciler.cli.main import main\n"
+    begin = "import os; from pathlib import Path; from reconciler.host.guard import prober_client; from reconciler.cli import main\n"
     begin += "prober_client._PROGRAM = Path(os.environ['SLOW']); main.main()\n"
     kept.end()
     kept.until(lambda: kept.cli("guard", "off").code == 0 and provers(kept) == [], "no guard")
