@@ -136,20 +136,3 @@ def test_examples_print_what_the_page_says(page: Path, tmp_path: Path) -> None:
         reader = Reader(lab, tmp_path)
         for step in steps(page.read_text(encoding="utf-8")):
             reader.follow(step)
-
-
-def test_nobody_is_told_to_install_what_is_not_ours() -> None:
-    """By a path, or by the name of a library that is meant: not by a name that is somebody else's on an index."""
-    texts = [*PAGES, ROOT / "Makefile", *ROOT.glob("*.md"), *(ROOT / "reconciler").rglob("*")]
-    told = {
-        (path.name, word)
-        for path in texts
-        if path.suffix in (".md", ".py", ".service", "") and path.is_file()
-        for found in re.finditer(
-            r"pip3? install ((?:--?[\w-]+(?: \S+\.txt)? )*)(\S+)", path.read_text(encoding="utf-8")
-        )
-        for word in [found[2].strip("'\"`,.;:)") or "."]
-    }
-    assert told, "somebody is told to install something"
-    strangers = {one for one in told if not re.fullmatch(r"\.?(\[\w+\])?|/\S+|libvirt-python", one[1])}
-    assert strangers == set()
