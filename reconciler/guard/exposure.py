@@ -30,7 +30,8 @@ class Exposure:
     `open_since`: since when no lease stands and nothing stands aside; None while the VM (or the switches) have the
     wire. `open_ms`: for how long that was so before. `trips`: how often the kernel was first. `total`: all that was
     counted; `told`: how much of it was told already. `seen`: what the table `handle` had counted when it was last
-    looked at.
+    looked at. `carried`: what a table that is on its way into the kernel begins with: should we die before we
+    hear of its number, that much of what it has counted is booked already.
     """
 
     open_since: int | None = None
@@ -40,6 +41,7 @@ class Exposure:
     told: Count = NOTHING
     seen: Count = NOTHING
     handle: int | None = None
+    carried: Count = NOTHING
 
     def opened(self, now: int) -> Self:
         """The guard has the wire from now on, if it had it not already."""
@@ -57,8 +59,9 @@ class Exposure:
 
     def counted(self, now: Count, handle: int) -> Self:
         """The counters of a table as they stand. One that was not seen before, or was reset, has counted from zero."""
-        goes_on = handle == self.handle and now.frames >= self.seen.frames and now.size >= self.seen.size
-        before = self.seen if goes_on else NOTHING
+        before = self.seen if handle == self.handle else self.carried
+        if now.frames < before.frames or now.size < before.size:
+            before = NOTHING
         return replace(self, total=self.total.plus(now, before), seen=now, handle=handle)
 
     def told_now(self) -> tuple[Self, Count]:
@@ -75,6 +78,7 @@ class Exposure:
             "told": list(self.told),
             "seen": list(self.seen),
             "handle": self.handle,
+            "carried": list(self.carried),
         }
 
     @classmethod
@@ -85,9 +89,9 @@ class Exposure:
             KeyError, TypeError, ValueError: it kept no such thing.
 
         """
-        total, told, seen = (Count(*map(int, kept[name])) for name in ("total", "told", "seen"))
+        total, told, seen, carried = (Count(*map(int, kept[name])) for name in ("total", "told", "seen", "carried"))
         since, handle = (None if kept[name] is None else int(kept[name]) for name in ("open_since", "handle"))
-        return cls(since, int(kept["open_ms"]), int(kept["trips"]), total, told, seen, handle)
+        return cls(since, int(kept["open_ms"]), int(kept["trips"]), total, told, seen, handle, carried)
 
 
 NO_EXPOSURE = Exposure()

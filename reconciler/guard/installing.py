@@ -12,6 +12,7 @@ from typing import assert_never
 from reconciler.guard import consent
 from reconciler.guard.effects import FindTable, Install, Prepare, Tell, Withdraw
 from reconciler.guard.events import Counted, Installed, Observed, Removed, TableFound
+from reconciler.guard.exposure import NOTHING
 from reconciler.guard.exposure import Count as Counts
 from reconciler.guard.rules import Contents, Guarded, Ruleset, Stance, digest_of, replacement, ruleset
 from reconciler.guard.state import Putting, SegmentGuard, State
@@ -110,6 +111,10 @@ def _replace(turn: Turn, found: TableFound, *, live: bool) -> None:
     else:
         contents = {one.name: _contents(turn, one.name) for one in bound}
         made = ruleset(turn.state.appliance.sku, bound, turn.state.secret, contents, found.counted)
+        for one in bound:
+            exposure = turn.state.segments[one.name].exposure
+            turn.change(one.name, exposure=replace(exposure, carried=_passed(one, found.counted)))
+        turn.keep()
     turn.table(putting=Putting(bound, made.digest, contents, live))
     turn.do(Install(made, found.counted))
 
@@ -153,7 +158,7 @@ def installed(turn: Turn, event: Installed) -> None:
             # It was taken back while the table was on its way.
             turn.do(Withdraw(one, drain=False))
         segment = turn.state.segments[one.name]
-        exposure = replace(segment.exposure, seen=_passed(one, event.counted), handle=event.handle)
+        exposure = replace(segment.exposure, seen=_passed(one, event.counted), handle=event.handle, carried=NOTHING)
         turn.change(one.name, exposure=exposure)
     if not put.live and old.known:
         turn.do(Tell("guard", "the guard was put back: somebody had removed it", "warning"))

@@ -30,7 +30,6 @@ from reconciler.guard.effects import (
     FindTable,
     Grant,
     Install,
-    Keep,
     Readings,
     Remove,
     Renew,
@@ -118,13 +117,13 @@ def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...
             _listen(turn)
         case Removed():
             installing.removed(turn, event)
-            _keep(turn)
+            turn.keep()
         case LeasesFound():
             consent.leases(turn, event.standing)
             _conclude(turn)
         case Counted():
             installing.counted(turn, event)
-            _keep(turn)
+            turn.keep()
         case Refused():
             _refused(turn, event)
         case ProberReported():
@@ -219,7 +218,7 @@ def _conclude(turn: Turn, *, act: bool = True) -> None:
     if state.on and state.table.known:
         # Before, it is not known what a predecessor's prober should be doing.
         turn.prober(prober.attend(turn.state.prober, _orders(turn), turn.now))
-    _keep(turn)
+    turn.keep()
 
 
 def _orders(turn: Turn) -> orders.Orders:
@@ -234,20 +233,6 @@ def _orders(turn: Turn) -> orders.Orders:
         turn.set(wanted=made, wanted_for=wanted_for)
         return made
     return state.wanted
-
-
-def _keep(turn: Turn) -> None:
-    state = turn.state
-    value = {
-        "on": state.on,
-        "secret": state.secret.hex(),
-        "digest": state.table.digest,
-        "fingerprint": state.table.fingerprint,
-        "segments": {name: one.exposure.kept() for name, one in state.segments.items()},
-    }
-    if value != state.kept:
-        turn.set(kept=value)
-        turn.do(Keep(value))
 
 
 def _refused(turn: Turn, event: Refused) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.guard.canary import Canaries
-from reconciler.guard.effects import Effect, Tell
+from reconciler.guard.effects import Effect, Keep, Tell
 from reconciler.guard.rules import token_from
 from reconciler.guard.state import SegmentGuard, State
 from reconciler.guard.table import Held
@@ -75,3 +75,17 @@ class Turn:
         if reason != self.state.table.trouble:
             self.table(trouble=reason)
             self.do(Tell("guard", f"the guard cannot do its work: {reason}", "error"))
+
+    def keep(self) -> None:
+        """Have a later process know what is worth knowing, if that has changed."""
+        state = self.state
+        value = {
+            "on": state.on,
+            "secret": state.secret.hex(),
+            "digest": state.table.digest,
+            "fingerprint": state.table.fingerprint,
+            "segments": {name: one.exposure.kept() for name, one in state.segments.items()},
+        }
+        if value != state.kept:
+            self.set(kept=value)
+            self.do(Keep(value))

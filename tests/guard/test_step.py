@@ -256,6 +256,24 @@ def test_what_was_counted_belongs_to_the_table_that_counted_it() -> None:
     assert machine.state.segments["wire"].exposure.total == (110, 6_600)
 
 
+def test_a_process_that_dies_before_it_hears_of_its_table_books_nothing_twice() -> None:
+    machine, counted = Machine().ready(), {"wire/port/outside": (100, 6_000)}
+    machine.tell(Disturbed())
+    machine.tell(Observed(bound(3, 4), frozenset(), frozenset()))
+    machine.tell(TableFound("somebody has changed it", {}, 1, counted))
+    assert machine.of(effects.Install)
+    kinds = [type(one) for one in machine.last]
+    assert kinds.index(effects.Keep) < kinds.index(effects.Install)
+    kept = [one.value for one in machine.asked if isinstance(one, effects.Keep)][-1]
+    for handle, more in ((2, 0), (2, 7), (1, 0), (3, 0)):
+        again = Machine()
+        again.state = begin(OF, b"t" * 16, b"m" * 16, kept)
+        again.tell(Chosen(BYPASS, frozenset()))
+        again.tell(Observed(bound(3, 4), frozenset(), frozenset()))
+        again.tell(TableFound("print", {}, handle, {"wire/port/outside": (100 + more, 6_000 + 60 * more)}))
+        assert again.state.segments["wire"].exposure.total == (100 + more, 6_000 + 60 * more)
+
+
 @pytest.mark.parametrize("reports", [False, True])
 def test_there_are_never_two_probers(reports: bool) -> None:
     """Whoever was killed may take its time to be gone; whoever was started may never say a word."""
