@@ -19,3 +19,7 @@ class UnreachedError(TransientError):
 
 class HostError(ReconcilerError):
     """The host refuses: a permission, a missing file, a kernel without a feature."""
+
+
+class RequestError(ReconcilerError):
+    """A request that cannot be fulfilled as it stands; nothing was done."""

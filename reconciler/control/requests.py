@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from reconciler.control.server import RefusedError, Who
+from reconciler.control.server import Who
 from reconciler.daemon.core import Keeper
 from reconciler.daemon.status import status
-from reconciler.health.state import MAX_HOLD_MS, Event, Hold, HoldPlaced, HoldReleased
+from reconciler.daemon.turns import Turns
+from reconciler.errors import RequestError
+from reconciler.health.state import MAX_HOLD_MS, Hold, HoldPlaced, HoldReleased
 from reconciler.network import report
 from reconciler.network.cycle import Report
+from reconciler.network.diff import Difference
 from reconciler.network.plan import Plan, plan
 
 MAX_HOLD_S = MAX_HOLD_MS // 1_000
@@ -17,23 +20,22 @@ MAX_REASON = 200
 
 
 class Requests:
-    """Answers for one keeper.
+    """Answers for one core. What changes something enters by `turns`; what only looks, looks at its core.
 
-    `tell` hands it an event at once; `reload` reads the file anew; `digest` is the file's. `unkept` waits until what
-    was decided is on disk, and says why it is not there; '' if it is.
+    `reload` reads the file anew; `digest` is the file's. `unkept` waits until what was decided is on disk, and says why
+    it is not there; '' if it is.
     """
 
     def __init__(
         self,
-        keeper: Keeper,
+        turns: Turns,
         *,
-        tell: Callable[[Event], None],
         reload: Callable[[], Awaitable[None]],
         about: Callable[[], dict[str, Any]],
         switch_guard: Callable[[bool], None],
         unkept: Callable[[], Awaitable[str]],
     ) -> None:
-        self._keeper, self._tell, self._reload, self._about = keeper, tell, reload, about
+        self._turns, self._reload, self._about = turns, reload, about
         self._switch_guard, self._unkept = switch_guard, unkept
         self.digest = ""
         self._verbs: dict[str, Callable[[dict[str, Any], Who], Awaitable[dict[str, Any]]]] = {
@@ -56,21 +58,26 @@ class Requests:
         """
         verb = request.get("do")
         if not isinstance(verb, str) or verb not in self._verbs:
-            raise RefusedError(f"cannot do {verb!a:.60}; known are: {', '.join(self._verbs)}")
+            raise RequestError(f"cannot do {verb!a:.60}; known are: {', '.join(self._verbs)}")
         return await self._verbs[verb](request, who)
+
+    @property
+    def _core(self) -> Keeper:
+        """To look at."""
+        return self._turns.core
 
     async def _status(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         about = self._about()
-        return {"status": {**status(self._keeper, about.get("guard")), **about}}
+        return {"status": {**status(self._core, about.get("guard")), **about}}
 
     async def _choice(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
-        return {"sku": self._keeper.appliance.sku, "choice": self._keeper.state.choice, "digest": self.digest}
+        return {"sku": self._core.appliance.sku, "choice": self._core.state.choice, "digest": self.digest}
 
     async def _audit(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         """A dry run, for a file of the same content as the daemon's; for another one it is not the one to ask."""
         if request.get("digest") != self.digest:
             return {"mine": False}
-        keeper, found = self._keeper, self._keeper.audit()
+        keeper, found = self._core, self._core.audit()
         made: dict[str, Any] = {"mine": True, "changes": len(found.changes), "problems": len(found.problems)}
         match request.get("output"):
             case "json":
@@ -84,10 +91,8 @@ class Requests:
     async def _reconcile(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         if request.get("digest") != self.digest:
             return {"mine": False}
-        keeper = self._keeper
-        before = keeper.audit()
-        keeper.turn((), changed=True)
-        after = keeper.audit()
+        keeper = self._core
+        before, after = self._turns.enter(_reconciled)
         # What was done is in the journal; what differed, and what still does, is what the user asked.
         done = Report(before, Plan((), ()), (), after)
         made: dict[str, Any] = {"mine": True, "converged": done.converged}
@@ -99,53 +104,60 @@ class Requests:
 
     async def _hold(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         # First: what follows is true of one moment.
-        user, keeper = await who(), self._keeper
+        user, keeper = await who(), self._core
         topology, reason, seconds = request.get("topology"), request.get("reason"), request.get("seconds")
         if not isinstance(topology, str) or topology not in keeper.appliance.topologies:
             known = ", ".join(keeper.appliance.topologies)
-            raise RefusedError(f"no topology is called {topology!a:.60}; {keeper.appliance.sku} declares: {known}")
+            raise RequestError(f"no topology is called {topology!a:.60}; {keeper.appliance.sku} declares: {known}")
         if not isinstance(reason, str) or not reason.strip() or len(reason) > MAX_REASON or not reason.isprintable():
-            raise RefusedError(f"a hold has a reason: a line of 1 to {MAX_REASON} characters")
+            raise RequestError(f"a hold has a reason: a line of 1 to {MAX_REASON} characters")
         if not isinstance(seconds, int | float) or isinstance(seconds, bool):
-            raise RefusedError("a hold has an end: `seconds` is a number")
+            raise RequestError("a hold has an end: `seconds` is a number")
         # So written that what is not a number, or no number of any size that fits, is neither.
         if not 0 < seconds <= MAX_HOLD_S:
-            raise RefusedError("a hold lasts more than nothing and at most 30 days")
+            raise RequestError("a hold lasts more than nothing and at most 30 days")
         until_ms = keeper.clock() + int(seconds * 1_000)
-        self._tell(HoldPlaced(Hold(topology, user, reason, until_ms), self._segment(request)))
+        self._turns.decide(HoldPlaced(Hold(topology, user, reason, until_ms), self._segment(request)))
         return await self._steered()
 
     async def _release(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         user, segment = await who(), self._segment(request)
-        if not any(segment in (None, name) for name in self._keeper.state.holds):
-            raise RefusedError("nothing is held")
-        self._tell(HoldReleased(user, segment))
+        if not any(segment in (None, name) for name in self._core.state.holds):
+            raise RequestError("nothing is held")
+        self._turns.decide(HoldReleased(user, segment))
         return await self._steered()
 
     async def _steered(self) -> dict[str, Any]:
         """What is wanted now, and whether the network is there, once what is inside the VM has been let out."""
-        if (until := self._keeper.drained_ms) is not None:
-            await asyncio.sleep(max(0, until - self._keeper.clock()) / 1_000)
-            self._keeper.turn(())
+        if (until := self._core.drained_ms) is not None:
+            await asyncio.sleep(max(0, until - self._core.clock()) / 1_000)
+            self._turns.enter(lambda core: core.turn(()))
         unkept = await self._unkept()
-        return {"choice": self._keeper.state.choice, "converged": self._keeper.converged, "unkept": unkept}
+        return {"choice": self._core.state.choice, "converged": self._core.converged, "unkept": unkept}
 
     async def _reloaded(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         await self._reload()
-        return {"sku": self._keeper.appliance.sku}
+        return {"sku": self._core.appliance.sku}
 
     async def _guard(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         on = request.get("on")
         if not isinstance(on, bool):
-            raise RefusedError("the guard is set or taken away: `on` is true or false")
-        if not any(segment.guard for segment in self._keeper.appliance.segments.values()):
-            raise RefusedError("the file declares no guard")
+            raise RequestError("the guard is set or taken away: `on` is true or false")
+        if not any(segment.guard for segment in self._core.appliance.segments.values()):
+            raise RequestError("the file declares no guard")
         self._switch_guard(on)
-        return {"on": on, "sku": self._keeper.appliance.sku, "unkept": await self._unkept()}
+        return {"on": on, "sku": self._core.appliance.sku, "unkept": await self._unkept()}
 
     def _segment(self, request: dict[str, Any]) -> str | None:
         segment = request.get("segment")
-        known = self._keeper.appliance.segments
+        known = self._core.appliance.segments
         if segment is not None and (not isinstance(segment, str) or segment not in known):
-            raise RefusedError(f"no segment is called {segment!a:.60}; declared are: {', '.join(known)}")
+            raise RequestError(f"no segment is called {segment!a:.60}; declared are: {', '.join(known)}")
         return segment
+
+
+def _reconciled(core: Keeper) -> tuple[Difference, Difference]:
+    """What differs before and after."""
+    before = core.audit()
+    core.turn((), changed=True)
+    return before, core.audit()

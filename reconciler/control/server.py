@@ -7,6 +7,7 @@ what they say. Everything is bounded: how long a request may be, how long it may
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 import struct
@@ -14,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError, ReconcilerError, TransientError
 from reconciler.host.blocking import Workers
 from reconciler.host.names import group_number, user_name
@@ -35,18 +37,14 @@ Raises ReconcilerError: the request cannot be fulfilled; says why.
 """
 
 
-class RefusedError(ReconcilerError):
-    """A request that cannot be fulfilled as it stands."""
-
-
 class Control:
-    """The socket at `path`, for root and `group`, answered by `answer`. `tell` is told what is worth a line."""
+    """The socket at `path`, for root and `group`, answered by `answer`."""
 
-    def __init__(self, path: Path, group: str | None, answer: Answer, tell: Callable[[str], object]) -> None:
+    def __init__(self, path: Path, group: str | None, answer: Answer, journal: Journal) -> None:
         self.path = path
         self._group = group
         self._gid: int | None = None
-        self._answer, self._tell = answer, tell
+        self._answer, self._journal = answer, journal
         self._names = Workers("names")
         self._clients = 0
         self._server: asyncio.Server | None = None
@@ -88,6 +86,9 @@ class Control:
             self.path.chmod(0o660)
         except OSError as error:
             self._tell(f"the group {self._group!a} cannot be let in at {self.path}: {error.strerror}")
+
+    def _tell(self, text: str) -> None:
+        self._journal.tell("control", text, level=logging.WARNING)
 
     async def open(self) -> None:
         """Listen.
@@ -154,7 +155,8 @@ class Control:
             return {"ok": True, **await self._answer(request, lambda: self._name(uid))}
         except ReconcilerError as error:
             return _refusal(str(error))
-        except Exception as error:  # noqa: BLE001 - who asked is told, and the daemon goes on
+        except Exception as error:  # noqa: BLE001 - it changed nothing, or the daemon ends already (see `turns`)
+            self._journal.bug(error, " in an answer")
             return _refusal(f"internal error: {type(error).__name__}: {error}")
 
     async def _name(self, uid: int) -> str:

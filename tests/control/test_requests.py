@@ -7,26 +7,17 @@ import json
 from typing import Any
 
 import pytest
-from keeping import Kept, watched
+from keeping import TWO_WIRES, Kept, watched
 from worlds import host
 
 from reconciler.control import client
 from reconciler.control.ask import digest
 from reconciler.control.requests import MAX_HOLD_S, MAX_REASON, Requests
-from reconciler.control.server import RefusedError
-from reconciler.errors import HostError, ReconcilerError
+from reconciler.errors import HostError, ReconcilerError, RequestError
 from reconciler.network.cycle import reconcile
 from reconciler.network.desired import choice_of
 from reconciler.network.state import Setting
 
-TWO_WIRES = {
-    "ports": {
-        "mgmt": {"match": {"name": "mgmt0"}, "role": "management"},
-        **{f"p{number}": {"match": {"name": f"eth{number}"}} for number in range(4)},
-    },
-    "segments": {"a": ["p0", "p1"], "b": ["p2", "p3"]},
-    "vm": {"adapters": {f"p{number}": {"interface": f"vif{number}"} for number in range(4)}},
-}
 HOSTILE = [
     None,
     True,
@@ -56,6 +47,19 @@ async def nobody() -> str:
     raise AssertionError("nobody's name is needed")
 
 
+class Door:
+    """Turns without a loop; see `test_turns`."""
+
+    def __init__(self, core: Any) -> None:
+        self.core = core
+
+    def decide(self, event: Any) -> None:
+        self.core.turn((event,))
+
+    def enter(self, act: Any) -> Any:
+        return act(self.core)
+
+
 class Asked:
     """Requests to a keeper, answered by nobody else."""
 
@@ -65,8 +69,7 @@ class Asked:
         self.guarded: list[bool] = []
         self.disk = ""
         self.requests = Requests(
-            kept.keeper,
-            tell=kept.turn,
+            Door(kept.keeper),  # type: ignore[arg-type]
             reload=self._reload,
             about=lambda: {"pid": 1},
             switch_guard=self.guarded.append,
@@ -104,14 +107,14 @@ def asked() -> Asked:
 
 @pytest.mark.parametrize("verb", [*HOSTILE, "Status", "status ", "__class__", "_status"], ids=_id)
 def test_an_unknown_verb_is_refused_with_those_that_are_known(asked: Asked, verb: Any) -> None:
-    with pytest.raises(RefusedError, match="known are: status, choice, audit") as caught:
+    with pytest.raises(RequestError, match="known are: status, choice, audit") as caught:
         asked(verb)
     assert len(str(caught.value)) < 300
     assert str(caught.value).isprintable()
 
 
 def test_a_request_without_a_verb(asked: Asked) -> None:
-    with pytest.raises(RefusedError):
+    with pytest.raises(RequestError):
         asyncio.run(asked.requests.answer({}, nobody))
 
 
@@ -181,7 +184,7 @@ def test_one_segment_is_held_and_released_by_itself() -> None:
         "a": "bypass",
         "b": "inspect",
     }
-    with pytest.raises(RefusedError, match="nothing is held"):
+    with pytest.raises(RequestError, match="nothing is held"):
         asked("release", segment="b")
     assert asked("release", segment="a")["choice"] == {"a": "inspect", "b": "inspect"}
 
@@ -189,20 +192,20 @@ def test_one_segment_is_held_and_released_by_itself() -> None:
 def test_a_release_takes_all_holds_back(asked: Asked) -> None:
     asked("hold", topology="bypass", reason="x", seconds=9)
     assert asked("release") == {"choice": {"wire": "inspect"}, "converged": True, "unkept": ""}
-    with pytest.raises(RefusedError, match="nothing is held"):
+    with pytest.raises(RequestError, match="nothing is held"):
         asked("release")
 
 
 @pytest.mark.parametrize("topology", [*HOSTILE, "wire", "Bypass"], ids=_id)
 def test_a_topology_that_is_none_is_refused(asked: Asked, topology: Any) -> None:
-    with pytest.raises(RefusedError, match="two declares: inspect, bypass") as caught:
+    with pytest.raises(RequestError, match="two declares: inspect, bypass") as caught:
         asked("hold", topology=topology, reason="x", seconds=9)
     assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("reason", [*HOSTILE, "two\nlines", "x" * (MAX_REASON + 1), " \t", "\u202etxet"], ids=_id)
 def test_a_reason_that_is_none_is_refused(asked: Asked, reason: Any) -> None:
-    with pytest.raises(RefusedError, match="a line of 1 to 200 characters"):
+    with pytest.raises(RequestError, match="a line of 1 to 200 characters"):
         asked("hold", topology="bypass", reason=reason, seconds=9)
 
 
@@ -210,7 +213,7 @@ def test_a_reason_that_is_none_is_refused(asked: Asked, reason: Any) -> None:
     "seconds", [one for one in HOSTILE if one != 1.5] + [MAX_HOLD_S + 1, 1e18, -1e-9, "60"], ids=_id
 )
 def test_an_end_that_is_none_is_refused(asked: Asked, seconds: Any) -> None:
-    with pytest.raises(RefusedError, match="a hold"):
+    with pytest.raises(RequestError, match="a hold"):
         asked("hold", topology="bypass", reason="x", seconds=seconds)
 
 
@@ -222,7 +225,7 @@ def test_any_length_between_nothing_and_the_longest_will_do(asked: Asked, second
 @pytest.mark.parametrize("segment", [one for one in HOSTILE if one is not None], ids=_id)
 @pytest.mark.parametrize("verb", ["hold", "release"])
 def test_a_segment_that_is_none_is_refused(asked: Asked, verb: str, segment: Any) -> None:
-    with pytest.raises(RefusedError, match="declared are: wire"):
+    with pytest.raises(RequestError, match="declared are: wire"):
         asked(verb, segment=segment, topology="bypass", reason="x", seconds=9)
     assert asked.kept.keeper.state.holds == {}
 
@@ -249,7 +252,7 @@ def test_a_guard_is_set_and_taken_away_where_the_file_declares_one() -> None:
 
 
 def test_a_guard_that_is_not_declared_is_not_set(asked: Asked) -> None:
-    with pytest.raises(RefusedError, match="declares no guard"):
+    with pytest.raises(RequestError, match="declares no guard"):
         asked("guard", on=True)
     assert asked.guarded == []
 
@@ -257,7 +260,7 @@ def test_a_guard_that_is_not_declared_is_not_set(asked: Asked) -> None:
 @pytest.mark.parametrize("on", [one for one in HOSTILE if not isinstance(one, bool)], ids=_id)
 def test_a_guard_is_on_or_off_and_nothing_else(on: Any) -> None:
     asked = Asked(kept(guard={}))
-    with pytest.raises(RefusedError, match="true or false"):
+    with pytest.raises(RequestError, match="true or false"):
         asked("guard", on=on)
     assert asked.guarded == []
 

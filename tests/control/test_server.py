@@ -2,6 +2,7 @@
 
 import asyncio
 import grp
+import io
 import json
 import os
 import pwd
@@ -16,15 +17,16 @@ from typing import Any
 import pytest
 
 from reconciler.control import server as control
-from reconciler.control.server import MAX_REQUEST, Control, RefusedError, Who
-from reconciler.errors import HostError
+from reconciler.control.server import MAX_REQUEST, Control, Who
+from reconciler.daemon.journal import Journal
+from reconciler.errors import HostError, RequestError
 
 Client = Callable[[Path], Coroutine[Any, Any, None]]
 
 
 async def echo(request: dict[str, Any], who: Who) -> dict[str, Any]:
     if request.get("do") == "refuse":
-        raise RefusedError("not this")
+        raise RequestError("not this")
     return {"heard": request, "user": await who()}
 
 
@@ -34,14 +36,14 @@ def served(
     *,
     answer: Any = echo,
     group: str | None = None,
-    tell: Callable[[str], object] = lambda _: None,
+    told: io.StringIO | None = None,
 ) -> list[Any]:
     """Have a client meet the socket; what the loop was told of as unhandled is returned, and should be nothing."""
     mishaps: list[Any] = []
 
     async def meet() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: mishaps.append(context))
-        listening = Control(path, group, answer, tell)
+        listening = Control(path, group, answer, Journal(told or io.StringIO(), as_json=True))
         await listening.find_group()
         await listening.open()
         try:
@@ -138,7 +140,9 @@ def test_a_bug_in_an_answer_is_a_refusal_and_no_traceback(path: Path) -> None:
         answer = await said(path, b"{}\n")
         assert answer == {"ok": False, "error": "internal error: ZeroDivisionError: division by zero"}
 
-    assert served(path, client, answer=broken) == []
+    told = io.StringIO()
+    assert served(path, client, answer=broken, told=told) == []
+    assert json.loads(told.getvalue())["text"].startswith("internal error in an answer: ZeroDivisionError")
 
 
 def test_who_never_finishes_a_request_is_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,14 +330,17 @@ def test_nobody_s_name_is_looked_up_who_only_asks(path: Path, monkeypatch: pytes
 def test_a_group_that_is_slow_to_come_is_let_in_when_it_is_known(
     path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
 ) -> None:
-    groups, told = Slow(number), list[str]()
+    groups, log = Slow(number), io.StringIO()
     monkeypatch.setattr(control, "group_number", groups)
 
     async def client(path: Path) -> None:
         assert _mode(path)[0] == 0o600
-        assert told == ["the group 'g' is not known yet; until it is, only root may ask and steer"]
+        assert told() == ["the group 'g' is not known yet; until it is, only root may ask and steer"]
         groups.event.set()
-        await until(lambda: _mode(path) == (0o660, 1) or len(told) == 2)
+        await until(lambda: _mode(path) == (0o660, 1) or len(told()) == 2)
 
-    assert served(path, client, group="g", tell=told.append) == []
-    assert told[1:] == ([] if number else ["there is no group 'g' that could ask and steer"])
+    def told() -> list[str]:
+        return [json.loads(line)["text"] for line in log.getvalue().splitlines()]
+
+    assert served(path, client, group="g", told=log) == []
+    assert told()[1:] == ([] if number else ["there is no group 'g' that could ask and steer"])

@@ -28,6 +28,14 @@ def watched(*, signals: dict[str, Any] | None = None, vm: dict[str, Any] | None 
     return appliance(**{**document, **more})
 
 
+TWO_WIRES = {
+    "ports": {
+        "mgmt": {"match": {"name": "mgmt0"}, "role": "management"},
+        **{f"p{number}": {"match": {"name": f"eth{number}"}} for number in range(4)},
+    },
+    "segments": {"a": ["p0", "p1"], "b": ["p2", "p3"]},
+    "vm": {"adapters": {f"p{number}": {"interface": f"vif{number}"} for number in range(4)}},
+}
 BEAT = {"kind": "heartbeat", "socket": "/x", "interval": "1s", "fall": 2, "rise": 1}
 
 

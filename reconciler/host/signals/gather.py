@@ -7,7 +7,7 @@ make a verdict is not its business.
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol, assert_never
 
 from reconciler.appliance.declared import (
@@ -21,6 +21,7 @@ from reconciler.appliance.declared import (
     Http,
     Libvirt,
     Signal,
+    Source,
 )
 from reconciler.errors import HostError
 from reconciler.health.signal import News, Reading, State
@@ -72,20 +73,62 @@ class Supervised:
             retry_s = min(2 * retry_s, _LAST_RETRY_S)
 
 
-def gatherers(appliance: Appliance, publish: Publish, deeds: Deeds, broke: Broke) -> list[Supervised]:
-    """One for each declared signal but carrier and canary: the network observed and the guard tell those.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a source depends on: one of the same value gathers the same. `vm`: where it is, for who asks libvirt."""
 
-    Raises:
-        HostError: a signal needs libvirt, and the file does not say where the VM is.
+    signal: str
+    source: Source
+    segment: str | None
+    vm: Libvirt | None = None
 
-    """
-    workers = Workers("libvirt of signals")
-    made = []
-    for signal in appliance.health.signals.values():
-        speak = _about(publish, signal.segment)
-        if (gatherer := _gatherer(signal, appliance, speak, deeds, workers)) is not None:
-            made.append(Supervised(signal.name, gatherer, speak, broke))
-    return made
+
+class Gatherers:
+    """Makes gatherers; however many are made one after the other, so many calls to libvirt are on their way at most."""
+
+    def __init__(self, deeds: Deeds, broke: Broke) -> None:
+        self._deeds, self._broke = deeds, broke
+        self._workers = Workers("libvirt of signals")
+
+    def wanted(self, appliance: Appliance) -> tuple[Wanted, ...]:
+        """What is to be gathered: each declared signal but carrier and canary, which the network and the guard tell.
+
+        Raises:
+            HostError: a signal needs libvirt, and the file does not say where the VM is.
+
+        """
+        return tuple(
+            Wanted(
+                signal.name,
+                signal.source,
+                signal.segment,
+                _libvirt(appliance, signal) if isinstance(signal.source, Domain | GuestPing) else None,
+            )
+            for signal in appliance.health.signals.values()
+            if not isinstance(signal.source, Carrier | Canary)
+        )
+
+    def supervised(self, wanted: Wanted, publish: Publish) -> Supervised:
+        """The gatherer for it."""
+        speak = _about(publish, wanted.segment)
+        return Supervised(wanted.signal, self._gatherer(wanted, speak), speak, self._broke)
+
+    def _gatherer(self, wanted: Wanted, speak: Publish) -> Gatherer:
+        signal = wanted.signal
+        match wanted.source:
+            case Heartbeat() as source:
+                return HeartbeatGatherer(signal, source, speak)
+            case Domain():
+                return DomainGatherer(signal, _known(wanted.vm), speak, self._deeds, self._workers)
+            case GuestPing() as source:
+                return GuestPingGatherer(signal, source, _known(wanted.vm), speak)
+            case Command() as source:
+                return CommandGatherer(signal, source, speak)
+            case Http() as source:
+                return HttpGatherer(signal, source, speak)
+            case Carrier() | Canary():
+                raise ValueError(f"nothing gathers {wanted.source}")
+        assert_never(wanted.source)
 
 
 def _about(publish: Publish, segment: str | None) -> Publish:
@@ -95,24 +138,12 @@ def _about(publish: Publish, segment: str | None) -> Publish:
     return lambda news: publish(replace(news, segment=segment) if isinstance(news, Reading) else news)
 
 
-def _gatherer(signal: Signal, appliance: Appliance, speak: Publish, deeds: Deeds, workers: Workers) -> Gatherer | None:
-    match signal.source:
-        case Heartbeat() as source:
-            return HeartbeatGatherer(signal.name, source, speak)
-        case Domain():
-            return DomainGatherer(signal.name, _libvirt(appliance, signal), speak, deeds, workers)
-        case GuestPing() as source:
-            return GuestPingGatherer(signal.name, source, _libvirt(appliance, signal), speak)
-        case Command() as source:
-            return CommandGatherer(signal.name, source, speak)
-        case Http() as source:
-            return HttpGatherer(signal.name, source, speak)
-        case Carrier() | Canary():
-            return None
-    assert_never(signal.source)
-
-
 def _libvirt(appliance: Appliance, signal: Signal) -> Libvirt:
     if isinstance(appliance.hypervisor, Libvirt):
         return appliance.hypervisor
     raise HostError(f"signal {signal.name} needs libvirt, and the file has no vm.libvirt")
+
+
+def _known(vm: Libvirt | None) -> Libvirt:
+    assert vm is not None  # noqa: S101 - for mypy: `wanted` has seen to it
+    return vm

@@ -8,13 +8,14 @@ import pytest
 from ears import Ears, until
 from worlds import two_ports
 
+from reconciler.appliance.declared import Appliance
 from reconciler.errors import HostError
 from reconciler.health.signal import News, Reading, Rebooted, State
 from reconciler.host.hypervisor.own_actions import Deeds
 from reconciler.host.signals import gather
 from reconciler.host.signals.command import CommandGatherer
 from reconciler.host.signals.domain import DomainGatherer
-from reconciler.host.signals.gather import Supervised, gatherers
+from reconciler.host.signals.gather import Gatherers, Supervised
 from reconciler.host.signals.guest_ping import GuestPingGatherer
 from reconciler.host.signals.heartbeat import HeartbeatGatherer
 from reconciler.host.signals.http import HttpGatherer
@@ -37,7 +38,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_signal_has_its_gatherer_but_carrier() -> None:
-    made = gatherers(two_ports(vm=LIBVIRT, health={"signals": SIGNALS}), Ears(), Deeds(), Mishaps())
+    made = gatherers(two_ports(vm=LIBVIRT, health={"signals": SIGNALS}), Ears())
     assert {one.signal: type(one.gatherer) for one in made} == {
         "agent": HeartbeatGatherer,
         "vm": DomainGatherer,
@@ -48,7 +49,7 @@ def test_each_signal_has_its_gatherer_but_carrier() -> None:
 
 
 def test_no_signals_no_gatherers() -> None:
-    assert gatherers(two_ports(), Ears(), Deeds(), Mishaps()) == []
+    assert gatherers(two_ports(), Ears()) == []
 
 
 def test_a_signal_of_a_segment_speaks_of_it() -> None:
@@ -56,7 +57,7 @@ def test_a_signal_of_a_segment_speaks_of_it() -> None:
 
     async def scene() -> None:
         ears = Ears()
-        (one,) = gatherers(two_ports(health={"signals": signals}), ears, Deeds(), Mishaps())
+        (one,) = gatherers(two_ports(health={"signals": signals}), ears)
         task = asyncio.create_task(one.run())
         assert (await ears.hear(1))[0].segment == "wire"
         task.cancel()
@@ -76,6 +77,11 @@ class Mishaps(list[tuple[str, str]]):
 
     def __call__(self, signal: str, error: Exception | None) -> None:
         self.append((signal, repr(error)))
+
+
+def gatherers(appliance: Appliance, publish: Any) -> list[Supervised]:
+    made = Gatherers(Deeds(), Mishaps())
+    return [made.supervised(wanted, publish) for wanted in made.wanted(appliance)]
 
 
 class Broken:
@@ -117,7 +123,7 @@ def test_others_go_on() -> None:
     async def scene() -> None:
         ears = Ears()
         signals = {"plugin": SIGNALS["plugin"]}
-        made: list[Any] = gatherers(two_ports(health={"signals": signals}), ears, Deeds(), Mishaps())
+        made: list[Any] = gatherers(two_ports(health={"signals": signals}), ears)
         made.append(Supervised("x", Broken(ears, *[OSError()] * 3), ears, Mishaps()))
         tasks = [asyncio.create_task(one.run()) for one in made]
         await until(lambda: {"plugin", "x"} <= {reading.signal for reading in ears.readings})
@@ -151,4 +157,4 @@ def test_a_file_that_asks_for_libvirt_without_saying_where_is_refused() -> None:
     file = two_ports(vm=LIBVIRT, health={"signals": {"vm": SIGNALS["vm"]}})
     nowhere = replace(two_ports(), health=file.health)
     with pytest.raises(HostError, match="signal vm needs libvirt"):
-        gatherers(nowhere, Ears(), Deeds(), Mishaps())
+        gatherers(nowhere, Ears())
