@@ -13,7 +13,8 @@ from typing import NamedTuple, Self
 
 _TUN = "/dev/net/tun"
 _IFF_TAP, _IFF_NO_PI, _IFF_TUN_EXCL = 0x0002, 0x1000, 0x8000
-_TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
+_TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
+_ROOT = 0
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GDRVINFO, _ETHTOOL_GFLAGS, _ETHTOOL_SFLAGS = 0x3, 0x25, 0x26
 _ETH_FLAG_LRO = 1 << 15
@@ -22,7 +23,7 @@ _ETHTOOL_VALUE = struct.Struct("=II")  # struct ethtool_value: cmd, data
 
 
 def make_tap(name: str, before_persistent: Callable[[], None]) -> None:
-    """Create a persistent tap.
+    """Create a persistent tap, which nobody but root can attach to (or who has CAP_NET_ADMIN).
 
     `before_persistent` runs while the tap exists but would vanish with this process: the place to mark it, so that no
     moment leaves an unmarked tap behind.
@@ -35,7 +36,7 @@ def make_tap(name: str, before_persistent: Callable[[], None]) -> None:
     try:
         fcntl.ioctl(descriptor, _TUNSETIFF, _ifreq(name, _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL))
         before_persistent()
-        fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+        _keep(descriptor)
     finally:
         os.close(descriptor)
 
@@ -50,9 +51,16 @@ def persist_tap(name: str) -> None:
     descriptor = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.ioctl(descriptor, _TUNSETIFF, _ifreq(name, _IFF_TAP | _IFF_NO_PI))
-        fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+        _keep(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _keep(descriptor: int) -> None:
+    # Before it can be found without us: a tap without an owner is for whoever can open /dev/net/tun, on most systems
+    # everybody. Who attaches while the VM is away is the VM, to the host and to the guard.
+    fcntl.ioctl(descriptor, _TUNSETOWNER, _ROOT)
+    fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
 
 
 def _ifreq(name: str, flags: int) -> bytes:

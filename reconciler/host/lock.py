@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,12 +32,11 @@ def lock(folder: Path, sku: str, wait_s: float, on_wait: Callable[[str], None]) 
     path = folder / f"{sku}.lock"
     try:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
+        descriptor = open_lock(path, make=True)
     except OSError as error:
         right = "run as root, or set RECONCILER_RUN_DIR to a folder of your own"
-        raise HostError(f"cannot make the lock {path}: {error.strerror}; {right}") from None
+        raise HostError(f"cannot open the lock {path}: {error.strerror}; {right}") from None
     try:
-        _close_to_others(descriptor, path)
         _acquire(descriptor, sku, time.monotonic() + wait_s, on_wait)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "command": " ".join(sys.argv)[:200]}).encode(), 0)
@@ -46,12 +46,25 @@ def lock(folder: Path, sku: str, wait_s: float, on_wait: Callable[[str], None]) 
         os.close(descriptor)
 
 
-def _close_to_others(descriptor: int, path: Path) -> None:
-    """Also where it was found: earlier versions let everybody read it."""
-    try:
-        os.fchmod(descriptor, _MODE)
-    except OSError as error:
-        raise HostError(f"the lock {path} is somebody else's ({error.strerror}): remove it") from None
+def open_lock(path: Path, *, make: bool) -> int:
+    """A descriptor of the lock file at `path`, which from then on nobody but this user can open, and so lock.
+
+    Also where it was found: earlier versions let everybody read it.
+
+    Raises:
+        OSError: there is none and none is to be made; or what is there is not this user's, or is another file, too.
+
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if make else 0), _MODE)
+    found = os.fstat(descriptor)
+    why = "somebody else's" if found.st_uid != os.geteuid() else ""
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        why = why or "no file of its own"
+    if why:
+        os.close(descriptor)
+        raise PermissionError(errno.EPERM, f"it is {why}: remove it")
+    os.fchmod(descriptor, _MODE)
+    return descriptor
 
 
 def _acquire(descriptor: int, sku: str, deadline: float, on_wait: Callable[[str], None]) -> None:

@@ -131,7 +131,7 @@ def _commands(operation: Operation) -> Iterator[list[str]]:
             special = [word for s in at_once if s in _BRIDGE_WORDS for word in _bridge_words(s, link.settings[s])]
             yield ["ip", "link", "add", "name", link.name, *general, "type", "bridge", *special]
         case MakeLink(link):
-            yield ["ip", "tuntap", "add", "dev", link.name, "mode", "tap"]
+            yield ["ip", "tuntap", "add", "dev", link.name, "mode", "tap", "user", "root"]
             yield ["ip", "link", "set", "dev", link.name, "alias", str(link.settings[Setting.MARK])]
         case RemoveLink(link):
             yield ["ip", "link", "delete", "dev", link.name]
@@ -142,7 +142,7 @@ def _commands(operation: Operation) -> Iterator[list[str]]:
         case SetLink(link, Setting.IPV6, _, new):
             yield ["sysctl", "-qw", f"net/ipv6/conf/{link.name}/disable_ipv6={int(not new)}"]
         case SetLink(link, Setting.PERSISTENT, _, _):
-            yield ["ip", "tuntap", "add", "dev", link.name, "mode", "tap"]
+            yield ["ip", "tuntap", "add", "dev", link.name, "mode", "tap", "user", "root"]
         case SetLink(link, Setting.LRO, _, new):
             yield ["ethtool", "-K", link.name, "lro", _on(new)]
         case SetLink(link, setting, _, new):

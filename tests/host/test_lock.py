@@ -136,6 +136,30 @@ def test_nobody_else_can_open_it_and_so_nobody_else_can_hold_it(tmp_path: Path, 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_one_that_somebody_else_could_open_again_is_refused(tmp_path: Path) -> None:
+    """Whose it is may lock it whatever its mode: that it waits for ever would be told of nobody."""
+    path = tmp_path / "sku.lock"
+    path.write_text("theirs")
+    os.chown(path, 65534, 65534)
+    with pytest.raises(HostError, match=r"sku\.lock: it is somebody else's"), lock(tmp_path, "sku", 0, silent):
+        pass
+    assert (path.read_text(), path.stat().st_uid) == ("theirs", 65534)
+
+
+def test_what_is_no_file_of_its_own_is_neither_locked_nor_written(tmp_path: Path) -> None:
+    path = tmp_path / "sku.lock"
+    (tmp_path / "victim").write_text("precious")
+    path.hardlink_to(tmp_path / "victim")
+    with pytest.raises(HostError, match="remove it"), lock(tmp_path, "sku", 0, silent):
+        pass
+    assert (tmp_path / "victim").read_text() == "precious"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(HostError, match="remove it"), lock(tmp_path, "sku", 0, silent):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_a_local_user_does_not_keep_the_daemon_from_starting(tmp_path: Path) -> None:
     """Really: another user, who may enter the folder, tries to lock what an earlier run has left."""
     import subprocess

@@ -29,6 +29,7 @@ from reconciler.guard.frames import Template
 from reconciler.guard.orders import Heard, Order, Report
 from reconciler.host.guard import prober
 from reconciler.host.interpreter import isolated
+from reconciler.host.lock import open_lock
 
 _PROGRAM = Path(prober.__file__)
 _MAX_MESSAGE = 180_000  # bytes: a report of as many directions as a guard may have
@@ -105,7 +106,8 @@ class Probing:
         with theirs, socket.socket(socket.AF_UNIX, _KIND) as listener:
             lock = -1
             try:
-                lock = self._open_lock(os.O_CREAT)
+                self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                lock = open_lock(self._lock, make=True)
                 if self._is_held(lock):
                     ours.close()
                     return False
@@ -131,15 +133,6 @@ class Probing:
             _kill(process)
         self._reap()
         return bool(self._former)
-
-    def _open_lock(self, more: int = 0) -> int:
-        """Raises OSError: there is no such file, or no such folder."""
-        if more:
-            self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = os.open(self._lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | more, 0o600)
-        # Whoever may read it may lock it.
-        os.fchmod(lock, 0o600)
-        return lock
 
     def _is_held(self, lock: int) -> bool:
         """Take the lock, or have whoever holds it killed. Whether it is somebody else's."""
@@ -172,7 +165,6 @@ class Probing:
         self._ready.register(link, select.EPOLLIN)
 
     def _bind(self, listener: socket.socket) -> None:
-        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         self.path.unlink(missing_ok=True)
         # Nobody gets in before the mode is what it shall be.
         mask = os.umask(0o177)
@@ -209,7 +201,7 @@ class Probing:
         self._lose("ended on purpose", kill=True)
         self._others_live()
         with contextlib.suppress(OSError):
-            lock = self._open_lock()
+            lock = open_lock(self._lock, make=False)
             try:
                 self._is_held(lock)
             finally:

@@ -313,6 +313,16 @@ def test_nobody_but_its_owner_can_take_the_lock(probing: Probing) -> None:
     assert lock.read_text() == str(probing.pid)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_lock_that_is_somebody_elses_is_refused(probing: Probing) -> None:
+    lock = probing.path.with_name("sku.prober.lock")
+    lock.parent.mkdir()
+    lock.touch()
+    os.chown(lock, 65534, 65534)
+    with pytest.raises(HostError, match="somebody else's"):
+        probing.spawn()
+
+
 @pytest.mark.parametrize("text", ["", "none", "-1", "0", "99999999999999999999", str(os.getpid())])
 def test_whoever_has_not_the_lock_is_not_killed_for_what_stands_in_it(probing: Probing, text: str) -> None:
     lock = probing.path.with_name("sku.prober.lock")
