@@ -37,18 +37,25 @@ class Way:
 class Canaries:
     """What was reported of all directions, and the readings that were made of it.
 
-    `tripped`: segments whose guard has tripped, and whose reading does not say so yet.
+    `tripped`: segments whose guard has tripped, and whose reading does not say so yet. `back_ms`: by lease, when a
+    probe came back last, whatever it bore.
     """
 
     ways: Mapping[str, Way] = field(default_factory=dict)
     heard_ms: int = 0
     readings: Mapping[tuple[str, str], Reading] = field(default_factory=dict)
     tripped: frozenset[str] = frozenset()
+    back_ms: Mapping[str, int] = field(default_factory=dict)
 
     def hear(self, reported: Iterable[Heard], now: int) -> Self:
         """Take in a report."""
         # A direction that is not reported is not probed any more: what it was says nothing of what it will be.
-        return replace(self, heard_ms=now, ways={one.name: self._way(one, now) for one in reported})
+        reported = tuple(reported)
+        back = {
+            one.name: now - one.age_us // 1_000 for one in reported if one.state == "back" and one.age_us is not None
+        }
+        ways = {one.name: self._way(one, now) for one in reported}
+        return replace(self, heard_ms=now, ways=ways, back_ms={**self.back_ms, **back})
 
     def _way(self, one: Heard, now: int) -> Way:
         old = self.ways.get(one.name)
@@ -77,6 +84,11 @@ class Canaries:
             and way.reported.age_us <= fresh_us
             for lease, head in wanted.items()
         )
+
+    def was_proven(self, one: Guarded, now: int) -> bool:
+        """Whether every direction of a segment was proven a moment ago, whatever its probes bear now."""
+        moment_ms = max(one.guard.lease_ms, SILENT_MS)
+        return all(now - self.back_ms.get(way.lease, now - moment_ms - 1) <= moment_ms for way in one.directions)
 
     def news(
         self, appliance: Appliance, segments: Iterable[Guarded], now: int, *, on: bool = True

@@ -69,7 +69,9 @@ def _trip(turn: Turn, one: Guarded, segment: SegmentGuard) -> None:
 
 
 def _grant(turn: Turn, one: Guarded, segment: SegmentGuard) -> None:
-    if turn.state.table.putting or not segment.in_place or not _proven(turn, one, segment):
+    # What is granted while the table is read would be missing in the answer, and be taken for expired.
+    busy = turn.state.table.putting or turn.state.table.asked
+    if busy or not segment.in_place or not _proven(turn, one, segment):
         return
     turn.do(Grant(one, segment.token))
     opened = segment.exposure.open_since

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from reconciler.guard import consent
+from reconciler.guard import consent, orders
 from reconciler.guard.effects import FindTable, Install, Prepare, Tell, Withdraw
 from reconciler.guard.events import Counted, Installed, Observed, Removed, TableFound
 from reconciler.guard.exposure import NOTHING
@@ -50,6 +50,7 @@ def found(turn: Turn, event: TableFound) -> None:
     turn.table(asked=False)
     if not turn.state.on or table.putting or not turn.state.segments:
         return
+    was_present = table.present
     turn.table(present=live)
     _book(turn, turn.state.seen, event.handle, event.counted)
     if live and not table.known:
@@ -61,7 +62,24 @@ def found(turn: Turn, event: TableFound) -> None:
         turn.set(bound=turn.state.seen)
         turn.table(known=True, trouble="")
     else:
+        if not live:
+            _judge_without_a_table(turn, silent=not was_present)
         _replace(turn, event, live=live)
+
+
+def _judge_without_a_table(turn: Turn, *, silent: bool) -> None:
+    """Who held a lease when the table was still there goes on only if it was proven a moment ago.
+
+    `silent`: nothing has been sent since the table was found missing, so nothing could be proven: that is made up for.
+    """
+    for one in turn.state.bound:
+        segment = turn.state.segments[one.name]
+        if segment.held is not Held.GRANTED or not orders.probed(turn.state.appliance, one):
+            continue
+        if silent and segment.stance is Stance.ARMED and segment.inspected:
+            turn.hold(one.name, Held.ADOPTING, adopting_until=turn.now + ADOPT_MS)
+        elif not turn.state.canaries.was_proven(one, turn.now):
+            turn.change(one.name, held=Held.EXPIRED)
 
 
 def _adopt(turn: Turn, found: Mapping[str, Contents]) -> None:
@@ -86,6 +104,8 @@ def _replace(turn: Turn, found: TableFound, *, live: bool) -> None:
     """Put the table anew. What stands in it goes on standing, but for a VM that came back as another one."""
     before = {one.name: one for one in turn.state.bound}
     bound, known = turn.state.seen, turn.state.table.known
+    # Without the rules, or with somebody else's among them, probes may have been seen on a wire.
+    leaky = found.fingerprint is None or found.fingerprint != turn.state.table.fingerprint
     for one in bound:
         segment, old = turn.state.segments[one.name], before.get(one.name)
         held = found.contents.get(one.name)
@@ -101,8 +121,7 @@ def _replace(turn: Turn, found: TableFound, *, live: bool) -> None:
                 consent.act(turn, old)
         if not live and not known and segment.stance is Stance.ARMED and segment.inspected:
             turn.hold(one.name, Held.ADOPTING, adopting_until=turn.now + ADOPT_MS)
-        elif not live:
-            # While the table was gone, probes may have been seen on a wire.
+        elif leaky:
             turn.renew(one.name)
     changed = _changed(turn.state, found)
     if changed is not None:

@@ -18,6 +18,7 @@ wire (its table was gone, its segment tripped) is never sent, or granted, again.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, assert_never
 
 from reconciler.appliance.declared import Appliance
@@ -208,7 +209,8 @@ def _conclude(turn: Turn, *, act: bool = True) -> None:
     """The wire, then what is news, then the prober, then the notes."""
     if not turn.state.segments:
         return
-    for one in turn.state.bound if act and turn.state.on else ():
+    # To a table that is not there nothing can be said; what follows is said to the next one.
+    for one in turn.state.bound if act and turn.state.on and turn.state.table.present else ():
         consent.act(turn, one)
     state = turn.state
     canaries, news = state.canaries.news(state.appliance, state.bound, turn.now, on=state.on)
@@ -224,12 +226,14 @@ def _conclude(turn: Turn, *, act: bool = True) -> None:
 def _orders(turn: Turn) -> orders.Orders:
     """What the prober shall do: nothing, where no table would keep its probes from the wire."""
     state = turn.state
-    bound = state.bound if state.table.present else ()
+    bound, present = state.bound, state.table.present
     tokens = {name: one.token for name, one in state.segments.items()}
-    wanted_for = (state.appliance, bound, tokens, state.prober.proven)
+    wanted_for = (state.appliance, bound, tokens, state.prober.proven, present)
     # Asked ten times a second, and hardly ever anything else than before.
     if state.wanted is None or wanted_for != state.wanted_for:
         made = orders.orders(state.appliance, bound, state.secret, tokens, state.prober.proven)
+        # The adapters' sockets stay open: to close the last of one may take the kernel long.
+        made = made if present else replace(made, orders=())
         turn.set(wanted=made, wanted_for=wanted_for)
         return made
     return state.wanted
@@ -252,6 +256,11 @@ def _refused(turn: Turn, event: Refused) -> None:
             turn.table(putting=None)
             turn.suffer(event.reason)
             _listen(turn)
+        case FindLeases() if not (turn.state.table.suspicious or turn.state.table.putting or turn.state.table.asked):
+            # Perhaps the table is gone, and probes must not be sent without it: that is seen at once.
+            turn.table(suspicious=True, asked=True)
+            turn.suffer(event.reason)
+            turn.do(FindTable(turn.state.seen))
         case FindTable() | FindLeases():
             asked = turn.state.table.asked and not isinstance(event.effect, FindTable)
             turn.table(suspicious=True, asked=asked)

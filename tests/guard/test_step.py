@@ -227,6 +227,43 @@ def test_a_table_that_was_gone_gets_another_token_and_no_probe_is_sent_while_it_
     }
 
 
+def test_what_was_not_proven_a_moment_ago_gets_no_lease_from_a_table_that_is_put_back() -> None:
+    machine = Machine().granted()
+    machine.now += 1_500
+    machine.tell(Disturbed())
+    machine.tell(Observed(bound(3, 4), frozenset({"wire"}), frozenset({"wire"})))
+    machine.tell(TableFound())
+    (install,) = machine.of(effects.Install)
+    assert "timeout 200ms }" not in install.ruleset.text.split("chain")[0]
+    assert not machine.of(effects.Withdraw), "there is nothing to withdraw it from"
+    machine.tell(Installed("print", 2, {}))
+    assert [type(one) for one in machine.last if isinstance(one, effects.Withdraw)] == [effects.Withdraw]
+    assert machine.held is Held.NOTHING
+    assert machine.state.segments["wire"].exposure.trips == 1
+
+
+def test_rules_that_somebody_changed_get_another_token_and_those_that_we_change_keep_theirs() -> None:
+    for fingerprint, kept in (("print", True), ("another", False)):
+        machine = Machine().granted()
+        token = machine.state.segments["wire"].token
+        machine.tell(Declared(guarded(guard={"lease": "400ms"})))
+        machine.tell(Observed(bound(3, 4, of=machine.state.appliance), frozenset({"wire"}), frozenset({"wire"})))
+        machine.tell(TableFound(fingerprint, {}, 1, {}))
+        assert machine.of(effects.Install)
+        assert (machine.state.segments["wire"].token == token) is kept
+
+
+def test_a_lease_that_cannot_be_looked_at_has_the_table_looked_for() -> None:
+    machine = Machine().granted()
+    machine.now += 200
+    machine.tell(Tick())
+    (asked,) = machine.of(effects.FindLeases)
+    machine.tell(Refused(asked, "no such set"))
+    assert machine.of(effects.FindTable)
+    machine.tell(Refused(asked, "no such set"))
+    assert not machine.of(effects.FindTable), "once is enough until the next look at the network"
+
+
 def test_switched_off_nothing_is_known_of_the_path_any_more() -> None:
     machine = Machine().granted()
     machine.tell(Switched(on=False))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from guarded import Guarded, guarded
 
+from reconciler.errors import HostError
 from reconciler.lab.frames import Ear, crossing, frame
 from reconciler.lab.lab import GATEWAY, MANAGEMENT_ADDRESS, netlink
 
@@ -229,6 +230,33 @@ def test_probes_never_reach_a_wire(kept: Guarded) -> None:
     probes = [data for data in arrived if data[12:14] == struct.pack("!H", PROBE) or data[6:11] == mark]
     assert probes == []
     assert {data[12:14] for data in arrived} == {struct.pack("!H", END)}
+
+
+def test_a_token_that_may_have_been_seen_on_a_wire_is_never_granted_again(kept: Guarded) -> None:
+    """Without the table, a VM sends probes on to the wires. And yet no flush costs a healthy one its lease."""
+    trips, granted = kept.guard()["trips"], [kept.contents().token]
+
+    def again() -> bool:
+        with contextlib.suppress(HostError):  # there is no table just now
+            return kept.is_leased() and kept.contents().token not in (None, *granted)
+        return False
+
+    with all_that_arrives(kept) as (here, there):
+        for _ in range(5):
+            kept.hand("nft flush ruleset")
+            kept.until(again, "another token")
+            granted.append(kept.contents().token)
+        kept.hand(f"nft insert rule netdev reconciler-{kept.sku} edge/adapter/inside counter accept")
+        kept.until(again, "another token")
+        granted.append(kept.contents().token)
+        for _ in range(2):
+            assert [kept.cli("guard", word).code for word in ("off", "on")] == [0, 0]
+            kept.until(again, "another token")
+            granted.append(kept.contents().token)
+        silence(kept, here, there, 4)
+        arrived = here.frames + there.frames
+    assert granted[-1] not in {data[:6] for data in arrived if data[6:11] == kept.mark}
+    assert kept.guard()["trips"] == trips
 
 
 def probes_of(kept: Guarded) -> list[bytes]:
