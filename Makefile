@@ -10,12 +10,13 @@ READY := $(VENV)/.ready
 demo: $(READY) .nft
 	$(BIN)/reconcile demo
 
+# In a locale without UTF-8, Python has to be told.
 test: $(READY) .system-packages .vm .ips
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	PYTHONUTF8=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Two minutes, while one works: no real VM, fewer seeds and generated files, nothing that is marked `long`.
 test-quick: $(READY) .system-packages
-	$(BIN)/python -m pytest --quick $(PYTEST_ARGS)
+	PYTHONUTF8=1 $(BIN)/python -m pytest --quick $(PYTEST_ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

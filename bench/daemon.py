@@ -193,7 +193,9 @@ def _missed() -> Iterator[Row]:
             for _ in range(_ROUNDS):
                 made.wait_for(_well, "inspect, and beats")
                 last = beats.stop()
-                over.append((_moved(made, links, last) - last) / 1e6 - fall_ms)
+                # From now on: the way back may have been younger than the last beat.
+                moved = _moved(made, links, time.time_ns())
+                over.append((moved - last) / 1e6 - fall_ms)
                 made.wait_for(on("bypass"), "bypass")
                 beats.go_on()
         finally:

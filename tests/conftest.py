@@ -47,6 +47,8 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if sys.getfilesystemencoding() != "utf-8":
+        raise pytest.UsageError("names of files are more than ASCII here: set PYTHONUTF8=1, as `make test` does")
     if config.option.quick:
         effort.quick = True
         settings.load_profile("quick")
