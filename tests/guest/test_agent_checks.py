@@ -115,7 +115,7 @@ class TestCommand:
 
     def test_it_is_killed_at_its_time_limit_with_its_group(self, tmp_path: Path) -> None:
         pids = tmp_path / "pids"
-        script = f"sleep 60 & echo $! $$ > {pids}.new; mv {pids}.new {pids}; wait"
+        script = f"sleep 60 & echo $! $$ > '{pids}.new'; mv '{pids}.new' '{pids}'; wait"
         began = time.monotonic()
         deadline = began + 0.2
         with pytest.raises(TimeoutError):
@@ -126,7 +126,7 @@ class TestCommand:
 
     def test_what_it_leaves_behind_is_killed(self, tmp_path: Path) -> None:
         pid = tmp_path / "pid"
-        assert probe("command", f"sh -c 'sleep 60 & echo $! > {pid}'")()[0] == "healthy"
+        assert probe("command", f"sh -c \"sleep 60 & echo $! > '{pid}'\"")()[0] == "healthy"
         eventually(lambda: not alive(int(pid.read_text(encoding="ascii"))))
 
     def test_no_descriptors_are_left(self) -> None:

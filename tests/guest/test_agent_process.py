@@ -72,13 +72,13 @@ class TestBeats:
         script = tmp_path / "script"
         script.write_text("#!/bin/sh\nprintf 'a\\tb\\033[1m\"\\\\é%0200d' 0\n", encoding="utf-8")
         script.chmod(0o755)
-        with Running(tmp_path, config(channel, f"[check x]\ncommand = {script}\n")), Host(channel) as host:
+        with Running(tmp_path, config(channel, f"[check x]\ncommand = '{script}'\n")), Host(channel) as host:
             reason = host.beat()["checks"]["x"]["reason"]
             assert reason == 'a b?[1m"\\?' + "0" * 107 + "..."
 
     def test_no_beat_before_each_check_has_its_first_result(self, tmp_path: Path, channel: Path) -> None:
         go = tmp_path / "go"
-        slow = f"[check slow]\ncommand = sh -c 'until test -e {go}; do sleep 0.01; done'\ntimeout = 30s\n"
+        slow = f"[check slow]\ncommand = sh -c 'until test -e \"{go}\"; do sleep 0.01; done'\ntimeout = 30s\n"
         with Running(tmp_path, config(channel, slow, file_check(tmp_path))) as running:
             eventually(lambda: "no heartbeat: slow: no result yet" in running.log())
             assert not channel.exists()
@@ -427,7 +427,7 @@ class TestEnd:
 
     def test_so_they_do_where_it_was_started_deaf_to_them(self, tmp_path: Path, channel: Path) -> None:
         told = tmp_path / "told"
-        check = f"[check x]\ncommand = sh -c 'grep -e SigBlk -e SigIgn /proc/self/status > {told}; exit 3'\n"
+        check = f"[check x]\ncommand = sh -c 'grep -e SigBlk -e SigIgn /proc/self/status > \"{told}\"; exit 3'\n"
         with Running(tmp_path, config(channel, check), prefix=UNKINDLY) as running, Host(channel) as host:
             assert "3" in host.until("x", "failed")["checks"]["x"]["reason"]
             # Its programs have the defaults of those that end one: signals 1 to 15 but for SIGUSR1, that is 10.

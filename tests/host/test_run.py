@@ -86,8 +86,8 @@ def test_what_cannot_be_started(program: str, why: str) -> None:
 def test_who_hangs_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
     child, grandchild = tmp_path / "child", tmp_path / "grandchild"
     script = (
-        f"trap '' TERM INT HUP; echo $$ > {child}; "
-        f"({SH} -c \"trap '' TERM; echo \\$\\$ > {grandchild}; while :; do sleep 60; done\" &) ; sleep 60"
+        f"trap '' TERM INT HUP; echo $$ > '{child}'; "
+        f"({SH} -c \"trap '' TERM; echo \\$\\$ > '{grandchild}'; while :; do sleep 60; done\" &) ; sleep 60"
     )
     run_ = Run((SH, "-c", script), 0.5, leave_children=True)
     ended = run_()
@@ -100,7 +100,7 @@ def test_who_hangs_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
 
 def test_a_grandchild_that_holds_the_output_open_is_not_waited_for(tmp_path: Path) -> None:
     began_s = time.monotonic()
-    ended = run(f"sleep 60 & echo $! > {tmp_path / 'pid'}; echo done")
+    ended = run(f"sleep 60 & echo $! > '{tmp_path / 'pid'}'; echo done")
     assert (ended.status, ended.out) == (0, "done\n")
     assert time.monotonic() - began_s < 20
     # And, of a check, nothing is left.
@@ -108,7 +108,7 @@ def test_a_grandchild_that_holds_the_output_open_is_not_waited_for(tmp_path: Pat
 
 
 def test_a_vm_that_was_started_lives_on(tmp_path: Path) -> None:
-    run(f"sleep 60 & echo $! > {tmp_path / 'pid'}", leave_children=True)
+    run(f"sleep 60 & echo $! > '{tmp_path / 'pid'}'", leave_children=True)
     number = number_in(tmp_path / "pid")
     try:
         assert lives(number)
@@ -117,7 +117,7 @@ def test_a_vm_that_was_started_lives_on(tmp_path: Path) -> None:
 
 
 def test_of_a_start_that_failed_nothing_is_left(tmp_path: Path) -> None:
-    ended = run(f"sleep 60 & echo $! > {tmp_path / 'pid'}; exit 1", leave_children=True)
+    ended = run(f"sleep 60 & echo $! > '{tmp_path / 'pid'}'; exit 1", leave_children=True)
     assert ended.status == 1
     until(lambda: not lives(number_in(tmp_path / "pid")))
 
@@ -156,7 +156,7 @@ def test_output_may_be_closed_early() -> None:
 
 
 def test_it_can_be_stopped_from_outside(tmp_path: Path) -> None:
-    run_ = Run((SH, "-c", f"echo $$ > {tmp_path / 'pid'}; sleep 60"), LONG_S, leave_children=True)
+    run_ = Run((SH, "-c", f"echo $$ > '{tmp_path / 'pid'}'; sleep 60"), LONG_S, leave_children=True)
     ended: list[Ended] = []
     thread = threading.Thread(target=lambda: ended.append(run_()))
     thread.start()

@@ -5,7 +5,6 @@ import itertools
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -122,8 +121,8 @@ def test_the_networkd_file_matches_what_the_rules_set() -> None:
 @pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
 def test_systemd_understands_every_line(tmp_path: Path, what: str) -> None:
     unit = tmp_path / NAMES[what]
-    # udev need not be installed where the tests run.
-    text = PRINTED[what](sys.executable).replace("/usr/bin/udevadm", sys.executable)
+    # Neither the program nor udev need be installed where the tests run.
+    text = PRINTED[what]("/bin/sh").replace("/usr/bin/udevadm", "/bin/sh")
     unit.write_text(text, encoding="utf-8")
     done = analyze("verify", "--man=no", str(unit))
     about = [line for line in (done.stdout + done.stderr).splitlines() if "reconciler" in line]

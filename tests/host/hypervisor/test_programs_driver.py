@@ -42,7 +42,7 @@ class Vendor:
 
     @property
     def hypervisor(self) -> ProgramsHypervisor:
-        argv = {name: (SH, "-c", f"echo {name} >> {self._diary}; {script}") for name, script in self.scripts.items()}
+        argv = {name: (SH, "-c", f"echo {name} >> '{self._diary}'; {script}") for name, script in self.scripts.items()}
         if not self.has_reset:
             argv["reset"] = ()
         return ProgramsHypervisor(Programs(**(argv | self.argv), timeout_ms=self.timeout_ms), self.deeds)

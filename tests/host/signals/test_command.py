@@ -66,7 +66,7 @@ def test_one_that_floods_says_nothing_of_the_vm() -> None:
 def test_it_runs_at_once_and_then_again_and_again(tmp_path: Path) -> None:
     async def scene() -> None:
         ears = Ears()
-        script = f"echo x >> {tmp_path / 'runs'}; exit $(wc -l < {tmp_path / 'runs'})"
+        script = f"echo x >> '{tmp_path / 'runs'}'; exit $(wc -l < '{tmp_path / 'runs'}')"
         async with running(CommandGatherer("plugin", command(SH, "-c", script, every_ms=5), ears)):
             assert [reading.state for reading in await ears.hear(3)] == [State.DEGRADED, State.FAILED, State.ABSENT]
 
@@ -76,7 +76,7 @@ def test_it_runs_at_once_and_then_again_and_again(tmp_path: Path) -> None:
 def test_two_never_run_at_once(tmp_path: Path) -> None:
     async def scene() -> None:
         ears = Ears()
-        script = f"mkdir {tmp_path / 'alone'} || exit 2; sleep 0.05; rmdir {tmp_path / 'alone'}"
+        script = f"mkdir '{tmp_path / 'alone'}' || exit 2; sleep 0.05; rmdir '{tmp_path / 'alone'}'"
         async with running(CommandGatherer("plugin", command(SH, "-c", script, every_ms=1), ears)):
             assert {reading.state for reading in await ears.hear(4)} == {State.HEALTHY}
 
@@ -85,7 +85,7 @@ def test_two_never_run_at_once(tmp_path: Path) -> None:
 
 def test_cancelled_it_leaves_no_process(tmp_path: Path) -> None:
     async def scene() -> None:
-        script = f"sleep 60 & echo $! $$ > {tmp_path / 'pids'}; sleep 60"
+        script = f"sleep 60 & echo $! $$ > '{tmp_path / 'pids'}'; sleep 60"
         pids = tmp_path / "pids"
         async with running(CommandGatherer("plugin", command(SH, "-c", script), Ears())):
             await until(lambda: pids.exists() and pids.read_text(encoding="ascii").endswith("\n"))
