@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from keeping import TWO_WIRES, watched
 from living import Living, until
+from processes import PATIENCE_S
 from worlds import two_ports_document
 
 from reconciler.control import server as control
@@ -55,7 +56,7 @@ async def fails_over_in_turn(living: Living) -> None:
 def test_a_slow_fsync_delays_no_other_segment(
     two_wires: Living, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: gate.wait())
+    monkeypatch.setattr(os, "fsync", lambda _: gate.wait(PATIENCE_S))
 
     async def scene(living: Living) -> None:
         await fails_over_in_turn(living)
@@ -71,7 +72,7 @@ def test_who_holds_waits_for_the_disk_and_nobody_else_does(
     sync = os.fsync
 
     def slow(descriptor: int) -> None:
-        gate.wait()
+        gate.wait(PATIENCE_S)
         sync(descriptor)
 
     async def scene(living: Living) -> None:
@@ -93,7 +94,7 @@ def test_who_holds_waits_for_the_disk_and_nobody_else_does(
 def test_slow_names_delay_no_failover(
     two_wires: Living, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "user_name", lambda _: gate.wait() and "somebody")
+    monkeypatch.setattr(control, "user_name", lambda _: gate.wait(PATIENCE_S) and "somebody")
     monkeypatch.setattr(control, "_user", lambda _: 4711)
 
     async def scene(living: Living) -> None:

@@ -151,7 +151,8 @@ def test_a_folder_that_cannot_be_synced_is_no_reason_to_fail(file: StateFile, mo
 
 def test_what_killed_processes_have_left_is_swept(file: StateFile) -> None:
     file.sweep()
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(file.path)], stdout=subprocess.PIPE, text=True) as program:
+    words = [sys.executable, "-c", WRITER, str(file.path)]
+    with ending(subprocess.Popen(words, stdout=subprocess.PIPE, text=True)) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "writing\n"
         program.send_signal(signal.SIGKILL)

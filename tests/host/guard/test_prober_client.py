@@ -282,7 +282,7 @@ def test_so_is_one_that_a_killed_daemon_left(probing: Probing, slow: Callable[[f
     )
     up = "no" if "come up" in how else "up"
     words = [sys.executable, "-c", begin, str(copy), str(probing.path.parent), up]
-    former = int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    former = int(subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout)
     wait_until(lambda: running(copy) == [former], PATIENCE_S, "it")
     if "file" in how:
         probing.path.unlink()
@@ -389,8 +389,8 @@ def test_as_many_directions_as_a_guard_may_have_are_ordered_in_several_messages(
             )
             for number in range(MAX_DIRECTIONS)
         ]
-        start(stand.probing)
         with ended(stand.probing):
+            start(stand.probing)
             sockets = [stand.sockets[number % 2].dup() for number in range(MAX_DIRECTIONS)]
             stand.probing.order(many, sockets, 60_000)
             for one in (*sockets, *stand.sockets):
