@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +13,22 @@ from typing import Any
 from reconciler.errors import HostError, TransientError
 
 SUFFIX = ".sock"
-_TIMEOUT_S = 15.0
+# What waits for the disk, for frames to leave the VM, or for a file to be proven; and what is answered at once.
+_TIMEOUT_S, _AT_ONCE_S = 15.0, 5.0
+_AT_ONCE = ("status", "choice", "audit")
+# Who does not answer at once is looked at: a daemon that has not moved between two looks hangs, or was stopped.
+_FIRST_LOOK_S, _LOOK_S = 0.25, 0.75
 _BUSY_S = 0.02
+_UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid (linux/socket.h)
 _MAX_ANSWER = 64 << 20
 
 
 class NoDaemonError(HostError):
     """No daemon answers."""
+
+
+class HungError(TransientError):
+    """There is a daemon, and it does not answer."""
 
 
 def socket_of(folder: Path, sku: str) -> Path:
@@ -40,26 +50,26 @@ def running(folder: Path) -> Iterator[Path]:
 
 
 def ask(path: Path, **request: Any) -> dict[str, Any]:
-    """What the daemon at `path` answers.
+    """What the daemon at `path` answers. One that was stopped, or hangs, costs a second.
 
     Raises:
         NoDaemonError: none listens there.
         HostError: it refuses, or may not be asked; says why.
-        TransientError: it does not answer in time.
+        HungError: it does not answer.
+        TransientError: it ended meanwhile.
 
     """
-    deadline = time.monotonic() + _TIMEOUT_S
+    patience = _Patience(_AT_ONCE_S if request.get("do") in _AT_ONCE else _TIMEOUT_S)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
         try:
-            channel.settimeout(_TIMEOUT_S)
-            _connect(channel, path, deadline)
+            _connect(channel, path, patience)
+            patience.watch(channel)
             # One that refuses before it has heard all says so nevertheless.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 channel.sendall(json.dumps(request).encode() + b"\n")
-            answer = json.loads(_line(channel, deadline))
+            answer = json.loads(_line(channel, patience))
         except TimeoutError:
-            right = "is it hung? See its log"
-            raise TransientError(f"the daemon does not answer within {_TIMEOUT_S:g} s; {right}") from None
+            raise patience.over() from None
         except (OSError, ValueError, RecursionError):
             raise TransientError("the daemon ended while it answered; try again") from None
     if not isinstance(answer, dict):
@@ -69,13 +79,72 @@ def ask(path: Path, **request: Any) -> dict[str, Any]:
     return answer
 
 
-def _connect(channel: socket.socket, path: Path, deadline: float) -> None:
+class _Patience:
+    """How long a daemon is waited for: so many seconds while it moves."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end_s = time.monotonic() + seconds
+        self._look_s = time.monotonic() + _FIRST_LOOK_S
+        self._pid = 0
+        self._seen: str | None = None
+        self._hangs = ""
+
+    @property
+    def left_s(self) -> float:
+        """Until it is over, or the daemon is to be looked at."""
+        return max(min(self._end_s, self._look_s) - time.monotonic(), 0.001)
+
+    def watch(self, channel: socket.socket) -> None:
+        """Look at who listens at the other end."""
+        self._pid, _, _ = _UCRED.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        channel.settimeout(self.left_s)
+
+    def look(self) -> None:
+        """Go on waiting, if there is reason to.
+
+        Raises:
+            TimeoutError: there is none.
+
+        """
+        now_s = time.monotonic()
+        if now_s >= self._end_s:
+            raise TimeoutError
+        if now_s < self._look_s:
+            return
+        seen, before = _state(self._pid), self._seen
+        self._seen, self._look_s = seen, now_s + _LOOK_S
+        # One that cannot be seen is given as long as it takes to see another one twice.
+        if before is not None and seen == before and not seen.startswith("R"):
+            self._hangs = "it was stopped (SIGSTOP)" if seen.startswith(("T", "t")) else "it hangs; see its log"
+            raise TimeoutError
+
+    def over(self) -> HungError:
+        """What to say of it."""
+        who = f"the daemon (pid {self._pid})" if self._pid else "the daemon"
+        return HungError(f"{who} does not answer: {self._hangs or f'not within {self._seconds:g} s; is it hung?'}")
+
+
+def _state(pid: int) -> str:
+    """What of a process changes as soon as it does anything: the state of its first thread, and how often it slept."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            told = dict(line.split(":", 1) for line in file if ":" in line)
+    except OSError:
+        return ""
+    moved = [told.get(f"{how}voluntary_ctxt_switches", "").strip() for how in ("", "non")]
+    return " ".join([told.get("State", "").strip()[:1], *moved])
+
+
+def _connect(channel: socket.socket, path: Path, patience: _Patience) -> None:
     try:
         # Where too many wait already, the kernel does not let one wait with them, but says so at once.
-        while time.monotonic() < deadline:
+        while True:
+            channel.settimeout(patience.left_s)
             with contextlib.suppress(BlockingIOError):
                 channel.connect(str(path))
                 return
+            patience.look()
             time.sleep(_BUSY_S)
     except TimeoutError:
         raise
@@ -86,16 +155,21 @@ def _connect(channel: socket.socket, path: Path, deadline: float) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise NoDaemonError(f"no daemon answers at {path}: {reason}; start it: reconcile run") from None
-    raise TimeoutError
 
 
-def _line(channel: socket.socket, deadline: float) -> bytes:
+def _line(channel: socket.socket, patience: _Patience) -> bytes:
     """The answer: one line, of a bounded size, in a bounded time."""
     parts: list[bytes] = []
     size = 0
     while True:
-        channel.settimeout(max(deadline - time.monotonic(), 0.001))
-        part = channel.recv(1 << 16)
+        channel.settimeout(patience.left_s)
+        try:
+            part = channel.recv(1 << 16)
+        except TimeoutError:
+            patience.look()
+            continue
+        if size:
+            patience.look()
         parts.append(part)
         size += len(part)
         if not part or part.endswith(b"\n"):

@@ -1,13 +1,15 @@
 """What the command line asks of a running daemon: quick to import, and content without one."""
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 from reconciler.console import Said, say, say_json, show
-from reconciler.control.ask import NoDaemonError, ask, digest, running, socket_of
+from reconciler.control.ask import HungError, NoDaemonError, ask, digest, running, socket_of
 from reconciler.errors import HostError, TransientError
 from reconciler.host import places
+
+# Daemons that this process has waited for in vain: once is enough.
+_HUNG: dict[Path, HungError] = {}
 
 
 def answer(text: bytes, *, dry_run: bool, output: str) -> int | None:
@@ -16,8 +18,11 @@ def answer(text: bytes, *, dry_run: bool, output: str) -> int | None:
     for path in running(places.run_dir()):
         try:
             told = ask(path, do="audit" if dry_run else "reconcile", digest=which, output=output)
+        except HungError as error:
+            _HUNG[path] = error
+            continue
         except (HostError, TransientError):
-            # One that was killed leaves its socket behind; another appliance's may be hung, or not for us.
+            # One that was killed leaves its socket behind; another appliance's may not be for us.
             continue
         if not told.get("mine"):
             continue
@@ -33,8 +38,11 @@ def answer(text: bytes, *, dry_run: bool, output: str) -> int | None:
 
 def choice(sku: str, *, dry_run: bool) -> dict[str, str] | None:
     """What the daemon of the appliance `sku` wants; None without one, or where whoever only looks may not ask it."""
+    path = socket_of(places.run_dir(), sku)
     try:
-        return dict(ask(socket_of(places.run_dir(), sku), do="choice")["choice"])
+        if hung := _HUNG.get(path):
+            raise hung
+        return dict(ask(path, do="choice")["choice"])
     except NoDaemonError:
         return None
     except (HostError, TransientError) as error:
@@ -87,15 +95,22 @@ def _keeper_of(text: bytes) -> Path | None:
     """The socket of a daemon that keeps a file of this content: found without knowing what the file says."""
     which = digest(text)
     for path in running(places.run_dir()):
-        with contextlib.suppress(HostError, TransientError):
+        try:
             if ask(path, do="choice").get("digest") == which:
                 return path
+        except HungError as error:
+            _HUNG[path] = error
+        except (HostError, TransientError):
+            continue
     return None
 
 
 def told(file: Path | None, **request: Any) -> dict[str, Any]:
     """What the daemon that is meant answers to a request; see `daemon_of` and `ask`."""
-    return ask(daemon_of(file), **request)
+    path = daemon_of(file)
+    if hung := _HUNG.get(path):
+        raise hung
+    return ask(path, **request)
 
 
 def check_kept(answer: dict[str, Any]) -> None:

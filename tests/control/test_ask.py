@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +17,7 @@ from processes import PATIENCE_S
 
 from reconciler.control import ask as asking
 from reconciler.control import client
-from reconciler.control.ask import NoDaemonError, ask, digest, running, socket_of
+from reconciler.control.ask import HungError, NoDaemonError, ask, digest, running, socket_of
 from reconciler.errors import HostError, TransientError
 
 Serve = Callable[[socket.socket], None]
@@ -144,6 +147,87 @@ def test_a_daemon_that_does_not_even_accept_is_told_within_the_time(folder: Path
             with pytest.raises(TransientError, match="is it hung"):
                 ask(path, do="x")
             assert time.monotonic() - began < 3
+
+
+LISTENER = """
+import socket, sys, time
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+listener.bind(sys.argv[1])
+listener.listen(8)
+print("listens", flush=True)
+{then}
+"""
+
+
+@pytest.fixture
+def daemons(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], tuple[Path, Any]]]:
+    """Processes that listen as daemons do, and then do something else."""
+    monkeypatch.setattr(asking, "_TIMEOUT_S", 15.0)
+    begun: list[subprocess.Popen[str]] = []
+
+    def begin(then: str) -> tuple[Path, Any]:
+        path = socket_of(folder, f"d{len(begun)}")
+        words = [sys.executable, "-c", LISTENER.format(then=then), str(path)]
+        begun.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True))
+        assert begun[-1].stdout is not None
+        assert begun[-1].stdout.readline() == "listens\n"
+        return path, begun[-1]
+
+    yield begin
+    for one in begun:
+        one.kill()
+        one.communicate(timeout=PATIENCE_S)
+
+
+SLEEPS = "time.sleep(3600)"
+
+
+@pytest.mark.parametrize("verb", ["status", "audit", "hold"])
+def test_a_daemon_that_was_stopped_costs_a_second(daemons: Any, verb: str) -> None:
+    path, process = daemons(SLEEPS)
+    process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(HungError, match=rf"the daemon \(pid {process.pid}\) does not answer: it was stopped"):
+        ask(path, do=verb)
+    assert 1.0 <= time.monotonic() - began < 8
+
+
+def test_a_daemon_that_hangs_costs_a_second(daemons: Any) -> None:
+    path, process = daemons(SLEEPS)
+    began = time.monotonic()
+    with pytest.raises(HungError, match=rf"the daemon \(pid {process.pid}\) does not answer: it hangs"):
+        ask(path, do="hold")
+    assert 1.0 <= time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize(
+    "busy", ["while time.monotonic() < end: pass", "while time.monotonic() < end: time.sleep(0.01)"]
+)
+def test_a_daemon_that_is_busy_is_waited_for(daemons: Any, busy: str) -> None:
+    answer = 'channel = listener.accept()[0]; channel.recv(100); channel.sendall(b\'{"ok": true, "late": 1}\\n\')'
+    path, _ = daemons(f"end = time.monotonic() + 2.5\n{busy}\n{answer}\n{SLEEPS}")
+    assert ask(path, do="status") == {"late": 1}
+
+
+def test_a_daemon_that_is_busy_for_ever_is_not_waited_for_as_long(
+    daemons: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "_AT_ONCE_S", 1.5)
+    path, _ = daemons("while True: pass")
+    with pytest.raises(HungError, match=r"not within 1\.5 s; is it hung"):
+        ask(path, do="status")
+
+
+def test_a_stopped_daemon_is_waited_for_once(daemons: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path, process = daemons(SLEEPS)
+    process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    assert client.answer(b"file", dry_run=True, output="text") is None
+    assert client.choice(path.stem, dry_run=True) is None
+    assert "the default counts: the daemon (pid" in capsys.readouterr().err
+    with pytest.raises(HungError):
+        client.check_free(path.stem, dry_run=False, topologies=())
+    assert 1.0 <= time.monotonic() - began < 8
 
 
 def test_one_that_was_busy_for_a_moment_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -326,3 +326,31 @@ CommandGatherer.run = run
     assert kept.status()["signals"][0]["reason"].startswith("gathering it broke (ZeroDivisionError: a bug)")
     assert ends(kept) == 0
     assert all(isinstance(line, dict) for line in kept.lines)
+
+
+# --- itself ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_daemon_that_was_stopped_costs_who_looks_a_second_and_the_kernel_answers(kept: Keeping) -> None:
+    started(kept)
+    kept.goes_to("inspect")
+    kept.rests()
+    assert kept.process is not None
+    kept.process.send_signal(signal.SIGSTOP)
+    stopped = f"the daemon (pid {kept.process.pid}) does not answer: it was stopped (SIGSTOP)"
+    began = time.monotonic()
+    done = kept.cli("--dry-run")
+    assert time.monotonic() - began < 8
+    assert (done.code, done.out.splitlines()[-1]) == (0, "nothing to do: the network is as declared")
+    assert stopped in done.err
+    kept.hand("ip link set nic1 nomaster")
+    done = kept.cli("--dry-run")
+    assert done.code == 3
+    assert "nic1" in done.out
+    for file in (True, False):
+        done = kept.cli("status", file=file)
+        assert (done.code, done.out, done.err) == (1, "", f"reconcile: {stopped}\n")
+    kept.process.send_signal(signal.SIGCONT)
+    kept.goes_to("inspect")
+    kept.rests()
+    assert ends(kept) == 0
