@@ -253,6 +253,8 @@ class FakeKernel:
         settings = {Setting.SWITCH: master.name if master else None, **device.settings}
         if Setting.STATE in settings and not device.carrier:
             del settings[Setting.STATE]
+        if settings.get(Setting.LEARNING) is not False or not (master and marked_by(master.settings[Setting.MARK])):
+            settings.pop(Setting.LEARNT, None)
         told = dict(device.nic)
         if not with_driver:
             told.pop("driver", None)
@@ -394,6 +396,9 @@ class FakeKernel:
                 raise RefusedError(errno.ENETDOWN)
             # br_port_state_selection() has the last word: without spanning tree nothing stays blocked.
             new = "forwarding" if new == "blocking" else new
+        assert (setting, new) != (Setting.LEARNT, True), "what is learnt, frames teach"
+        if setting is Setting.LEARNING and not new:
+            device.settings[Setting.LEARNT] = False
         device.settings[setting] = new
         if device.settings[Setting.STATE] == "disabled":
             # The change is announced, and br_port_carrier_check() finds a member that could forward.

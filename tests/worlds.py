@@ -228,7 +228,9 @@ def _switches(of: Appliance, kernel: FakeKernel) -> list[str]:
 def twist(draw: st.DrawFn, of: Appliance, kernel: FakeKernel) -> None:
     """Give one setting another value."""
     device = kernel[draw(st.sampled_from(owned(of, kernel)))]
-    able = [one for one in device.settings if one not in (*_IDENTITY, Setting.PERSISTENT)]
+    seen = kernel.observe().by_name[device.name].settings
+    hidden = {Setting.LEARNT} - seen.keys()
+    able = [one for one in device.settings if one not in (*_IDENTITY, *hidden, Setting.PERSISTENT)]
     if device.kind is Kind.OTHER:
         able.append(Setting.MAC)
         # See `dwell`.
@@ -264,7 +266,12 @@ def rename(draw: st.DrawFn, of: Appliance, kernel: FakeKernel) -> None:
 def unmark(draw: st.DrawFn, of: Appliance, kernel: FakeKernel) -> None:
     """As a process leaves a switch that died between making and marking it."""
     if found := [name for name in _switches(of, kernel) if kernel[name].settings[Setting.MAC] == _pinned(of, name)]:
-        kernel[draw(st.sampled_from(found))].settings[Setting.MARK] = ""
+        device = kernel[draw(st.sampled_from(found))]
+        device.settings[Setting.MARK] = ""
+        # Nothing has gone through it yet.
+        for member in kernel.devices.values():
+            if member.master == device.index:
+                member.settings[Setting.LEARNT] = False
 
 
 def _pinned(of: Appliance, name: str) -> str:

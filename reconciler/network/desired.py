@@ -29,6 +29,9 @@ _PLAIN_SWITCH: Mapping[Setting, Value] = {
     Setting.NF_CALL_ARPTABLES: False,
 }
 
+# A switch of so many members is a wire.
+_WIRE_ENDS = 2
+
 Choice = Mapping[str, str]
 
 
@@ -127,4 +130,11 @@ def _membership(segment: Segment | None, holder: Switch | None) -> Mapping[Setti
     if segment is None or holder is None:
         return {Setting.SWITCH: None}
     groups = WIRE_GROUPS if segment.wire_transparent else STANDARD_GROUPS
-    return {Setting.SWITCH: holder.name, **MEMBERSHIP_DEFAULTS, Setting.GROUP_FWD_MASK: groups}
+    membership = {Setting.SWITCH: holder.name, **MEMBERSHIP_DEFAULTS, Setting.GROUP_FWD_MASK: groups}
+    # Between two members there is nothing to learn: what enters at one leaves at the other. A switch that learns all
+    # the same is filled by a flood of addresses, and keeps a station cut off that moved, or that is seen at both.
+    membership[Setting.LEARNING] = len(holder.ports) + len(holder.adapters) > _WIRE_ENDS
+    if membership[Setting.LEARNING]:
+        # What a switch that learns has learnt is nobody's business.
+        del membership[Setting.LEARNT]
+    return membership

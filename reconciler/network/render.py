@@ -41,6 +41,8 @@ def spell(setting: Setting, value: Value) -> str:
         case bool():
             if setting is Setting.UP:
                 return "up" if value else "down"
+            if setting is Setting.LEARNT:
+                return "some" if value else "none"
             return "on" if value else "off"
         case tuple():
             return ", ".join(value) or "none"
@@ -90,6 +92,7 @@ _MEMBER_WORDS: Mapping[Setting, str] = {
     Setting.STATE: "state",
     Setting.GROUP_FWD_MASK: "group_fwd_mask",
     Setting.LEARNING: "learning",
+    Setting.LEARNT: "fdb_flush",
     Setting.FLOOD: "flood",
     Setting.MULTICAST_FLOOD: "mcast_flood",
     Setting.BROADCAST_FLOOD: "bcast_flood",
@@ -157,7 +160,7 @@ def _set_words(setting: Setting, new: Value) -> list[str]:
     if setting in _BRIDGE_WORDS:
         return ["type", "bridge", *_bridge_words(setting, new)]
     if setting in _MEMBER_WORDS:
-        return ["type", "bridge_slave", _MEMBER_WORDS[setting], _member_value(setting, new)]
+        return ["type", "bridge_slave", *_member_words(setting, new)]
     return [_LINK_WORDS[setting], _on(new) if isinstance(new, bool) else str(new)]
 
 
@@ -167,10 +170,15 @@ def _bridge_words(setting: Setting, value: Value) -> tuple[str, str]:
     return _BRIDGE_WORDS[setting], str(int(value)) if isinstance(value, int) else str(value)
 
 
-def _member_value(setting: Setting, value: Value) -> str:
+def _member_words(setting: Setting, value: Value) -> list[str]:
+    word = _MEMBER_WORDS[setting]
+    if setting is Setting.LEARNT:
+        return [word]
     if setting is Setting.STATE:
-        return str(_STATES.index(str(value)))
-    return _on(value) if isinstance(value, bool) else str(value)
+        return [word, str(_STATES.index(str(value)))]
+    # What a member that learns no more has learnt goes with it.
+    forget = [_MEMBER_WORDS[Setting.LEARNT]] if (setting, value) == (Setting.LEARNING, False) else []
+    return [word, _on(value) if isinstance(value, bool) else str(value), *forget]
 
 
 def as_json(sku: str, choice: Mapping[str, str], found: Difference, warnings: list[str]) -> dict[str, Any]:

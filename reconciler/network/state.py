@@ -51,6 +51,9 @@ class Setting(StrEnum):
     STATE = "state"  # str: disabled, listening, learning, forwarding, blocking
     GROUP_FWD_MASK = "group-fwd-mask"  # int, 16 bits: which of 01:80:c2:00:00:0X pass
     LEARNING = "learning"
+    # bool: whether the switch knows stations behind a member that does not learn. Of members that do, it is not asked,
+    # nor of switches without an appliance's mark.
+    LEARNT = "learnt"
     FLOOD = "flood"
     MULTICAST_FLOOD = "multicast-flood"
     BROADCAST_FLOOD = "broadcast-flood"
@@ -68,6 +71,7 @@ MEMBERSHIP_DEFAULTS: Mapping[Setting, Value] = {
     Setting.STATE: "forwarding",
     Setting.GROUP_FWD_MASK: 0,
     Setting.LEARNING: True,
+    Setting.LEARNT: False,
     Setting.FLOOD: True,
     Setting.MULTICAST_FLOOD: True,
     Setting.BROADCAST_FLOOD: True,

@@ -38,6 +38,7 @@ class Scenery(Protocol):
     def rename(self, old: str, new: str) -> None: ...
     def address(self, name: str, *addresses: str) -> None: ...
     def occupy(self, name: str) -> None: ...
+    def teach(self, name: str) -> None: ...
     def hold(self, name: str) -> None: ...
 
 
@@ -91,6 +92,15 @@ class Real:
     def occupy(self, name: str) -> None:
         ip("link", "add", "mv0", "link", name, "address", "02:00:00:00:01:00", "type", "macvlan")
 
+    def teach(self, name: str) -> None:
+        """Let the switch know a station behind its member, as a frame does."""
+        done = subprocess.run(
+            ["bridge", "fdb", "add", f"02:aa:00:00:00:{ord(name[-1]):02x}", "dev", name, "master", "dynamic"],
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
     def hold(self, name: str) -> None:
         """Be the VM: hold the only queue of the tap."""
         descriptor = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
@@ -130,6 +140,10 @@ class Fake(FakeKernel):
     def occupy(self, name: str) -> None:
         self[name].busy = True
         self.add("mv0", mac="02:00:00:00:01:00")
+
+    def teach(self, name: str) -> None:
+        assert self[name].master
+        self[name].settings[Setting.LEARNT] = True
 
     def hold(self, name: str) -> None:
         self[name].held = True

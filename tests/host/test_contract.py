@@ -186,6 +186,7 @@ VALUES: dict[Setting, Value] = {
     Setting.STATE: "learning",
     Setting.GROUP_FWD_MASK: 0xFFFD,
     Setting.LEARNING: False,
+    Setting.LEARNT: False,
     Setting.FLOOD: False,
     Setting.MULTICAST_FLOOD: False,
     Setting.BROADCAST_FLOOD: False,
@@ -241,7 +242,7 @@ def test_large_receive_offload_can_be_off_everywhere_and_on_only_where_there_is_
     assert settings_of(kernel, name) == before
 
 
-@pytest.mark.parametrize("setting", list(MEMBERSHIP_DEFAULTS))
+@pytest.mark.parametrize("setting", [one for one in MEMBERSHIP_DEFAULTS if one is not Setting.LEARNT])
 def test_a_setting_of_a_membership_lasts_as_long_as_the_membership(kernel: Scenery, setting: Setting) -> None:
     for name in ("br0", "br1"):
         kernel.bridge(name, BRIDGE_MAC)
@@ -252,7 +253,7 @@ def test_a_setting_of_a_membership_lasts_as_long_as_the_membership(kernel: Scene
     # The kernel gets round to a carrier in its own time.
     eventually(kernel, "nic0", Setting.STATE, "forwarding")
     members = {one: value for one, value in settings_of(kernel, "nic0").items() if one in MEMBERSHIP_DEFAULTS}
-    assert members == MEMBERSHIP_DEFAULTS
+    assert members == {one: value for one, value in MEMBERSHIP_DEFAULTS.items() if one is not Setting.LEARNT}
     assert run(kernel, change("nic0", setting, VALUES[setting])) == [DONE]
     assert settings_of(kernel, "nic0")[setting] == VALUES[setting]
     # Into the switch where it is already: nothing happens. Into another: everything is as in a new membership.
@@ -263,6 +264,44 @@ def test_a_setting_of_a_membership_lasts_as_long_as_the_membership(kernel: Scene
     assert run(kernel, change("nic0", Setting.SWITCH, None)) == [DONE]
     assert setting not in settings_of(kernel, "nic0")
     assert run(kernel, change("nic0", setting, VALUES[setting])) == [failed(errno.EOPNOTSUPP)]
+
+
+def test_what_a_marked_switch_without_learning_has_learnt_is_told_and_forgotten_as_asked(kernel: Scenery) -> None:
+    kernel.bridge("br0", BRIDGE_MAC)
+    for number in range(2):
+        kernel.nic(f"nic{number}", number)
+        kernel.put(f"nic{number}", "br0")
+    for name in ("br0", "nic0", "nic1"):
+        kernel.up(name)
+    for name in ("nic0", "nic1"):
+        # One that does not forward knows nobody.
+        eventually(kernel, name, Setting.STATE, "forwarding")
+
+    def learnt() -> list[Value]:
+        return [settings_of(kernel, name).get(Setting.LEARNT) for name in ("nic0", "nic1")]
+
+    def learns(name: str, value: bool) -> SetLink:
+        return change(name, Setting.LEARNING, value)
+
+    kernel.teach("nic0")
+    # Going off, it takes with it what was learnt.
+    assert run(kernel, learns("nic0", False), learns("nic1", False)) == [DONE, DONE]
+    assert learnt() == [None, None]
+    assert run(kernel, change("br0", Setting.MARK, "reconciler:x:switch:br0")) == [DONE]
+    assert learnt() == [False, False]
+    kernel.teach("nic1")
+    assert learnt() == [False, True]
+    for _ in range(2):
+        assert run(kernel, change("nic1", Setting.LEARNT, False)) == [DONE]
+        assert learnt() == [False, False]
+    # Of a member that learns, nothing is told.
+    kernel.teach("nic0")
+    assert run(kernel, learns("nic0", True)) == [DONE]
+    assert learnt() == [None, False]
+    kernel.teach("nic1")
+    assert learnt() == [None, True]
+    assert run(kernel, change("nic1", Setting.SWITCH, None)) == [DONE]
+    assert run(kernel, change("nic1", Setting.LEARNT, False)) == [failed(errno.EOPNOTSUPP)]
 
 
 @pytest.mark.parametrize("setting", _OF_BRIDGE)

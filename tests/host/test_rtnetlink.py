@@ -73,7 +73,7 @@ VALUES: dict[Setting, list[Value]] = {
     Setting.MARK: ["reconciler:x:switch:y", ""],
 }
 # These are none of a link's attributes.
-ELSEWHERE = {Setting.ADDRESSES, Setting.PERSISTENT, Setting.LRO, Setting.IPV6}
+ELSEWHERE = {Setting.ADDRESSES, Setting.PERSISTENT, Setting.LRO, Setting.IPV6, Setting.LEARNT}
 
 
 @pytest.mark.parametrize("setting", sorted(set(Setting) - ELSEWHERE - {Setting.SWITCH}))
@@ -87,6 +87,16 @@ def test_what_pyroute2_writes_we_read_as_we_meant_it(setting: Setting) -> None:
         running[8] |= rtnetlink.IFF_RUNNING
         told = answers.link(bytes(running), 0, len(running))
         assert (told.index, told.settings[setting]) == (7, value)
+
+
+def test_a_member_that_learns_no_more_forgets_what_it_has_learnt() -> None:
+    def told(setting: Setting, value: bool) -> dict[str, Any]:
+        message = one(SetLink(link(), setting, not value, value))
+        return dict(attribute(message, "IFLA_LINKINFO", "IFLA_INFO_SLAVE_DATA")["attrs"])
+
+    assert told(Setting.LEARNING, True) == {"IFLA_BRPORT_LEARNING": 1}
+    assert told(Setting.LEARNING, False) == {"IFLA_BRPORT_LEARNING": 0, "IFLA_BRPORT_FLUSH": True}
+    assert told(Setting.LEARNT, False) == {"IFLA_BRPORT_FLUSH": True}
 
 
 def test_a_port_is_put_into_a_switch_and_taken_out() -> None:
@@ -479,7 +489,7 @@ def test_a_membership_without_carrier_tells_no_state_nor_one_that_the_kernel_has
 # What reading may raise on malformed bytes: never anything else, and never no end. The kernel does not send such; who
 # gets it all the same sees "internal error" and no traceback.
 MALFORMED = (struct.error, LookupError, ValueError)
-READERS = [answers.link, answers.membership, answers.address, answers.route, answers.nexthop]
+READERS = [answers.link, answers.membership, answers.address, answers.route, answers.nexthop, answers.learnt]
 
 
 def _read_all(data: bytes) -> None:

@@ -55,7 +55,12 @@ TAMPERINGS: dict[str, tuple[str, set[tuple[str, str]]]] = {
     # The kernel itself lets a disabled or blocked member forward again, so long as there is no spanning tree.
     "state": (member("state 1"), {(NIC, "state")}),
     "group_fwd_mask": (member("group_fwd_mask 8"), {(NIC, "group-fwd-mask")}),
-    "learning": (member("learning off"), {(NIC, "learning")}),
+    "learning": (member("learning on"), {(NIC, "learning")}),
+    "a station learnt": ("bridge fdb add 02:aa:00:00:00:07 dev nic0 master dynamic", {(NIC, "learnt")}),
+    "learning, and a station learnt": (
+        f"{member('learning on')}; bridge fdb add 02:aa:00:00:00:07 dev nic0 master dynamic",
+        {(NIC, "learning")},
+    ),
     "flood": (member("flood off"), {(NIC, "flood")}),
     "mcast_flood": (member("mcast_flood off"), {(NIC, "multicast-flood")}),
     "bcast_flood": (member("bcast_flood off"), {(NIC, "broadcast-flood")}),
@@ -142,7 +147,17 @@ def test_an_audit_names_exactly_what_was_tampered_with_and_a_run_mends_it(
 
 
 @pytest.mark.parametrize(
-    "name", ["port addresses of one subnet", "switch down", "switch renamed", "stp", "state", "tap deleted"]
+    "name",
+    [
+        "port addresses of one subnet",
+        "learning, and a station learnt",
+        "a station learnt",
+        "switch down",
+        "switch renamed",
+        "stp",
+        "state",
+        "tap deleted",
+    ],
 )
 def test_the_commands_pasted_into_a_shell_mend_it_too(host: Live, name: str) -> None:
     if name in TAPS and not TAP:

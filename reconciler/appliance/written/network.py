@@ -99,7 +99,9 @@ class Segment(Model):
         description="Bytes of payload a frame may carry; pinned on the segment's ports, adapters and switches.",
     )
     ageing: Duration = Field(
-        default="300s", description="How long a switch remembers behind which port an address is. `0s`: not at all."
+        default="300s",
+        description="How long a switch of more than two members remembers behind which port an address is. `0s`: not "
+        "at all. One of two members is a wire, and learns nothing.",
     )
     guard: GuardOrOff = Field(
         default=None,

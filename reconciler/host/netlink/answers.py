@@ -44,11 +44,15 @@ from reconciler.host.netlink.rtnetlink import (
     IFLA_TUN_TYPE,
     INET6,
     MEMBER,
+    NDMSG,
     NEXTHOP,
     NEXTHOP_GROUP,
     NHA_GROUP,
     NHA_ID,
     NHA_OIF,
+    NTF_EXT_LEARNED,
+    NUD_NOARP,
+    NUD_PERMANENT,
     RTA_MULTIPATH,
     RTA_NH_ID,
     RTA_OIF,
@@ -89,13 +93,22 @@ class RawLink:
     carrier: bool = False
     physical: bool = False
 
-    def link(self, switch: str | None, addresses: Addresses, lro: bool | None, driver: str | None) -> Link:
+    def link(
+        self,
+        switch: str | None,
+        addresses: Addresses,
+        lro: bool | None,
+        driver: str | None,
+        learnt: bool | None = None,
+    ) -> Link:
         """The link, with what other messages and the driver told; None where it told nothing."""
         lower = (self.lower,) if self.lower else ()
         identity = (self.index, self.pci, self.mac, driver, self.altnames, self.carrier, self.physical, lower, self.bus)
         settings = {Setting.SWITCH: switch, **self.settings, Setting.ADDRESSES: addresses.inet}
         if lro is not None:
             settings[Setting.LRO] = lro
+        if learnt is not None:
+            settings[Setting.LEARNT] = learnt
         return Link(self.name, self.kind, settings, nic=Nic(*identity, addresses.inet6))
 
 
@@ -232,6 +245,16 @@ def membership(data: bytes, offset: int, end: int) -> tuple[int, int]:
     """Index and master's index of the link that an AF_BRIDGE message tells; master 0 if it has none."""
     index = IFINFO.unpack_from(data, offset)[2]
     return index, _u32(data, attributes(data, offset + 16, end), IFLA_MASTER)
+
+
+def learnt(data: bytes, offset: int, end: int) -> int:
+    """The member's index, of a station that a bridge has learnt, as an AF_BRIDGE RTM_NEWNEIGH message tells it; else 0.
+
+    What somebody has fixed (static, permanent, or learnt by another program), no flush takes away.
+    """
+    del end
+    _, index, state, flags, _ = NDMSG.unpack_from(data, offset)
+    return 0 if state & (NUD_NOARP | NUD_PERMANENT) or flags & NTF_EXT_LEARNED else index
 
 
 def address(data: bytes, offset: int, end: int) -> tuple[int, str]:

@@ -69,13 +69,24 @@ def _set(setting: Setting, value: Value) -> bytes:
     if setting in FLAGS:
         flag, when = FLAGS[setting]
         return link(RTM_SETLINK, 0, ifi_flags=flag if value is when else 0, ifi_change=flag)
+    if setting is Setting.LEARNT:
+        return _member(_FORGET)
     attribute = _attribute(setting, value)
     if setting in BRIDGE:
         info = nest(("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", nest(attribute)))
-    elif setting in MEMBER:
-        info = nest(("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", nest(attribute)))
-    else:
-        return link(RTM_SETLINK, 0, [attribute])
+        return link(RTM_NEWLINK, 0, [("IFLA_LINKINFO", info)])
+    if setting in MEMBER:
+        # Once it learns no more, in one message: what it learnt before the second of two came would stay.
+        forget = [_FORGET] if (setting, value) == (Setting.LEARNING, False) else []
+        return _member(attribute, *forget)
+    return link(RTM_SETLINK, 0, [attribute])
+
+
+_FORGET = ("IFLA_BRPORT_FLUSH", True)
+
+
+def _member(*attributes: tuple[str, Any]) -> bytes:
+    info = nest(("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", nest(*attributes)))
     return link(RTM_NEWLINK, 0, [("IFLA_LINKINFO", info)])
 
 

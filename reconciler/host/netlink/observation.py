@@ -1,23 +1,25 @@
 """Reading the live network: only what is needed, and with the kernel's own filters where it has them."""
 
 import contextlib
+import errno
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from reconciler.errors import HostError
+from reconciler.errors import HostError, TransientError
 from reconciler.host.ioctl import Ethtool
 from reconciler.host.netlink import answers, requests, rtnetlink
 from reconciler.host.netlink.answers import Addresses, RawLink
 from reconciler.host.netlink.connection import Connection
+from reconciler.host.netlink.sockets import RefusedError
 from reconciler.network.state import Kind, Network, Setting, marked_by
 
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge")
 _BRIDGE_NETFILTER_NAMES = ("bridge-nf-call-arptables", "bridge-nf-call-ip6tables", "bridge-nf-call-iptables")
 _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
-_LINK_LOCAL = re.compile("fe[89ab]")  # fe80::/10
+_LINK_LOCAL = re.compile("fe[89ab][0-9a-f]:")  # fe80::/10
 
 
 class Observer:
@@ -42,13 +44,15 @@ class Observer:
         else:
             found = self._concerning(frozenset(names), routes.default | routes.other | addresses.keys())
         drivers = _drivers(self._ethtool, found.links.values()) if names is None else {}
+        learnt = _learnt(self._connection, found.links)
         links = []
         for _, raw in sorted(found.links.items()):
             # An index that nothing is known of belongs to a master that vanished meanwhile: still somebody's.
             switch = found.name_of(raw.master) if raw.master else None
             # Bridges and taps receive nothing from a wire.
             lro = self._ethtool.lro(raw.name) if raw.kind is Kind.OTHER else None
-            links.append(raw.link(switch, addresses.get(raw.index, Addresses()), lro, drivers.get(raw.index)))
+            here = addresses.get(raw.index, Addresses())
+            links.append(raw.link(switch, here, lro, drivers.get(raw.index), learnt.get(raw.index)))
         return Network(
             tuple(links), found.names_of(routes.default), _firewalled(), found.names_of(routes.other), routes.unresolved
         )
@@ -111,6 +115,40 @@ class _Found:
 
     def names_of(self, indexes: Iterable[int]) -> frozenset[str]:
         return frozenset(self.links[index].name for index in indexes if index in self.links)
+
+
+def _learnt(connection: Connection, links: Mapping[int, RawLink]) -> dict[int, bool]:
+    """Of members that do not learn, of switches with a mark: whether stations are known behind them all the same.
+
+    These are a handful to be listed, if any. What a member that learns has learnt may be a great many.
+    """
+    members: dict[int, list[RawLink]] = {}
+    for raw in links.values():
+        master = links.get(raw.master)
+        if master and master.kind is Kind.BRIDGE and marked_by(master.settings[Setting.MARK]):
+            members.setdefault(raw.master, []).append(raw)
+    found: dict[int, bool] = {}
+    for bridge, held in members.items():
+        quiet = [raw.index for raw in held if raw.settings.get(Setting.LEARNING) is False]
+        # One question is cheaper than two.
+        asked = [requests.get_stations(bridge)] if len(quiet) == len(held) else map(_get_stations_behind, quiet)
+        behind = {station for request in asked for station in _stations(connection, request)}
+        found |= {index: index in behind for index in quiet}
+    return found
+
+
+def _get_stations_behind(member: int) -> bytes:
+    return requests.get_stations(member=member)
+
+
+def _stations(connection: Connection, request: bytes) -> Iterator[int]:
+    try:
+        for station in connection.ask(request, "list stations"):
+            yield answers.learnt(*station)
+    except RefusedError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        raise TransientError("a switch vanished while it was looked at; try again") from None
 
 
 def _addresses(connection: Connection) -> dict[int, Addresses]:

@@ -1,6 +1,7 @@
 """What is asked of the kernel about links, addresses and routes. No I/O."""
 
 from reconciler.host.netlink.rtnetlink import (
+    AF_BRIDGE,
     AF_UNSPEC,
     IFADDR,
     IFINFO,
@@ -9,11 +10,14 @@ from reconciler.host.netlink.rtnetlink import (
     IFLA_INFO_KIND,
     IFLA_LINKINFO,
     IFLA_MASTER,
+    NDA_MASTER,
+    NDMSG,
     NHMSG,
     NLM_F_DUMP,
     RTEXT_FILTER_SKIP_STATS,
     RTM_GETADDR,
     RTM_GETLINK,
+    RTM_GETNEIGH,
     RTM_GETNEXTHOP,
     RTM_GETROUTE,
     RTMSG,
@@ -52,6 +56,12 @@ def get_addresses(family: int) -> bytes:
 def get_routes(family: int) -> bytes:
     """A dump of all routes of a family."""
     return message(RTM_GETROUTE, NLM_F_DUMP, RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
+
+
+def get_stations(bridge: int = 0, member: int = 0) -> bytes:
+    """A dump of the stations that a bridge knows, or those behind one member; by their indexes."""
+    master = attribute(NDA_MASTER, U32.pack(bridge)) if bridge else b""
+    return message(RTM_GETNEIGH, NLM_F_DUMP, NDMSG.pack(AF_BRIDGE, member, 0, 0, 0) + master)
 
 
 def get_nexthops() -> bytes:
