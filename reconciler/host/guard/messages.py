@@ -33,7 +33,7 @@ NFNETLINK_V0 = 0
 NFNL_SUBSYS_NFTABLES = 10
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 16, 17
 
-NFT_MSG_GETTABLE = 1
+NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 1, 2
 NFT_MSG_GETCHAIN = 4
 NFT_MSG_GETRULE = 7
 NFT_MSG_GETSET = 10
@@ -100,6 +100,12 @@ def add(table: str, set_: str, key: bytes, timeout_ms: int | None = None) -> byt
     return _change(NFT_MSG_NEWSETELEM, NLM_F_CREATE, table, set_, ("NFTA_SET_ELEM_LIST_ELEMENTS", [element]))
 
 
+def remove_table(handle: int) -> bytes:
+    """Take a table away with all that is in it: this one, and none that has come to bear its name."""
+    kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELTABLE
+    return encoder.table(kind, 0, [("NFTA_TABLE_HANDLE", handle)], NFPROTO_NETDEV)
+
+
 def _change(kind: int, flags: int, table: str, set_: str, *more: tuple[str, Any]) -> bytes:
     names = ("NFTA_SET_ELEM_LIST_TABLE", table), ("NFTA_SET_ELEM_LIST_SET", set_)
     return encoder.elements(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, [*names, *more], NFPROTO_NETDEV)
@@ -124,6 +130,8 @@ def describe(batch: bytes, sequence: int) -> str:
     """What a message of a batch is to do, in words."""
     for kind, _, number, begin, end in messages(batch):
         if number == sequence and kind >> 8 == NFNL_SUBSYS_NFTABLES:
+            if kind & 0xFF == NFT_MSG_DELTABLE:
+                return "remove the table"
             told = dict(attributes(batch[begin + NFGENMSG.size : end]))
             table, set_ = (string(told.get(at, b"")) for at in (NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET))
             verb = "flush" if kind & 0xFF == NFT_MSG_DELSETELEM else "add to"

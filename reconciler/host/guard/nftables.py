@@ -1,93 +1,53 @@
-"""libnftables: rules as nft's text, in this process. Functions and numbers are those of nftables/libnftables.h.
+"""Rules as nft's text, carried out by libnftables: in a process of its own, which it may end without taking us along.
 
-Not nft itself: that would be a process to start, while the wire waits. And not its own Python binding, which is a
-Debian package for Debian's Python only. There are no callbacks into Python, which would need memory that can be both
-written and executed: the daemon's unit forbids that.
+Not nft itself, whose program need not be installed where its library is; and not its own Python binding, which is a
+Debian package for Debian's Python only. It takes some 25 ms to start, and as long as the kernel needs for the rules:
+for workers, never on the failover path.
 """
 
-import ctypes
-import functools
-import threading
-from typing import NamedTuple
+import json
+import subprocess
+from pathlib import Path
 
 from reconciler.errors import HostError
+from reconciler.host.interpreter import isolated
 
 _LIBRARY = "libnftables.so.1"
-_NFT_CTX_DEFAULT = 0
-_NFT_CTX_OUTPUT_STATELESS = 1 << 2
-# The library remembers the indexes of interfaces for the length of a run, and for the whole process.
-_ONE_AT_A_TIME = threading.Lock()
-
-
-class _Told(NamedTuple):
-    failed: bool
-    output: str
-    error: str
+_PROGRAM = Path(__file__).with_name("libnftables.py")
+# A table is many hooks, and for each the kernel may wait for all cores.
+_TIMEOUT_S = 50.0
+_MAX_TEXT = 200
 
 
 def run(text: str) -> None:
-    """Carry out commands, in one transaction, in the network namespace that the thread is in.
+    """Carry out commands, in one transaction, in the network namespace that the thread is in. Blocks.
 
     Raises:
-        HostError: libnftables is missing, or refused the text, or the kernel did. Nothing was changed.
+        HostError: libnftables is missing, or refused the text, or the kernel did. Nothing was changed. Or it has not
+            come to an end: then something may have been.
 
     """
-    told = _run(text, 0)
-    if told.failed:
-        raise HostError(f"nftables: {_reason(text, told.error)}")
-
-
-def listing(command: str, *, stateless: bool = False) -> str:
-    """What a command prints, such as `list table netdev NAME`. `stateless`: without counts and what is left of time.
-
-    Raises:
-        HostError: libnftables is missing, or what is to be listed.
-
-    """
-    told = _run(command, _NFT_CTX_OUTPUT_STATELESS if stateless else 0)
-    if told.failed:
-        raise HostError(f"nftables: {_reason(command, told.error)}")
-    return told.output
-
-
-def _run(text: str, output_flags: int) -> _Told:
-    library = _library()
-    with _ONE_AT_A_TIME:
-        # Made anew each time: its socket belongs to the namespace that the thread is in.
-        context = library.nft_ctx_new(_NFT_CTX_DEFAULT)
-        if not context:
-            raise HostError("libnftables has no memory")
-        try:
-            library.nft_ctx_buffer_output(context)
-            library.nft_ctx_buffer_error(context)
-            library.nft_ctx_output_set_flags(context, output_flags)
-            failed = library.nft_run_cmd_from_buffer(context, text.encode()) != 0
-            output, error = library.nft_ctx_get_output_buffer(context), library.nft_ctx_get_error_buffer(context)
-        finally:
-            library.nft_ctx_free(context)
-    return _Told(failed, output.decode("utf-8", "replace"), error.decode("utf-8", "replace"))
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
     try:
-        library = ctypes.CDLL(_LIBRARY)
-    except OSError as error:
-        raise HostError("libnftables is not installed: apt-get install nftables") from error
-    context, number, text = ctypes.c_void_p, ctypes.c_uint, ctypes.c_char_p
-    for name, result, arguments in (
-        ("nft_ctx_new", context, [ctypes.c_uint32]),
-        ("nft_ctx_free", None, [context]),
-        ("nft_ctx_buffer_output", ctypes.c_int, [context]),
-        ("nft_ctx_buffer_error", ctypes.c_int, [context]),
-        ("nft_ctx_output_set_flags", None, [context, number]),
-        ("nft_ctx_get_output_buffer", text, [context]),
-        ("nft_ctx_get_error_buffer", text, [context]),
-        ("nft_run_cmd_from_buffer", ctypes.c_int, [context, text]),
-    ):
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
+        done = subprocess.run(
+            isolated("-S", str(_PROGRAM), _LIBRARY),
+            input=text.encode(),
+            cwd="/",
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HostError(f"nftables: cannot set rules: {error}") from None
+    try:
+        told = json.loads(done.stdout)
+    except ValueError:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        why = ascii(said[-1])[1:-1][:_MAX_TEXT] if said else f"exit status {done.returncode}"
+        raise HostError(f"nftables: libnftables gave up: {why}") from None
+    if told.get("missing"):
+        raise HostError("libnftables is not installed: apt-get install nftables")
+    if told["failed"]:
+        raise HostError(f"nftables: {_reason(text, told['error'])}")
 
 
 def _reason(text: str, error: str) -> str:

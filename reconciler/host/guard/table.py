@@ -4,6 +4,7 @@ What is said on the failover path is encoded when the segments are known, and se
 """
 
 import contextlib
+import errno
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from typing import Self
 
 from reconciler.errors import HostError
 from reconciler.guard.events import Counted, Installed, Removed, TableFound
-from reconciler.guard.rules import Contents, Guarded, Ruleset, comment_of, removal, table_of
+from reconciler.guard.rules import Contents, Guarded, Ruleset, comment_of, table_of
 from reconciler.host.guard import nftables
-from reconciler.host.guard.messages import LEASE_KEY, TableHead, add, batch, flush
+from reconciler.host.guard.messages import LEASE_KEY, TableHead, add, batch, flush, remove_table
 from reconciler.host.guard.netfilter import Netfilter
 from reconciler.host.netlink.sockets import RefusedError
 
@@ -69,14 +70,19 @@ class KernelTable:
         """Take the table away, with what it had counted. It may be gone already.
 
         Raises:
-            HostError: libnftables is missing, or the kernel refused.
+            HostError: the kernel refused, or the table of that name is not ours.
 
         """
         found = self._found(self._netfilter)
         if found is None:
             return Removed()
         counted = self._netfilter.counters(self._name)
-        nftables.run(removal(self._name))
+        try:
+            self._netfilter.send(batch([remove_table(found.handle)]))
+        except RefusedError as error:
+            # Somebody was faster.
+            if error.errno != errno.ENOENT:
+                raise
         return Removed(found.handle, counted)
 
     def _found(self, netfilter: Netfilter) -> TableHead | None:

@@ -39,6 +39,11 @@ def elements(kind: int, flags: int, attributes: Attributes, family: int) -> byte
     return _encoded(_nftables()[0], kind, flags, attributes, {"nfgen_family": family})
 
 
+def table(kind: int, flags: int, attributes: Attributes, family: int) -> bytes:
+    """A message about a table of this family (NFPROTO_*)."""
+    return _encoded(_nftables()[2], kind, flags, attributes, {"nfgen_family": family})
+
+
 def mark(kind: int, subsystem: int) -> bytes:
     """The beginning or the end of a batch for a subsystem of nfnetlink."""
     return _encoded(_nftables()[1], kind, 0, (), {"res_id": subsystem})
@@ -67,11 +72,11 @@ def _rtnetlink() -> tuple[Any, Any]:
 
 
 @functools.cache
-def _nftables() -> tuple[Any, Any]:
+def _nftables() -> tuple[Any, Any, Any]:
     with _in_parts("pyroute2"):
         from pyroute2.netlink.nfnetlink import nfgen_msg
-        from pyroute2.netlink.nfnetlink.nftsocket import nft_set_elem_list_msg
-    return nft_set_elem_list_msg, nfgen_msg
+        from pyroute2.netlink.nfnetlink.nftsocket import nft_set_elem_list_msg, nft_table_msg
+    return nft_set_elem_list_msg, nfgen_msg, nft_table_msg
 
 
 @contextmanager

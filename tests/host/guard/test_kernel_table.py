@@ -5,9 +5,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rules import nft
 
 from reconciler.appliance.declared import Guard
-from reconciler.guard.rules import Guarded, Place
+from reconciler.guard.rules import Guarded, Place, comment_of, table_of
 from reconciler.host.guard import messages
 from reconciler.host.guard.table import KernelTable
 from reconciler.host.netlink import encoder, rtnetlink
@@ -80,3 +81,30 @@ def test_another_lease_is_encoded_anew(table: tuple[KernelTable, list[bytes]]) -
     first, second = sent
     assert (200).to_bytes(8, "big") in first
     assert second == first.replace((200).to_bytes(8, "big"), (400).to_bytes(8, "big"))
+
+
+@pytest.mark.netns
+@pytest.mark.usefixtures("here")
+def test_our_table_is_taken_away_by_its_number_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = f'add table netdev {table_of("x")} {{ comment "{comment_of("x")}"; }}'
+    nft(
+        "-f",
+        "-",
+        text=f"{ours}\nadd counter netdev {table_of('x')} c {{ packets 3 bytes 180 }}\nadd table netdev other\n",
+    )
+    with KernelTable("x") as table:
+        removed = table.remove()
+        assert removed.counted == {"c": (3, 180)}
+        assert nft("list", "tables") == "table netdev other\n"
+        assert table.remove().handle is None
+        # Somebody was faster, and has made another one of that name: it has not the number that was seen.
+        nft("-f", "-", text=ours)
+        send = table._netfilter.send
+
+        def faster(batch: bytes) -> None:
+            nft("-f", "-", text=f"delete table netdev {table_of('x')}\n{ours}\n")
+            send(batch)
+
+        monkeypatch.setattr(table._netfilter, "send", faster)
+        table.remove()
+        assert table_of("x") in nft("list", "tables")

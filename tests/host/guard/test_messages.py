@@ -60,10 +60,11 @@ def test_a_batch_is_framed_and_its_messages_are_numbered() -> None:
 
 
 def test_a_message_of_a_batch_is_named() -> None:
-    batch = messages.batch([messages.flush(TABLE, "a"), messages.add(TABLE, "b", b"xy")])
+    batch = messages.batch([messages.flush(TABLE, "a"), messages.add(TABLE, "b", b"xy"), messages.remove_table(7)])
+    assert messages.describe(batch, 3) == "remove the table"
     assert messages.describe(batch, 1) == f"flush set a of table {TABLE}"
     assert messages.describe(batch, 2) == f"add to set b of table {TABLE}"
-    for sequence in (0, 3, 99):
+    for sequence in (0, 4, 99):
         assert messages.describe(batch, sequence) == "carry out the transaction"
 
 

@@ -1,10 +1,11 @@
-"""Rules as text, by libnftables in this process: whole or not at all, in the right namespace, and without surprises."""
+"""Rules as text, by libnftables in a process of its own: whole or not at all, in the right namespace, and no surprises."""
 
 import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from kernels import ip
@@ -30,7 +31,6 @@ else:
     sys.exit("it is not forbidden")
 from reconciler.host.guard import nftables
 nftables.run("add table netdev careful")
-print(nftables.listing("list tables"))
 """
 
 
@@ -43,10 +43,11 @@ def chains() -> set[str]:
 @pytest.mark.usefixtures("here")
 def test_what_is_run_is_what_nft_lists() -> None:
     nftables.run(RULES)
-    theirs = nft("list", "table", "netdev", TABLE)
-    assert nftables.listing(f"list table netdev {TABLE}") == theirs
-    assert "packets 7 bytes 420" in theirs
-    assert nftables.listing(f"list table netdev {TABLE}", stateless=True) == nft("-s", "list", "table", "netdev", TABLE)
+    told = nft("list", "table", "netdev", TABLE)
+    nft("delete", "table", "netdev", TABLE)
+    nft("-f", "-", text=RULES)
+    assert nft("list", "table", "netdev", TABLE) == told
+    assert "packets 7 bytes 420" in told
 
 
 @pytest.mark.netns
@@ -70,27 +71,87 @@ def test_a_refusal_is_told_in_one_line() -> None:
         "bogus": "nftables: syntax error, unexpected newline, expecting string (bogus)",
         "add table netdev t\nadd rule netdev t nope accept\n": "nftables: Could not process rule: No such file or directory",
     }.items():
-        for call in (nftables.run, nftables.listing):
-            with pytest.raises(HostError) as raised:
-                call(text)
-            assert str(raised.value).startswith(said[:30])
-            assert "\n" not in str(raised.value)
+        with pytest.raises(HostError) as raised:
+            nftables.run(text)
+        assert str(raised.value).startswith(said[:30])
+        assert "\n" not in str(raised.value)
     assert nft("list", "tables") == ""
 
 
-@pytest.fixture
-def unloaded() -> Iterator[None]:
-    nftables._library.cache_clear()
-    yield
-    nftables._library.cache_clear()
-
-
-@pytest.mark.usefixtures("unloaded")
 def test_a_missing_library_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nftables, "_LIBRARY", "libnftables.so.0-that-is-nowhere")
-    for call in (nftables.run, nftables.listing):
-        with pytest.raises(HostError, match=r"^libnftables is not installed: apt-get install nftables$"):
-            call("list tables")
+    with pytest.raises(HostError, match=r"^libnftables is not installed: apt-get install nftables$"):
+        nftables.run("list tables")
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Has another program run in place of the library's."""
+
+    def is_now(text: str) -> None:
+        path = tmp_path / "program.py"
+        path.write_text(text)
+        monkeypatch.setattr(nftables, "_PROGRAM", path)
+
+    return is_now
+
+
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        ("import sys; print('netlink.c:59: Unable to open Netlink socket', file=sys.stderr); sys.exit(1)", "Unable to"),
+        ("import os; os._exit(1)", "exit status 1"),
+        ("import os; os.abort()", "exit status -6"),
+        ("print('{')", "exit status 0"),
+    ],
+)
+def test_a_library_that_ends_its_process_does_not_end_ours(
+    program: Callable[[str], None], then: str, said: str
+) -> None:
+    program(then)
+    with pytest.raises(HostError, match=rf"^nftables: libnftables gave up: .*{said}"):
+        nftables.run("list tables")
+
+
+def test_a_library_that_hangs_is_ended(program: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nftables, "_TIMEOUT_S", 0.5)
+    program("import time; time.sleep(3600)")
+    with pytest.raises(HostError, match="timed out"):
+        nftables.run("list tables")
+
+
+# In a process of its own, which is to live on when it has no descriptor left.
+EXHAUSTED = """
+import os, resource
+from reconciler.errors import HostError
+from reconciler.host.guard import nftables
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+taken = []
+try:
+    while True:
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    pass
+for spare in range(12):
+    try:
+        nftables.run("add table netdev t")
+        print("set")
+        break
+    except HostError as error:
+        print(error)
+    os.close(taken.pop())
+"""
+
+
+@pytest.mark.netns
+def test_without_free_descriptors_it_is_refused_and_nobody_dies(here: Namespace) -> None:
+    child = here.spawn([sys.executable, "-c", EXHAUSTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    output, error = child.communicate(timeout=60)
+    assert (child.returncode, error) == (0, "")
+    *refused, last = output.splitlines()
+    assert last == "set"
+    assert refused
+    assert all(line == "nftables: cannot set rules: [Errno 24] Too many open files" for line in refused)
 
 
 def test_the_import_loads_no_library() -> None:
@@ -106,11 +167,11 @@ def test_it_works_where_the_thread_is(here: Namespace) -> None:
     with Namespace("elsewhere") as elsewhere:
         with elsewhere.entered():
             nftables.run("add table netdev there")
-            assert nftables.listing("list tables") == "table netdev there\n"
-        assert nftables.listing("list tables") == ""
+            assert nft("list", "tables") == "table netdev there\n"
+        assert nft("list", "tables") == ""
         with here.entered():
             nftables.run("add table netdev back")
-        assert nftables.listing("list tables") == "table netdev back\n"
+        assert nft("list", "tables") == "table netdev back\n"
 
 
 @pytest.mark.netns
@@ -141,7 +202,7 @@ def test_threads_in_several_namespaces_do_not_get_in_each_others_way() -> None:
                     nftables.run(
                         f'add table netdev t{turn}\nadd chain netdev t{turn} c\nadd rule netdev t{turn} c fwd to "mine"\n'
                     )
-                assert nftables.listing("list ruleset").count('fwd to "mine"') == MANY
+                assert nft("list", "ruleset").count('fwd to "mine"') == MANY
         except BaseException as error:  # noqa: BLE001  # it is raised below
             failures.append(error)
 
@@ -160,4 +221,6 @@ def test_it_needs_no_memory_that_can_be_written_and_executed(here: Namespace) ->
     output, error = child.communicate(timeout=60)
     if child.returncode == 77:
         pytest.skip("this kernel cannot forbid it")
-    assert (child.returncode, error, output) == (0, "", "table netdev careful\n\n")
+    assert (child.returncode, error, output) == (0, "", "")
+    with here.entered():
+        assert nft("list", "tables") == "table netdev careful\n"
