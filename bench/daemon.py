@@ -26,7 +26,7 @@ from bench.world import spawned
 from reconciler.appliance.declared import Carrier, Domain, Health, Heartbeat, OnFailure, Rung, Signal, Streak
 from reconciler.health.policy import due, step
 from reconciler.health.signal import Reading
-from reconciler.health.signal import State as Colour
+from reconciler.health.signal import State as HealthState
 from reconciler.health.state import Rules, State, begin
 from reconciler.host import clock
 from reconciler.lab.namespaces import become_lab_root, kill
@@ -59,9 +59,10 @@ def _step() -> Iterator[Row]:
     }
     rules = Rules(("edge",), ("inspect", "bypass"), Health(signals), OnFailure(ladder=(Rung("reset", 1),)))
     state = begin(rules, {"edge": "inspect"}, 0)
-    for reading in (Reading("vm", Colour.HEALTHY, "runs"), Reading("wire", Colour.HEALTHY, "carrier", "edge")):
+    healthy = HealthState.HEALTHY
+    for reading in (Reading("vm", healthy, "runs"), Reading("wire", healthy, "carrier", "edge")):
         state, _ = step(state, reading, 0)
-    beat = Reading("agent", Colour.HEALTHY, "3 checks healthy")
+    beat = Reading("agent", HealthState.HEALTHY, "3 checks healthy")
     yield Row("policy `step`, a beat", f"{_per_step(state, beat):.0f} µs", "50 µs")
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from reconciler.network.default_route import default_route_interfaces, in_use
 from reconciler.network.plan import AT_CREATION, MakeLink, Operation, Outcome, Plan, RemoveLink, SetLink, Status, Step
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, Nic, Setting, Value, marked_by
-from reconciler.network.uplinks import in_use, uplinks
 
 _ANY: dict[Setting, Value] = {
     Setting.UP: False,
@@ -244,7 +244,7 @@ class FakeKernel:
             if wanted(link) and (link.name in names or marked_by(link.settings[Setting.MARK]))
         }
         kept = {link.name for link in everything.links if wanted(link) or link.switch in ours}
-        kept |= uplinks(everything) | in_use(everything).keys()
+        kept |= default_route_interfaces(everything) | in_use(everything).keys()
         kept |= {link.switch for link in everything.links if link.name in kept and link.switch}
         return [link for link in everything.links if link.name in kept]
 

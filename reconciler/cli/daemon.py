@@ -178,7 +178,7 @@ def reload(group_file: Path | None, file: Path | None) -> None:
     from reconciler.control.client import told
 
     # The file may have changed since the daemon read it: its appliance is asked for by name only.
-    say(f"{told(file or group_file, do='reload')['sku']}: the file was read anew")
+    say(f"{told(file or group_file, do='reload')['sku']}: the file was reloaded")
 
 
 COMMANDS = (run, status, why, hold, release, reload)

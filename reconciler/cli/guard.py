@@ -31,9 +31,9 @@ def guard(context: click.Context, /, file: Path | None) -> None:
 )
 @click.pass_obj
 def on(group_file: Path | None, file: Path | None, boot: bool) -> None:
-    """Set the guard: the wire is joined (or cut, where the file says so) until a daemon has proven the VM.
+    """Set the guard: the wire is bypassed (or cut, where the file says so) until a daemon has proven the VM.
 
-    With --boot for an early unit, so that the wire is joined from the first moment (`reconcile unit --print guard`).
+    With --boot for an early unit, so that frames pass from the first moment (`reconcile unit --print guard`).
     """
     file = file or group_file
     if answer := _told(file, on=True):
@@ -140,10 +140,10 @@ def _check_kept(answer: dict[str, Any]) -> None:
 def _meanwhile(appliance: Any) -> str:
     closed = [name for name in appliance.segments if name in appliance.on_failure.closed]
     if not closed:
-        return "the wire is joined past it"
+        return "the wire is bypassed"
     if len(closed) == len(appliance.segments):
         return "the wire is cut"
-    return f"the wire is joined past it, and cut on {', '.join(closed)}"
+    return f"the wire is bypassed, and cut on {', '.join(closed)}"
 
 
 COMMANDS = (guard,)

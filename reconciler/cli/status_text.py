@@ -50,8 +50,8 @@ def shown(status: Any) -> Iterator[Said]:
         yield Said(f"  {_name(signal):{name}}  {told}")
     for problem in network["problems"]:
         yield Said(f"  problem: {escaped(problem['text'])}")
-    for fight in network["fights"]:
-        yield Said(f"  somebody keeps changing back {escaped(fight)}")
+    for conflict in network["conflicts"]:
+        yield Said(f"  somebody keeps changing back {escaped(conflict)}")
     if trouble := status.get("memory", {}).get("trouble"):
         yield Said(f"  a restart of the daemon would forget what was decided lately: {escaped(trouble)}")
     if lost := status.get("log", {}).get("lost"):
@@ -172,10 +172,10 @@ def _guard(guard: Any) -> Iterator[Said]:
 
 def _guarded(segment: Any) -> str:
     words = {
-        "leased": f"the VM has the wire, on a lease of {segment['lease_ms']} ms",
-        "joined": "the wire is joined past the VM",
-        "cut": "the wire is cut",
-        "aside": "stands aside",
+        "leased": f"inspected, on a lease of {segment['lease_ms']} ms",
+        "joined": "bypassed by the guard",
+        "cut": "cut by the guard",
+        "aside": "inactive: the switches decide",
         "off": click.style("off", fg="yellow"),
         "missing": click.style("is not in the kernel", fg="red"),
         "unknown": click.style("the kernel does not tell", fg="red"),

@@ -78,8 +78,8 @@ def daemon_of(file: Path | None) -> Path:
     """
     if file is not None:
         text = places.read_file(file)
-        if (keeper := _keeper_of(text)) is not None:
-            return keeper
+        if (kept_by := _daemon_of(text)) is not None:
+            return kept_by
         from reconciler.host import store
 
         return socket_of(places.run_dir(), store.load(text, str(file), places.state_dir()).sku)
@@ -91,7 +91,7 @@ def daemon_of(file: Path | None) -> Path:
     return found[0]
 
 
-def _keeper_of(text: bytes) -> Path | None:
+def _daemon_of(text: bytes) -> Path | None:
     """The socket of a daemon that keeps a file of this content: found without knowing what the file says."""
     which = digest(text)
     for path in running(places.run_dir()):

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from reconciler.control.server import Who
-from reconciler.daemon.core import Keeper
+from reconciler.daemon.core import Core
 from reconciler.daemon.status import status
 from reconciler.daemon.turns import Turns
 from reconciler.errors import RequestError
@@ -62,7 +62,7 @@ class Requests:
         return await self._verbs[verb](request, who)
 
     @property
-    def _core(self) -> Keeper:
+    def _core(self) -> Core:
         """To look at."""
         return self._turns.core
 
@@ -77,38 +77,38 @@ class Requests:
         """A dry run, for a file of the same content as the daemon's; for another one it is not the one to ask."""
         if request.get("digest") != self.digest:
             return {"mine": False}
-        keeper, found = self._core, self._core.audit()
+        core, found = self._core, self._core.audit()
         made: dict[str, Any] = {"mine": True, "changes": len(found.changes), "problems": len(found.problems)}
         match request.get("output"):
             case "json":
-                made["json"] = report.drift_json(keeper.appliance, keeper.state.choice, found)
+                made["json"] = report.drift_json(core.appliance, core.state.choice, found)
             case "commands":
                 made["lines"] = list(report.commands(plan(found), found))
             case _:
-                made["lines"] = list(report.drift(keeper.appliance, keeper.state.choice, found))
+                made["lines"] = list(report.drift(core.appliance, core.state.choice, found))
         return made
 
     async def _reconcile(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         if request.get("digest") != self.digest:
             return {"mine": False}
-        keeper = self._core
+        core = self._core
         before, after = self._turns.enter(_reconciled)
         # What was done is in the journal; what differed, and what still does, is what the user asked.
         done = Report(before, Plan((), ()), (), after)
         made: dict[str, Any] = {"mine": True, "converged": done.converged}
         if request.get("output") == "json":
-            made["json"] = report.result_json(keeper.appliance, keeper.state.choice, done, interrupted=False)
+            made["json"] = report.result_json(core.appliance, core.state.choice, done, interrupted=False)
         else:
-            made["lines"] = list(report.result(keeper.appliance, keeper.state.choice, done, interrupted=False))
+            made["lines"] = list(report.result(core.appliance, core.state.choice, done, interrupted=False))
         return made
 
     async def _hold(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         # First: what follows is true of one moment.
-        user, keeper = await who(), self._core
+        user, core = await who(), self._core
         topology, reason, seconds = request.get("topology"), request.get("reason"), request.get("seconds")
-        if not isinstance(topology, str) or topology not in keeper.appliance.topologies:
-            known = ", ".join(keeper.appliance.topologies)
-            raise RequestError(f"no topology is called {topology!a:.60}; {keeper.appliance.sku} declares: {known}")
+        if not isinstance(topology, str) or topology not in core.appliance.topologies:
+            known = ", ".join(core.appliance.topologies)
+            raise RequestError(f"no topology is called {topology!a:.60}; {core.appliance.sku} declares: {known}")
         if not isinstance(reason, str) or not reason.strip() or len(reason) > MAX_REASON or not reason.isprintable():
             raise RequestError(f"a hold has a reason: a line of 1 to {MAX_REASON} characters")
         if not isinstance(seconds, int | float) or isinstance(seconds, bool):
@@ -116,7 +116,7 @@ class Requests:
         # So written that what is not a number, or no number of any size that fits, is neither.
         if not 0 < seconds <= MAX_HOLD_S:
             raise RequestError("a hold lasts more than nothing and at most 30 days")
-        until_ms = keeper.clock() + int(seconds * 1_000)
+        until_ms = core.clock() + int(seconds * 1_000)
         self._turns.decide(HoldPlaced(Hold(topology, user, reason, until_ms), self._segment(request)))
         return await self._steered()
 
@@ -156,7 +156,7 @@ class Requests:
         return segment
 
 
-def _reconciled(core: Keeper) -> tuple[Difference, Difference]:
+def _reconciled(core: Core) -> tuple[Difference, Difference]:
     """What differs before and after."""
     before = core.audit()
     core.turn((), changed=True)

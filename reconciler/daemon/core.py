@@ -17,12 +17,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from reconciler.appliance.declared import Appliance
-from reconciler.daemon.failover import Armed
+from reconciler.daemon.failover import PreparedFailover
 from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError, TransientError
 from reconciler.health import policy, record
 from reconciler.health.signal import Reading, Rebooted
-from reconciler.health.signal import State as Colour
+from reconciler.health.signal import State as HealthState
 from reconciler.health.state import (
     Choose,
     Decision,
@@ -40,7 +40,7 @@ from reconciler.health.state import (
 from reconciler.host.signals import carrier
 from reconciler.network import render
 from reconciler.network.bind import Problem
-from reconciler.network.conflict import Fights, Thing, about, suspects
+from reconciler.network.conflict import Conflicts, Thing, about, suspects
 from reconciler.network.cycle import Host, Report, audit
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Change, Difference
@@ -98,7 +98,7 @@ class Guard(Protocol):
         ...
 
     def declare(self, appliance: Appliance) -> None:
-        """The file was read anew."""
+        """The file was reloaded."""
         ...
 
     def forget(self) -> None:
@@ -115,7 +115,7 @@ class Told:
 
 
 @dataclass(slots=True)
-class Keeper:
+class Core:
     """Keeps one appliance's network as its health asks for.
 
     `clock`: milliseconds that never step. `restart`: starts what the ladder asks for; its end comes back as an event.
@@ -132,7 +132,7 @@ class Keeper:
     guard: Guard | None = None
     state: State = field(init=False)
     found: Difference | None = field(init=False, default=None)
-    fights: Fights = field(init=False, default_factory=Fights)
+    conflicts: Conflicts = field(init=False, default_factory=Conflicts)
     decisions: list[Told] = field(init=False, default_factory=list)
     mended: int = field(init=False, default=0)
     _heard: dict[tuple[str, str | None], Reading] = field(init=False, default_factory=dict)
@@ -144,11 +144,11 @@ class Keeper:
     _look_ms: int = field(init=False, default=0)
     _switched: bool = field(init=False, default=False)
     _remembered: Any = field(init=False, default=None)
-    _armed: Armed = field(init=False)
-    _fired: tuple[Change, ...] = field(init=False, default=())
+    _prepared: PreparedFailover = field(init=False)
+    _sent: tuple[Change, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
-        self._armed = Armed(self.host)
+        self._prepared = PreparedFailover(self.host)
 
     def start(self, remembered: Any = None, shift: int | None = None) -> None:
         """Adopt the network as it is, with what an earlier process remembered (see `health.record`).
@@ -227,13 +227,13 @@ class Keeper:
             self.turn(news)
 
     def declare(self, appliance: Appliance) -> None:
-        """Go on with a file that was read anew."""
+        """Go on with a file that was reloaded."""
         self.appliance = appliance
-        self._armed.disarm()
+        self._prepared.discard()
         if self.guard:
             self.guard.declare(appliance)
         self._heard.clear()
-        self.fights.forget()
+        self.conflicts.forget()
         self._switched = True
         self.turn((Declared(rules_of(appliance)),), changed=True)
 
@@ -275,15 +275,15 @@ class Keeper:
     def _choose(self) -> None:
         """Have the guard know first: by one message the kernel carries the wire past the VM; the switches follow."""
         if self.guard:
-            failed = [name for name, one in self.state.segments.items() if one.verdict.state is Colour.FAILED]
+            failed = [name for name, one in self.state.segments.items() if one.verdict.state is HealthState.FAILED]
             self.guard.choose(self.state.choice, failed)
-        self._fire()
+        self._send_prepared()
 
-    def _fire(self) -> None:
+    def _send_prepared(self) -> None:
         """Send what was made ready for segments that go to their fallback now; all else follows after a look."""
         fallback = self.appliance.on_failure.fallback
         going = [name for name, topology in self.state.choice.items() if topology == fallback(name)]
-        self._fired += self._armed.fire(name for name in going if not (self.guard and self.guard.waits_until(name)))
+        self._sent += self._prepared.fire(name for name in going if not (self.guard and self.guard.waits_until(name)))
 
     def _hear(self, news: Iterable[Reading]) -> None:
         for reading in news:
@@ -314,14 +314,14 @@ class Keeper:
         try:
             found = self._look()
             self._look_ms = self.clock() + AUDIT_MS
-            if self._fired:
-                self._tell_fired(found)
+            if self._sent:
+                self._tell_sent(found)
             if found.changes:
                 self._mend(found)
             else:
                 self._switched = False
             if self.found and not self.found.changes and not self.found.problems and not self._switched:
-                self._armed.arm(self.appliance, self.state.choice, self.found.actual)
+                self._prepared.arm(self.appliance, self.state.choice, self.found.actual)
             if self.guard and self.found:
                 self._hear(self.guard.settle(self.found))
         except (TransientError, HostError) as error:
@@ -344,7 +344,7 @@ class Keeper:
             self._unread = ""
             self.journal.tell("read", "the network can be read again")
         self._tell_problems(self.found)
-        for name, what in self.fights.calmed(self.clock()):
+        for name, what in self.conflicts.calmed(self.clock()):
             self.journal.tell("calm", f"{name}: nobody changes back its {what} any more", interface=name, about=what)
         return self.found
 
@@ -363,8 +363,8 @@ class Keeper:
             return
         switched, self._switched = self._switched, False
         if switched:
-            self.fights.forget()
-        changes = tuple(one for one in found.changes if self.fights.allowed(one, now, _index(one, found)))
+            self.conflicts.forget()
+        changes = tuple(one for one in found.changes if self.conflicts.allowed(one, now, _index(one, found)))
         waiting = [change for change in found.changes if change not in changes]
         if changes:
             todo = plan(replace(found, changes=changes))
@@ -376,7 +376,7 @@ class Keeper:
             if after.changes:
                 waiting = list(after.changes)
                 self._look_ms = min(self._look_ms, now + REFUSED_MS)
-        if (wait := self.fights.due(waiting)) is not None:
+        if (wait := self.conflicts.due(waiting)) is not None:
             self._look_ms = min(self._look_ms, max(wait, now + 1))
 
     def _draining(self, found: Difference) -> int | None:
@@ -391,7 +391,7 @@ class Keeper:
     def _note(self, changes: Iterable[Change], found: Difference, refused: Collection[Thing]) -> None:
         for change in changes:
             name, what = thing = about(change)
-            if not self.fights.mended(change, self.clock(), _index(change, found), refused=thing in refused):
+            if not self.conflicts.mended(change, self.clock(), _index(change, found), refused=thing in refused):
                 continue
             if thing in refused:
                 text = f"{name}: its {what} is refused again and again; trying ever more seldom"
@@ -401,7 +401,7 @@ class Keeper:
             names = suspects(change, self.running(), live.switch if live else None)
             who = f"probably {', '.join(names)}" if names else "somebody"
             self.journal.tell(
-                "fight",
+                "conflict",
                 f"{name}: {who} keeps changing back its {what}; mending it ever more seldom. "
                 "Tell that program to leave the appliance's interfaces alone",
                 level=logging.WARNING,
@@ -427,11 +427,11 @@ class Keeper:
         for one in failed:
             self.journal.tell("failed", _failure(one), level=logging.ERROR)
 
-    def _tell_fired(self, found: Difference) -> None:
+    def _tell_sent(self, found: Difference) -> None:
         left = {about(change) for change in found.changes}
-        done = tuple(change for change in self._fired if about(change) not in left)
-        self._fired = ()
-        self.fights.forget()
+        done = tuple(change for change in self._sent if about(change) not in left)
+        self._sent = ()
+        self.conflicts.forget()
         if done:
             self._tell(found, done, Report(found, Plan((), ()), (), found), switched=True)
 

@@ -8,7 +8,7 @@ from reconciler.daemon.tasks import Tasks
 from reconciler.errors import ReconcilerError, UnreachedError
 from reconciler.health.state import Ending, Restart, RestartEnded
 from reconciler.host.hypervisor.driver import Hypervisor, hypervisor_of
-from reconciler.host.hypervisor.own_actions import Deeds
+from reconciler.host.hypervisor.own_actions import OwnActions
 
 
 class Restarts:
@@ -17,17 +17,17 @@ class Restarts:
     def __init__(
         self,
         appliance: Appliance,
-        deeds: Deeds,
+        own_actions: OwnActions,
         journal: Journal,
         tasks: Tasks,
         *,
         kept: Callable[[], Awaitable[object]],
         ended: Callable[[RestartEnded], None],
     ) -> None:
-        self._deeds, self._journal, self._tasks = deeds, journal, tasks
+        self._own_actions, self._journal, self._tasks = own_actions, journal, tasks
         self._kept, self._ended = kept, ended
         self._declared = appliance.hypervisor
-        self._hypervisor = hypervisor_of(appliance, deeds)
+        self._hypervisor = hypervisor_of(appliance, own_actions)
 
     def change(self, appliance: Appliance) -> Callable[[], None]:
         """What makes the hypervisor of this file the one that restarts the VM from now on.
@@ -38,7 +38,7 @@ class Restarts:
         """
         declared = appliance.hypervisor
         # One that stays is not asked twice at once: it knows of the calls that have not come back.
-        hypervisor = self._hypervisor if declared == self._declared else hypervisor_of(appliance, self._deeds)
+        hypervisor = self._hypervisor if declared == self._declared else hypervisor_of(appliance, self._own_actions)
 
         def go_over() -> None:
             self._declared, self._hypervisor = declared, hypervisor

@@ -15,7 +15,7 @@ from reconciler.network.state import Network
 
 
 @dataclass(slots=True)
-class Armed:
+class PreparedFailover:
     """By segment the moves to its fallback, and what carries them out."""
 
     host: Host
@@ -37,7 +37,7 @@ class Armed:
             if made is not None:
                 self._moves[name] = changes, made
 
-    def disarm(self) -> None:
+    def discard(self) -> None:
         """What was made ready is for another file."""
         self._moves, self._made_for = {}, None
 

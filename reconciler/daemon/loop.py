@@ -18,7 +18,7 @@ from reconciler.appliance.declared import Appliance
 from reconciler.control.ask import digest, socket_of
 from reconciler.control.requests import Requests
 from reconciler.control.server import Control, Who
-from reconciler.daemon.core import Keeper
+from reconciler.daemon.core import Core
 from reconciler.daemon.effects import Restarts
 from reconciler.daemon.guard import Background
 from reconciler.daemon.journal import Journal
@@ -32,7 +32,7 @@ from reconciler.guard import events as guard
 from reconciler.health.state import Restart
 from reconciler.host import clock, places
 from reconciler.host.blocking import Workers
-from reconciler.host.hypervisor.own_actions import Deeds
+from reconciler.host.hypervisor.own_actions import OwnActions
 from reconciler.host.netlink import encoder
 from reconciler.host.netlink.kernel import Kernel
 from reconciler.host.netlink.watch import Watch
@@ -98,8 +98,8 @@ class Daemon:
         self._files, self._keeping, self._installs = Workers("files"), Workers("disk"), Workers("nftables", limit=2)
         self._parts = parts(appliance, journal, self._in_background)
         self._memory = Remembering(places.state_dir(), appliance.sku, journal)
-        self._deeds, self._tasks = Deeds(), Tasks()
-        core = Keeper(
+        self._own_actions, self._tasks = OwnActions(), Tasks()
+        core = Core(
             appliance,
             self._parts.kernel,
             clock.now_ms,
@@ -112,9 +112,9 @@ class Daemon:
         self._service = Service()
         self._turns = Turns(core, self._service, journal, self._broken)
         self._restarts = Restarts(
-            appliance, self._deeds, journal, self._tasks, kept=self._unkept, ended=self._turns.tell_surely
+            appliance, self._own_actions, journal, self._tasks, kept=self._unkept, ended=self._turns.tell_surely
         )
-        self._sources = Sources(self._turns.tell, self._deeds, journal, self._tasks)
+        self._sources = Sources(self._turns.tell, self._own_actions, journal, self._tasks)
         self._requests = Requests(
             self._turns,
             reload=self._reload,
@@ -170,7 +170,7 @@ class Daemon:
         self._turns.start(*remembered)
         core, parts = self._turns.core, self._parts
         # A restart that our predecessor was at may have destroyed the VM: that was no operator.
-        self._deeds.destroyed = core.state.vm.attempts > 0
+        self._own_actions.destroyed = core.state.vm.attempts > 0
         loop.add_reader(parts.watch, self._turns.wake, self._links_changed)
         loop.add_reader(parts.guard.watch, self._turns.wake, parts.guard.disturbed)
         loop.add_reader(parts.guard.probing, self._turns.probes)
@@ -317,7 +317,7 @@ class Daemon:
 
         # From here on nobody waits for anything.
         self._sources.change(appliance, declare)
-        self._journal.tell("reload", f"{self._file} was read anew")
+        self._journal.tell("reload", f"{self._file} was reloaded")
 
     # Who asks
 
@@ -334,7 +334,7 @@ class Daemon:
 
         """
 
-        def switch(core: Keeper) -> None:
+        def switch(core: Core) -> None:
             self._parts.guard.effects.switch(on=on)
             core.turn((), changed=True)
 

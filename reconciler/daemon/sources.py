@@ -10,7 +10,7 @@ from reconciler.daemon.journal import Journal
 from reconciler.daemon.tasks import Tasks
 from reconciler.errors import ReconcilerError
 from reconciler.health.signal import News
-from reconciler.host.hypervisor.own_actions import Deeds
+from reconciler.host.hypervisor.own_actions import OwnActions
 from reconciler.host.signals.gather import Gatherers, Wanted
 
 
@@ -26,9 +26,11 @@ class _AtWork:
 class Sources:
     """See the module. `publish` is told what they tell."""
 
-    def __init__(self, publish: Callable[[News], None], deeds: Deeds, journal: Journal, tasks: Tasks) -> None:
+    def __init__(
+        self, publish: Callable[[News], None], own_actions: OwnActions, journal: Journal, tasks: Tasks
+    ) -> None:
         self._publish, self._journal, self._tasks = publish, journal, tasks
-        self._gatherers = Gatherers(deeds, self._broke)
+        self._gatherers = Gatherers(own_actions, self._broke)
         self._at_work: list[_AtWork] = []
 
     def change(self, appliance: Appliance, declare: Callable[[], None] = lambda: None) -> None:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from reconciler.appliance.declared import Signal
-from reconciler.daemon.core import Keeper
+from reconciler.daemon.core import Core
 from reconciler.health import policy, verdict
 from reconciler.health.signal import Reading
-from reconciler.health.signal import State as Colour
+from reconciler.health.signal import State as HealthState
 from reconciler.health.state import Course, Segment, State
 from reconciler.health.verdict import Track
 from reconciler.network.path import Gate, Path, Taken, paths
@@ -16,13 +16,13 @@ from reconciler.network.path import Gate, Path, Taken, paths
 FORMAT = "reconciler.status/1"
 
 
-def status(keeper: Keeper, guard: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def status(core: Core, guard: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """All of it; ages and remaining times in milliseconds. `guard`: see `guard.status`."""
-    state, now = keeper.state, keeper.clock()
-    found, taken = keeper.found, _paths(keeper, guard)
+    state, now = core.state, core.clock()
+    found, taken = core.found, _paths(core, guard)
     return {
         "format": FORMAT,
-        "sku": keeper.appliance.sku,
+        "sku": core.appliance.sku,
         "choice": state.choice,
         "segments": [
             _segment(state, name, segment, now)
@@ -37,13 +37,13 @@ def status(keeper: Keeper, guard: Mapping[str, Any] | None = None) -> dict[str, 
         ],
         "degraded": [str(reading) for reading in verdict.degraded(state.tracks)],
         "network": {
-            "converged": keeper.converged,
+            "converged": core.converged,
             "changes": len(found.changes) if found else None,
             "problems": [{"code": one.code, "text": str(one).split("\n")[0]} for one in found.problems]
             if found
             else [],
-            "fights": [f"{name} {about}" for name, about in keeper.fights.under_way],
-            "mended": keeper.mended,
+            "conflicts": [f"{name} {about}" for name, about in core.conflicts.under_way],
+            "mended": core.mended,
         },
         "decisions": [
             {
@@ -52,19 +52,19 @@ def status(keeper: Keeper, guard: Mapping[str, Any] | None = None) -> dict[str, 
                 "what": told.decision.what,
                 "why": [str(reading) for reading in told.decision.why],
             }
-            for told in keeper.decisions
+            for told in core.decisions
         ],
     }
 
 
-def _paths(keeper: Keeper, guard: Mapping[str, Any] | None) -> Mapping[str, Taken]:
+def _paths(core: Core, guard: Mapping[str, Any] | None) -> Mapping[str, Taken]:
     """Where frames go. That a VM which has failed inspects them, nobody can say, whatever crosses it."""
-    names = keeper.state.segments
+    names = core.state.segments
     gates = {one["name"]: Gate(one["state"]) for one in guard["segments"]} if guard else {}
-    if keeper.found is None or keeper.unread:
+    if core.found is None or core.unread:
         return {name: _by_guard_alone(gates.get(name)) for name in names}
-    taken = paths(keeper.appliance, keeper.found.actual, gates)
-    failed = {name for name, one in names.items() if one.verdict.state is Colour.FAILED}
+    taken = paths(core.appliance, core.found.actual, gates)
+    failed = {name for name, one in names.items() if one.verdict.state is HealthState.FAILED}
     return {
         name: Taken(Path.UNKNOWN) if name in failed and one.path is Path.INSPECTED else one
         for name, one in taken.items()
@@ -138,5 +138,5 @@ def _signal(state: State, signal: Signal, key: verdict.Key, now: int) -> dict[st
     }
 
 
-def _verdict(state: Colour) -> str:
-    return "unknown" if state is Colour.ABSENT else state.value
+def _verdict(state: HealthState) -> str:
+    return "unknown" if state is HealthState.ABSENT else state.value

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from reconciler.daemon.core import Keeper
+from reconciler.daemon.core import Core
 from reconciler.daemon.journal import Journal
 from reconciler.errors import ReconcilerError, RequestError
 from reconciler.health.state import Event, RestartEnded
@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 class Turns:
     """See the module. `core` is for others to look at; `broken` is told what ends the process."""
 
-    def __init__(self, core: Keeper, service: Service, journal: Journal, broken: Callable[[Exception], None]) -> None:
+    def __init__(self, core: Core, service: Service, journal: Journal, broken: Callable[[Exception], None]) -> None:
         self.core = core
         self._service, self._journal, self._broken = service, journal, broken
         self._queue: deque[Event] = deque()
@@ -49,7 +49,7 @@ class Turns:
         self._scheduled: asyncio.Handle | None = None
 
     def start(self, remembered: Any, shift: int | None) -> None:
-        """Have the core adopt the network; see `Keeper.start`. From now on there are turns.
+        """Have the core adopt the network; see `Core.start`. From now on there are turns.
 
         Raises:
             TransientError, HostError: the network could not be read.
@@ -101,7 +101,7 @@ class Turns:
         """The guard's prober has told something."""
         self._safely(self._hear_probes)
 
-    def enter(self, act: Callable[[Keeper], _T]) -> _T:
+    def enter(self, act: Callable[[Core], _T]) -> _T:
         """Have the core do what somebody waits for, and what it gives.
 
         Raises:
@@ -129,7 +129,7 @@ class Turns:
 
         """
 
-        def turn(_: Keeper) -> None:
+        def turn(_: Core) -> None:
             self._queue.append(event)
             self._due_ms = None
             self._take_turn()

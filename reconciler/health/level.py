@@ -6,7 +6,7 @@ from typing import assert_never
 from reconciler.appliance.declared import Canary, Command, Domain, GuestPing, Heartbeat, Http, Source
 from reconciler.health import verdict
 from reconciler.health.signal import Reading, Rebooted
-from reconciler.health.signal import State as Colour
+from reconciler.health.signal import State as HealthState
 from reconciler.health.state import (
     Decision,
     Declared,
@@ -47,13 +47,12 @@ def absorbed(state: State, event: Event, said: list[Decision]) -> State:
 
 def answers_again(state: State, event: Event) -> bool:
     """Whether an event tells something of libvirt's, where the last that was heard of it was nothing."""
-    if not isinstance(event, Reading) or event.state is Colour.ABSENT:
+    if not isinstance(event, Reading) or event.state is HealthState.ABSENT:
         return False
     signal = state.rules.health.signals.get(event.signal)
     latest = state.tracks.get((event.signal, event.segment), UNHEARD).latest
-    return (
-        signal is not None and isinstance(signal.source, Domain) and (latest is None or latest.state is Colour.ABSENT)
-    )
+    unheard = latest is None or latest.state is HealthState.ABSENT
+    return signal is not None and isinstance(signal.source, Domain) and unheard
 
 
 def _heard(state: State, reading: Reading) -> State:
@@ -64,7 +63,7 @@ def _heard(state: State, reading: Reading) -> State:
         return state
     old = state.tracks.get(key, UNHEARD)
     tracks = {**state.tracks, key: verdict.hear(signal, old, reading, state.now_ms)}
-    if isinstance(signal.source, Domain) and reading.state is Colour.HEALTHY and old.deliberate:
+    if isinstance(signal.source, Domain) and reading.state is HealthState.HEALTHY and old.deliberate:
         # It was started again: what the VM said when it was shut down excuses nothing any more.
         tracks = {one: replace(track, deliberate=False) for one, track in tracks.items()}
     return replace(state, tracks=tracks)
@@ -80,9 +79,9 @@ def _rebooted(state: State, event: Rebooted) -> State:
         signal = state.rules.health.signals[name]
         track = tracks.get((name, segment), UNHEARD)
         if track.spoken and isinstance(signal.source, Heartbeat | Canary | GuestPing | Command | Http):
-            dark = Reading(name, Colour.FAILED, event.reason, segment)
+            dark = Reading(name, HealthState.FAILED, event.reason, segment)
             heard = verdict.hear(signal, track, dark, state.now_ms)
-            tracks[name, segment] = replace(heard, believed=Colour.FAILED)
+            tracks[name, segment] = replace(heard, believed=HealthState.FAILED)
     return replace(state, tracks=tracks)
 
 
@@ -148,11 +147,11 @@ def _judged(state: State, graced: bool, said: list[Decision]) -> State:
     changed = {}
     for name, segment in state.segments.items():
         found = verdict.judge(state.rules.health, state.tracks, name)
-        known = segment.verdict.state is not Colour.ABSENT
-        if found.state is Colour.ABSENT and found.deciding and (known or graced):
+        known = segment.verdict.state is not HealthState.ABSENT
+        if found.state is HealthState.ABSENT and found.deciding and (known or graced):
             why = verdict.reasons(state.rules.health, state.tracks, name, found, state.now_ms)
             said.append(
-                Decision(f"unknown whether the VM is well: stays on {state.choice[name]}", why, name, routine=True)
+                Decision(f"unknown whether the VM is healthy: stays on {state.choice[name]}", why, name, routine=True)
             )
         if found != segment.verdict:
             changed[name] = replace(segment, verdict=found)

@@ -59,7 +59,7 @@ from typing import assert_never
 from reconciler.appliance.declared import INSPECT, OnFailure
 from reconciler.health import level, verdict
 from reconciler.health.signal import Reading, Rebooted
-from reconciler.health.signal import State as Colour
+from reconciler.health.signal import State as HealthState
 from reconciler.health.state import (
     Choose,
     Course,
@@ -86,7 +86,7 @@ AGAIN_MS, AGAIN_MAX_MS = 1_000, 10_000
 _MAX_DOUBLINGS = 20
 
 
-class Seen(Enum):
+class SegmentInput(Enum):
     """What a segment's course is asked about: its verdict, and what follows from it."""
 
     HEALTHY = 1
@@ -96,7 +96,7 @@ class Seen(Enum):
     PROVEN = 5  # healthy, and the hold-down is over
 
 
-class Felt(Enum):
+class VmInput(Enum):
     """What the VM's phase is asked about."""
 
     HEALTHY = 1  # every segment is that any signal speaks of
@@ -111,12 +111,12 @@ class Felt(Enum):
     UNREACHED = 10  # the hypervisor could not be asked
 
 
-_ENDINGS = {Ending.DONE: Felt.DONE, Ending.REFUSED: Felt.REFUSED, Ending.UNREACHED: Felt.UNREACHED}
+_ENDINGS = {Ending.DONE: VmInput.DONE, Ending.REFUSED: VmInput.REFUSED, Ending.UNREACHED: VmInput.UNREACHED}
 
-C, P, S, F = Course, Phase, Seen, Felt
+C, P, S, F = Course, Phase, SegmentInput, VmInput
 
 # fmt: off
-COURSES: Mapping[tuple[Course, Seen], Course] = {
+COURSES: Mapping[tuple[Course, SegmentInput], Course] = {
     (C.INSPECT, S.HEALTHY): C.INSPECT,    (C.ENDURE, S.HEALTHY): C.INSPECT,
     (C.INSPECT, S.UNKNOWN): C.INSPECT,
     (C.INSPECT, S.FAILED):  C.FALLBACK,   (C.ENDURE, S.FAILED):  C.FALLBACK,
@@ -128,7 +128,7 @@ COURSES: Mapping[tuple[Course, Seen], Course] = {
                                           (C.PROVING, S.PROVEN):  C.INSPECT,
 }
 
-PHASES: Mapping[tuple[Phase, Felt], Phase] = {
+PHASES: Mapping[tuple[Phase, VmInput], Phase] = {
     (P.STEADY, F.HEALTHY):         P.STEADY,      (P.SETTLING, F.HEALTHY):      P.STEADY,
     (P.STEADY, F.UNKNOWN):         P.STEADY,      (P.SETTLING, F.UNKNOWN):      P.STEADY,
     (P.STEADY, F.FAILED):          P.SETTLING,    (P.SETTLING, F.FAILED):       P.SETTLING,
@@ -228,35 +228,35 @@ def _turn_vm(state: State, event: Event, said: list[Decision], restarts: list[Re
         state = _moved_vm(state, phase, event, said, restarts)
 
 
-def _told(vm: Vm, event: Event) -> Felt | None:
+def _told(vm: Vm, event: Event) -> VmInput | None:
     """What an event says of the VM by itself; an answer to an earlier restart than this one says nothing any more."""
     if isinstance(event, Rebooted):
-        return Felt.REBOOTED
+        return VmInput.REBOOTED
     if isinstance(event, RestartEnded) and vm.phase is Phase.RESTARTING and event.asked_ms == vm.since_ms:
         return _ENDINGS[event.ending]
     return None
 
 
-def _felt(state: State) -> Felt:
+def _felt(state: State) -> VmInput:
     """What the verdicts, and the time, say of the VM."""
     verdicts = [segment.verdict for segment in state.segments.values() if segment.verdict.deciding]
     if not verdicts:
-        return Felt.UNKNOWN
-    if all(one.state is Colour.HEALTHY for one in verdicts):
-        return Felt.HEALTHY
-    if not all(one.state is Colour.FAILED for one in verdicts) and not _down_still(state):
-        return Felt.UNKNOWN
+        return VmInput.UNKNOWN
+    if all(one.state is HealthState.HEALTHY for one in verdicts):
+        return VmInput.HEALTHY
+    if not all(one.state is HealthState.FAILED for one in verdicts) and not _down_still(state):
+        return VmInput.UNKNOWN
     if any(one.deliberate for one in verdicts):
-        return Felt.DELIBERATE
+        return VmInput.DELIBERATE
     vm = state.vm
     if vm.due_ms is None or state.now_ms < vm.due_ms or state.holds:
-        return Felt.FAILED
-    return Felt.OVERDUE if _method(state.rules, vm.attempts + 1) else Felt.EXHAUSTED
+        return VmInput.FAILED
+    return VmInput.OVERDUE if _method(state.rules, vm.attempts + 1) else VmInput.EXHAUSTED
 
 
 def _down_still(state: State) -> bool:
     """Whether the VM, which has failed, serves nobody yet: until it does, not knowing is no better than failure."""
-    healthy = any(one.verdict.state is Colour.HEALTHY for one in state.segments.values())
+    healthy = any(one.verdict.state is HealthState.HEALTHY for one in state.segments.values())
     return state.vm.phase in (Phase.WAITING, Phase.BOOTING) and not healthy
 
 
@@ -277,7 +277,7 @@ def _moved_vm(state: State, phase: Phase, event: Event, said: list[Decision], re
     attempts, unreached = old.attempts, 0
     if phase is Phase.RESTARTING:
         attempts, unreached = attempts + 1, old.unreached
-    elif _told(old, event) is Felt.UNREACHED:
+    elif _told(old, event) is VmInput.UNREACHED:
         attempts, unreached = attempts - 1, old.unreached + 1
     lasts = {
         Phase.SETTLING: max(SETTLE_MS, state.grace_end_ms - now),
@@ -317,9 +317,9 @@ def _words(state: State, vm: Vm, event: Event) -> str:
     refused = f" ({event.reason})" if isinstance(event, RestartEnded) and event.ending is not Ending.DONE else ""
     match vm.phase:
         case Phase.STEADY:
-            if _felt(state) is Felt.HEALTHY:
-                return "the VM is well again"
-            some = any(segment.verdict.state is Colour.HEALTHY for segment in state.segments.values())
+            if _felt(state) is VmInput.HEALTHY:
+                return "the VM is healthy again"
+            some = any(segment.verdict.state is HealthState.HEALTHY for segment in state.segments.values())
             return "the VM serves some segments again" if some else "it is not certain any more that the VM has failed"
         case Phase.SETTLING:
             return "the VM has failed"
@@ -346,7 +346,7 @@ def _recover(state: State) -> State:
         return state
     if any(segment.course is not Course.INSPECT for segment in state.segments.values()):
         return state
-    if state.now_ms < _recovers_ms(state) or _felt(state) is not Felt.HEALTHY:
+    if state.now_ms < _recovers_ms(state) or _felt(state) is not VmInput.HEALTHY:
         return state
     return replace(state, vm=replace(state.vm, attempts=0))
 
@@ -367,15 +367,15 @@ def _turn_segment(state: State, name: str, said: list[Decision]) -> State:
         state = replace(state, segments={**state.segments, name: _moved_segment(state, name, segment, course, said)})
 
 
-def _seen(state: State, segment: Segment) -> Seen:
+def _seen(state: State, segment: Segment) -> SegmentInput:
     match segment.verdict.state:
-        case Colour.HEALTHY | Colour.DEGRADED:
+        case HealthState.HEALTHY | HealthState.DEGRADED:
             over = segment.since_ms + hold_down(state.rules, segment) <= state.now_ms
-            return Seen.PROVEN if segment.course is Course.PROVING and over else Seen.HEALTHY
-        case Colour.ABSENT if segment.course is not Course.ENDURE:
-            return Seen.UNKNOWN
-        case Colour.FAILED | Colour.ABSENT:
-            return Seen.SPARED if _spared(state, segment) else Seen.FAILED
+            return SegmentInput.PROVEN if segment.course is Course.PROVING and over else SegmentInput.HEALTHY
+        case HealthState.ABSENT if segment.course is not Course.ENDURE:
+            return SegmentInput.UNKNOWN
+        case HealthState.FAILED | HealthState.ABSENT:
+            return SegmentInput.SPARED if _spared(state, segment) else SegmentInput.FAILED
         case _:
             assert_never(segment.verdict.state)
 

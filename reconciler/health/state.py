@@ -161,7 +161,7 @@ class HoldReleased:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """The file was read anew, and sets other rules."""
+    """The file was reloaded, and sets other rules."""
 
     rules: Rules
 

@@ -24,8 +24,8 @@ Thing = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Fight:
-    """How it goes about one thing. `mended_ms`: when it was mended lately; `pause_ms`: 0 until it is a fight.
+class Conflict:
+    """How it goes about one thing. `mended_ms`: when it was mended lately; `pause_ms`: 0 until it is a conflict.
 
     `index`: which interface it was. Another one under the same name (a VM came back) has done nothing yet. `refused`:
     it is the kernel that does not want it so, and no other manager.
@@ -43,53 +43,53 @@ class Fight:
 
 
 @dataclass(slots=True)
-class Fights:
+class Conflicts:
     """What is being fought about, by thing."""
 
-    _of: dict[Thing, Fight] = field(default_factory=dict)
+    _of: dict[Thing, Conflict] = field(default_factory=dict)
 
     def allowed(self, change: Change, now: int, index: int) -> bool:
         """Whether a change may be mended already. `index`: of the interface; 0: it is not there."""
         return now >= self._known(about(change), index).next_ms
 
     def mended(self, change: Change, now: int, index: int, *, refused: bool = False) -> bool:
-        """Note that a change was mended, or `refused`; whether this makes it a fight."""
+        """Note that a change was mended, or `refused`; whether this makes it a conflict."""
         thing = about(change)
         old = self._known(thing, index)
         if old.pause_ms:
-            self._of[thing] = Fight((now,), min(old.pause_ms * 2, LONGEST_PAUSE_MS), index, refused)
+            self._of[thing] = Conflict((now,), min(old.pause_ms * 2, LONGEST_PAUSE_MS), index, refused)
             return False
         recent = (*(moment for moment in old.mended_ms if now - moment < WITHIN_MS), now)[-ROUNDS:]
         begins = len(recent) >= ROUNDS
-        self._of[thing] = Fight(recent, FIRST_PAUSE_MS if begins else 0, index, refused)
+        self._of[thing] = Conflict(recent, FIRST_PAUSE_MS if begins else 0, index, refused)
         if len(self._of) > _MAX_THINGS:
             del self._of[next(iter(self._of))]
         return begins
 
-    def _known(self, thing: Thing, index: int) -> Fight:
-        fight = self._of.get(thing)
-        return fight if fight and fight.index == index else Fight()
+    def _known(self, thing: Thing, index: int) -> Conflict:
+        conflict = self._of.get(thing)
+        return conflict if conflict and conflict.index == index else Conflict()
 
     def due(self, changes: Collection[Change]) -> int | None:
         """When the first of these changes that had to wait may be mended."""
-        waiting = (self._of.get(about(one), Fight()) for one in changes)
-        return min((fight.next_ms for fight in waiting if fight.pause_ms), default=None)
+        waiting = (self._of.get(about(one), Conflict()) for one in changes)
+        return min((conflict.next_ms for conflict in waiting if conflict.pause_ms), default=None)
 
     def calmed(self, now: int) -> tuple[Thing, ...]:
         """What nobody has fought about for long enough, from now on as if never fought about."""
         over = {thing: one for thing, one in self._of.items() if one.pause_ms and now - one.next_ms > WITHIN_MS}
         for thing in over:
             del self._of[thing]
-        return tuple(thing for thing, fight in over.items() if not fight.refused)
+        return tuple(thing for thing, conflict in over.items() if not conflict.refused)
 
     def forget(self) -> None:
-        """A new choice is no fight: what was mended before belongs to another network."""
+        """A new choice is no conflict: what was mended before belongs to another network."""
         self._of.clear()
 
     @property
     def under_way(self) -> tuple[Thing, ...]:
         """What is being fought about."""
-        return tuple(thing for thing, fight in self._of.items() if fight.pause_ms and not fight.refused)
+        return tuple(thing for thing, conflict in self._of.items() if conflict.pause_ms and not conflict.refused)
 
 
 def about(change: Change | Operation) -> Thing:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from reconciler.appliance.declared import Appliance
 from reconciler.network.bind import NOT_FOUND, Bound, Problem
+from reconciler.network.default_route import default_route_interfaces, in_use
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, Role, Setting, marked_by, pinned_mac
-from reconciler.network.uplinks import in_use, uplinks
 
 
 class Claims(NamedTuple):
@@ -29,7 +29,7 @@ def claim(appliance: Appliance, bound: Bound, actual: Network) -> Claims:
     kept: list[Link] = []
     # A default route or an address on a switch of ours is somebody's tampering with that switch, and protects nothing.
     ours = lambda link: is_ours(appliance, link)  # noqa: E731
-    own_connection = uplinks(actual, ours)
+    own_connection = default_route_interfaces(actual, ours)
     host = _Host(bound.management, own_connection, in_use(actual, ours))
     for link in bound.desired.links:
         reason = _refusal(appliance, link, host, actual)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 
 from reconciler.network.bind import candidates, natural_order
+from reconciler.network.default_route import default_route_interfaces, in_use
 from reconciler.network.state import XEN_BACKEND, Kind, Link, Network, Nic, Setting, marked_by
-from reconciler.network.uplinks import in_use, uplinks
 
 # What a file can match by; the kernel allows more.
 _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
@@ -51,7 +51,8 @@ def _own(actual: Network) -> Mapping[str, str]:
     """The interfaces that the host itself uses, each with how that is known."""
     # What an appliance's switches carry is not the host's.
     ours = lambda link: link.kind is Kind.BRIDGE and marked_by(link.settings.get(Setting.MARK)) is not None  # noqa: E731
-    return {**in_use(actual, ours), **dict.fromkeys(uplinks(actual, ours), "the default route leads here")}
+    leading = default_route_interfaces(actual, ours)
+    return {**in_use(actual, ours), **dict.fromkeys(leading, "the default route leads here")}
 
 
 def _is_nic(link: Link, virtual: bool) -> bool:

@@ -61,7 +61,7 @@ class Door:
 
 
 class Asked:
-    """Requests to a keeper, answered by nobody else."""
+    """Requests to a core, answered by nobody else."""
 
     def __init__(self, kept: Kept) -> None:
         self.kept = kept
@@ -69,7 +69,7 @@ class Asked:
         self.guarded: list[bool] = []
         self.disk = ""
         self.requests = Requests(
-            Door(kept.keeper),  # type: ignore[arg-type]
+            Door(kept.core),  # type: ignore[arg-type]
             reload=self._reload,
             about=lambda: {"pid": 1},
             switch_guard=self.guarded.append,
@@ -227,7 +227,7 @@ def test_any_length_between_nothing_and_the_longest_will_do(asked: Asked, second
 def test_a_segment_that_is_none_is_refused(asked: Asked, verb: str, segment: Any) -> None:
     with pytest.raises(RequestError, match="declared are: wire"):
         asked(verb, segment=segment, topology="bypass", reason="x", seconds=9)
-    assert asked.kept.keeper.state.holds == {}
+    assert asked.kept.core.state.holds == {}
 
 
 @pytest.mark.parametrize("verb", ["status", "choice", "audit", "reconcile", "hold", "release", "reload", "guard"])

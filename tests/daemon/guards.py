@@ -1,4 +1,4 @@
-"""A keeper with its guard on a fake kernel: see `keeping`, and `fake_guard` for the table, the prober and the VM."""
+"""A core with its guard on a fake kernel: see `keeping`, and `fake_guard` for the table, the prober and the VM."""
 
 import copy
 import itertools
@@ -10,7 +10,7 @@ from keeping import Kept, watched
 from worlds import converge, host
 
 from reconciler.appliance.declared import Appliance
-from reconciler.daemon.core import Keeper
+from reconciler.daemon.core import Core
 from reconciler.daemon.guard import GuardEffects
 from reconciler.guard.state import SegmentGuard
 from reconciler.guard.step import begin
@@ -50,12 +50,12 @@ class Guards(Kept):
             raise OSError("No space left on device")
         self.notes = copy.deepcopy(value)
 
-    def _new(self) -> Keeper:
-        keeper = super()._new()
-        keeper.guard = self.guarding = self._guard(keeper)
-        return keeper
+    def _new(self) -> Core:
+        core = super()._new()
+        core.guard = self.guarding = self._guard(core)
+        return core
 
-    def _guard(self, keeper: Keeper) -> GuardEffects:
+    def _guard(self, core: Core) -> GuardEffects:
         self.prober = FakeProber(self.wires)
         self.table.forget()
         notes = copy.deepcopy(self.notes)
@@ -65,7 +65,7 @@ class Guards(Kept):
             prober=self.prober,
             listener=self.wires.ear,
             clock=lambda: self.now,
-            journal=keeper.journal,
+            journal=core.journal,
             notes=self,
         )
 
@@ -81,7 +81,7 @@ class Guards(Kept):
             self._states, self._told_ms = states, self.now
             self.prober.told.append(told)
         if self.prober.told or (self.prober.alive and self.wires.process is None):
-            self.keeper.listen()
+            self.core.listen()
 
     def wait(self, milliseconds: int) -> None:
         end = self.now + milliseconds
@@ -89,7 +89,7 @@ class Guards(Kept):
             self.now = min(self.now + self.step_ms, end)
             self._hear()
             for _ in range(20):
-                if self.keeper.due_ms > self.now:
+                if self.core.due_ms > self.now:
                     break
                 self.turn()
             else:
@@ -124,7 +124,7 @@ class Guards(Kept):
 
     def die(self) -> None:
         """The process is killed."""
-        self.keeper = None  # type: ignore[assignment]
+        self.core = None  # type: ignore[assignment]
 
     def sleep(self, milliseconds: int) -> None:
         """Time passes and no process is there."""

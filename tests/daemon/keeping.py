@@ -1,4 +1,4 @@
-"""A keeper on a fake kernel, with a clock that stands still until it is moved, and everything that it told."""
+"""A core on a fake kernel, with a clock that stands still until it is moved, and everything that it told."""
 
 import io
 import json
@@ -9,7 +9,7 @@ from fake_kernel import FakeKernel
 from worlds import appliance, host, two_ports_document
 
 from reconciler.appliance.declared import Appliance
-from reconciler.daemon.core import Keeper
+from reconciler.daemon.core import Core
 from reconciler.daemon.journal import Journal
 from reconciler.health import record
 from reconciler.health.signal import Reading, State
@@ -53,11 +53,11 @@ class Kept:
         self.programs: tuple[str, ...] = ()
         self.on_remember: Callable[[], None] = lambda: None
         self.on_restart: Callable[[], None] = lambda: None
-        self.keeper = self._new()
+        self.core = self._new()
 
-    def _new(self) -> Keeper:
+    def _new(self) -> Core:
         journal = Journal(self.told, as_json=True)
-        return Keeper(self.of, self.kernel, lambda: self.now, journal, self, self._restart, lambda: self.programs)
+        return Core(self.of, self.kernel, lambda: self.now, journal, self, self._restart, lambda: self.programs)
 
     def remember(self, state: Any) -> None:
         self.order.append(f"memory after {len(self.kernel.log)} operations")
@@ -65,7 +65,7 @@ class Kept:
         self.memory = json.dumps(record.dump(state))
 
     def useless(self, error: Exception) -> None:
-        self.keeper.journal.tell("memory", str(error))
+        self.core.journal.tell("memory", str(error))
 
     def _restart(self, effect: Restart) -> None:
         self.order.append(f"restart {effect.method}")
@@ -73,27 +73,27 @@ class Kept:
         self.restarts.append(effect)
 
     def start(self, *, shift: int | None = None) -> "Kept":
-        self.keeper.start(json.loads(self.memory) if self.memory else None, shift)
+        self.core.start(json.loads(self.memory) if self.memory else None, shift)
         return self
 
     def killed_and_started(self) -> "Kept":
         """Another process, with what the last one wrote."""
         self.kernel.kill_after = None
         self.on_remember = self.on_restart = lambda: None
-        self.keeper = self._new()
+        self.core = self._new()
         return self.start()
 
     def turn(self, *events: Event, changed: bool = False) -> None:
-        self.keeper.turn(events, changed=changed)
+        self.core.turn(events, changed=changed)
 
     def wait(self, milliseconds: int) -> None:
         """Let time pass; turns come as they are due."""
         end = self.now + milliseconds
         for _ in range(10_000):
-            if self.keeper.due_ms > end:
+            if self.core.due_ms > end:
                 break
-            assert self.keeper.due_ms >= self.now
-            self.now = max(self.now, self.keeper.due_ms)
+            assert self.core.due_ms >= self.now
+            self.now = max(self.now, self.core.due_ms)
             self.turn()
         else:
             raise AssertionError("it does not rest")
@@ -138,7 +138,7 @@ class Kept:
 
     @property
     def choice(self) -> str:
-        (topology,) = set(self.keeper.state.choice.values())
+        (topology,) = set(self.core.state.choice.values())
         return topology
 
     @property

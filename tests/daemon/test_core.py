@@ -1,4 +1,4 @@
-"""The keeper: adopts, decides, mends, tells; one thing at a time, on a fake kernel."""
+"""The core: adopts, decides, mends, tells; one thing at a time, on a fake kernel."""
 
 import errno
 import itertools
@@ -73,7 +73,7 @@ def test_the_first_drift_after_an_adoption_is_drift_and_no_switch() -> None:
     kernel.enslave(kernel["eth0"], 0)
     kept.turn(changed=True)
     assert kept.events("switched", "mended") == ["mended"]
-    assert kept.keeper.mended == 1
+    assert kept.core.mended == 1
 
 
 def test_once_adopted_the_kernel_is_not_looked_at_for_each_beat() -> None:
@@ -180,7 +180,7 @@ def test_the_carrier_that_goes_between_the_act_and_the_second_look_is_heeded_at_
     assert kept.choice == "bypass"
     kept.kernel.foreign_hand = None
     # A deadline of its own, not an event, and not the next audit.
-    assert kept.keeper.due_ms <= kept.now + RETRY_MS or on(kept) == "bypass"
+    assert kept.core.due_ms <= kept.now + RETRY_MS or on(kept) == "bypass"
     kept.wait(RETRY_MS)
     assert on(kept) == "bypass"
 
@@ -257,10 +257,10 @@ def test_a_hypervisor_that_cannot_be_asked_uses_up_nothing_and_is_told_once() ->
         kept.turn(RestartEnded(asked.asked_ms, Ending.UNREACHED, why))
     assert kept.texts("restart") == [f"nobody can be asked to restart the VM: {why}"]
     assert len([text for text in kept.texts("decision") if "restart" in text]) == 2
-    assert kept.keeper.state.vm.attempts == json.loads(str(kept.memory))["vm"]["attempts"] == 0
+    assert kept.core.state.vm.attempts == json.loads(str(kept.memory))["vm"]["attempts"] == 0
     kept.wait(11_000)
     kept.turn(RestartEnded(kept.restarts.pop().asked_ms, Ending.DONE))
-    assert (kept.keeper.state.vm.phase, kept.keeper.state.vm.attempts) == (Phase.BOOTING, 1)
+    assert (kept.core.state.vm.phase, kept.core.state.vm.attempts) == (Phase.BOOTING, 1)
 
 
 def test_a_restart_that_the_end_of_the_process_called_off_was_no_attempt() -> None:
@@ -270,7 +270,7 @@ def test_a_restart_that_the_end_of_the_process_called_off_was_no_attempt() -> No
     kept.wait(1_001)
     (asked,) = kept.restarts
     moved = len(kept.kernel.log)
-    kept.keeper.leave(RestartEnded(asked.asked_ms, Ending.UNREACHED, "called off"))
+    kept.core.leave(RestartEnded(asked.asked_ms, Ending.UNREACHED, "called off"))
     assert len(kept.kernel.log) == moved
     kept.killed_and_started()
     kept.wait(11_000)
@@ -286,7 +286,7 @@ def test_drift_is_mended_and_told_with_what_it_was() -> None:
     kept.turn(changed=True)
     assert kept.kernel["eth0"].settings[Setting.MTU] == 1500
     assert kept.texts("mended") == ["mended, 1 change: port outside (eth0) mtu: 1400 → 1500"]
-    assert kept.keeper.mended == 1
+    assert kept.core.mended == 1
 
 
 def test_a_long_list_of_changes_is_cut_in_the_text_and_whole_in_the_data() -> None:
@@ -326,11 +326,11 @@ def test_a_kernel_that_refuses_for_ever_is_not_asked_for_ever_and_nobody_is_blam
     kept.wait(600_000)
     assert len(kept.kernel.log) < 30
     assert len(kept.lines) < 100
-    assert kept.texts("fight") == []
+    assert kept.texts("conflict") == []
     assert "NetworkManager" not in kept.told.getvalue()
 
 
-# --- fights ----------------------------------------------------------------------------------------------------------
+# --- conflicts ----------------------------------------------------------------------------------------------------------
 
 
 def fought(kept: Kept, rounds: int, every_ms: int = 300, name: str = "eth0") -> int:
@@ -348,18 +348,18 @@ def test_a_fight_is_recognised_after_a_few_rounds_and_the_likely_one_is_named() 
     kept = Kept().inspected()
     kept.programs = ("bash", "systemd-network", "NetworkManager", "libvirtd")
     fought(kept, 3)
-    assert kept.events("fight") == []
+    assert kept.events("conflict") == []
     fought(kept, 2)
-    (line,) = [line for line in kept.lines if line["event"] == "fight"]
+    (line,) = [line for line in kept.lines if line["event"] == "conflict"]
     assert line["suspects"] == ["systemd-networkd", "NetworkManager"]
     assert (line["interface"], line["about"]) == ("eth0", "switch")
-    assert kept.keeper.fights.under_way == (("eth0", "switch"),)
+    assert kept.core.conflicts.under_way == (("eth0", "switch"),)
 
 
 def test_a_fight_without_a_suspect_is_somebodys() -> None:
     kept = Kept().inspected()
     fought(kept, 6)
-    assert "somebody keeps changing back its switch" in kept.texts("fight")[0]
+    assert "somebody keeps changing back its switch" in kept.texts("conflict")[0]
 
 
 def test_libvirt_is_the_first_suspect_where_an_adapter_is_put_into_its_bridge() -> None:
@@ -378,7 +378,7 @@ def test_libvirt_is_the_first_suspect_where_an_adapter_is_put_into_its_bridge() 
         kept.kernel.enslave(kept.kernel["vif0"], kept.kernel["virbr0"].index)
         kept.turn(changed=True)
         kept.wait(300)
-    (line,) = [line for line in kept.lines if line["event"] == "fight"]
+    (line,) = [line for line in kept.lines if line["event"] == "conflict"]
     assert line["suspects"] == ["libvirtd", "NetworkManager"]
 
 
@@ -395,7 +395,7 @@ def test_a_fight_is_slowed_down_and_never_given_up() -> None:
 def test_a_fight_about_one_thing_does_not_slow_the_mending_of_another() -> None:
     kept = Kept().inspected()
     fought(kept, 20)
-    assert kept.keeper.fights.under_way
+    assert kept.core.conflicts.under_way
     kept.kernel["eth1"].settings[Setting.MTU] = 1400
     kept.turn(changed=True)
     assert kept.kernel["eth1"].settings[Setting.MTU] == 1500
@@ -417,8 +417,8 @@ def test_a_fight_that_nobody_fights_any_more_is_over() -> None:
     fought(kept, 10)
     kept.wait(300_000)
     assert kept.where("eth0") == "sw-outside"
-    assert kept.keeper.fights.under_way == ()
-    assert kept.events("fight", "calm") == ["fight", "calm"]
+    assert kept.core.conflicts.under_way == ()
+    assert kept.events("conflict", "calm") == ["conflict", "calm"]
     # And the next drift is mended at once again.
     kept.kernel.enslave(kept.kernel["eth0"], 0)
     kept.turn(changed=True)
@@ -433,7 +433,7 @@ def test_our_own_switching_to_and_fro_is_no_fight() -> None:
         else:
             kept.turn(HoldPlaced(Hold("bypass", "root", "a test", kept.now + 60_000)))
         kept.wait(100)
-    assert kept.events("fight", "mended") == []
+    assert kept.events("conflict", "mended") == []
     assert len(kept.events("switched")) == 12
 
 
@@ -450,7 +450,7 @@ def test_a_vm_that_comes_back_again_and_again_is_no_fight() -> None:
         kept.turn(changed=True)
         assert kept.where("vif0") == "sw-outside"
         kept.wait(500)
-    assert kept.events("fight") == []
+    assert kept.events("conflict") == []
 
 
 # --- problems --------------------------------------------------------------------------------------------------------
@@ -508,7 +508,7 @@ def test_a_kernel_that_cannot_be_read_is_told_and_read_again(error: Exception, a
     kept.kernel.observe = refuse  # type: ignore[method-assign]
     kept.turn(changed=True)
     assert kept.texts("unread") == [str(error)]
-    assert kept.keeper.due_ms == kept.now + again_ms
+    assert kept.core.due_ms == kept.now + again_ms
     kept.kernel.observe = genuine  # type: ignore[method-assign]
     kept.power(on=False)
     kept.wait(again_ms)
@@ -528,14 +528,14 @@ def test_a_kernel_that_cannot_be_read_for_long_does_not_fill_the_log() -> None:
 
 def test_what_could_not_be_looked_at_is_not_said_to_be_as_wanted() -> None:
     kept = Kept().inspected()
-    assert kept.keeper.converged
+    assert kept.core.converged
     genuine = kept.kernel.observe
     kept.kernel.observe = _refusing  # type: ignore[method-assign]
     kept.turn(HoldPlaced(Hold("bypass", "root", "a test", kept.now + 60_000)))
-    assert not kept.keeper.converged
+    assert not kept.core.converged
     kept.kernel.observe = genuine  # type: ignore[method-assign]
     kept.wait(REFUSED_MS)
-    assert kept.keeper.converged
+    assert kept.core.converged
     assert on(kept) == "bypass"
 
 
@@ -543,22 +543,22 @@ def _refusing(_names: Any = None) -> Any:
     raise HostError("refused")
 
 
-# --- a file that was read anew ---------------------------------------------------------------------------------------
+# --- a file that was reloaded ---------------------------------------------------------------------------------------
 
 
 def test_a_new_file_is_gone_over_to_at_once() -> None:
     kept = Kept().inspected()
     of = watched(segments={"wire": {"ports": ["outside", "inside"], "mtu": 9000}})
-    kept.keeper.declare(of)
-    assert kept.keeper.appliance is of
+    kept.core.declare(of)
+    assert kept.core.appliance is of
     assert kept.choice == "inspect"
     assert kept.kernel["eth0"].settings[Setting.MTU] == 9000
-    assert not audit(kept.kernel, of, kept.keeper.state.choice).changes
+    assert not audit(kept.kernel, of, kept.core.state.choice).changes
 
 
 def test_the_same_file_again_does_nothing() -> None:
     kept = Kept().inspected()
-    kept.keeper.declare(watched())
+    kept.core.declare(watched())
     assert kept.kernel.log == []
     assert kept.events("switched", "mended") == []
     kept.kernel["eth0"].settings[Setting.MTU] = 1400
@@ -574,11 +574,11 @@ def test_a_hold_outlives_a_new_file_unless_its_topology_does_not() -> None:
     }
     kept = Kept(watched(topologies=isolating)).inspected()
     kept.turn(HoldPlaced(Hold("isolate", "root", "a test", kept.now + 60_000)))
-    kept.keeper.declare(watched(topologies=isolating, health={"hold_down": "20s", "signals": {}}))
+    kept.core.declare(watched(topologies=isolating, health={"hold_down": "20s", "signals": {}}))
     assert kept.choice == "isolate"
-    kept.keeper.declare(watched())
+    kept.core.declare(watched())
     assert kept.choice != "isolate"
-    assert not audit(kept.kernel, watched(), kept.keeper.state.choice).changes
+    assert not audit(kept.kernel, watched(), kept.core.state.choice).changes
 
 
 # --- a death at every point ------------------------------------------------------------------------------------------
@@ -607,7 +607,7 @@ def test_killed_after_any_operation_the_next_process_brings_it_to_an_end(way: st
             break
         wanted = "bypass"
         assert (kept.choice, on(kept)) == (wanted, wanted), count
-        assert not audit(kept.kernel, kept.of, kept.keeper.state.choice).changes
+        assert not audit(kept.kernel, kept.of, kept.core.state.choice).changes
         if way != "to bypass":
             kept.wait(10_000)
             assert (kept.choice, on(kept)) == ("inspect", "inspect")
@@ -628,7 +628,7 @@ def test_killed_before_or_after_the_memory_of_a_failover_it_goes_on_past_the_vm(
         kept.turn(changed=True)
     assert kept.memory == before
     if survives:
-        kept.memory = json.dumps(record.dump(kept.keeper.state))
+        kept.memory = json.dumps(record.dump(kept.core.state))
     kept.power(on=True)
     kept.killed_and_started()
     assert kept.choice == "bypass"
@@ -658,7 +658,7 @@ def test_killed_between_the_memory_and_the_restart_the_attempt_counts() -> None:
         kept.wait(1_001)
     assert kept.restarts == []
     kept.killed_and_started()
-    assert kept.keeper.state.vm.attempts == 1
+    assert kept.core.state.vm.attempts == 1
     kept.wait(3_600_000)
     assert [one.attempt for one in kept.restarts] == [2, 3, 4]
 
@@ -676,7 +676,7 @@ def test_a_hold_outlives_the_process_and_ends_in_time() -> None:
     kept = Kept().inspected()
     kept.turn(HoldPlaced(Hold("bypass", "root", "a test", kept.now + 60_000)))
     kept.killed_and_started()
-    assert (kept.choice, kept.keeper.state.holds["wire"].owner) == ("bypass", "root")
+    assert (kept.choice, kept.core.state.holds["wire"].owner) == ("bypass", "root")
     kept.wait(59_999)
     assert kept.choice == "bypass"
     kept.wait(1)
@@ -689,10 +689,10 @@ def test_a_hold_outlives_the_machine() -> None:
     # It booted 20 s later, and its clock began anew.
     then, kept.now = kept.now, 5_000
     kept.kernel = host(kept.of)
-    kept.keeper = kept._new()
+    kept.core = kept._new()
     kept.start(shift=5_000 - (then + 20_000))
     assert kept.choice == "bypass"
-    left = kept.keeper.state.holds["wire"].until_ms - kept.now
+    left = kept.core.state.holds["wire"].until_ms - kept.now
     assert left == 40_000
 
 
@@ -722,7 +722,7 @@ def test_what_is_kept_of_decisions_is_bounded() -> None:
         kept.turn(changed=True)
         kept.power(on=True)
         kept.turn(changed=True)
-    assert len(kept.keeper.decisions) == keeping_module.DECISIONS_KEPT
+    assert len(kept.core.decisions) == keeping_module.DECISIONS_KEPT
 
 
 def test_a_stranger_in_the_switch_is_taken_out_and_nothing_else_is_done_to_it() -> None:

@@ -1,4 +1,4 @@
-"""The guard's table, consent and prober, as the keeper drives them: what is said to the kernel, and in which order."""
+"""The guard's table, consent and prober, as the core drives them: what is said to the kernel, and in which order."""
 
 import itertools
 import json
@@ -75,7 +75,7 @@ def test_one_that_passes_no_probes_but_arp_is_not_called_dead_and_its_guard_trip
     kept.wait(2_000)
     assert kept.choice == "inspect"
     assert kept.held is Held.NOTHING
-    (path,) = kept.keeper.state.tracks.values()
+    (path,) = kept.core.state.tracks.values()
     assert "give the guard another `probe`" in str(path)
 
 
@@ -118,14 +118,14 @@ def test_a_planned_switch_lets_out_what_the_vm_holds_and_only_then_moves_the_por
     assert kept.table.has("wire/drain")
     assert not kept.table.opens("wire")
     assert ports(kept) == INSPECTED
-    assert kept.keeper.drained_ms == kept.now + DRAIN_MS
+    assert kept.core.drained_ms == kept.now + DRAIN_MS
     assert kept.until(lambda: ports(kept) == BYPASSED) == DRAIN_MS
     assert kept.messages() == ["drain wire", "link"]
     assert not kept.table.has("wire/drain")
-    assert kept.keeper.drained_ms is None
+    assert kept.core.drained_ms is None
     kept.wait(5_000)
     assert kept.messages() == ["drain wire", "link"]
-    assert kept.keeper.converged
+    assert kept.core.converged
 
 
 def test_back_the_ports_come_first_and_then_the_proof_with_another_token() -> None:
@@ -415,7 +415,7 @@ def test_nor_do_other_rules_before_anybody_has_seen_it_run_out() -> None:
 def test_one_that_cannot_look_at_the_network_leaves_the_prober_alone() -> None:
     kept = Guards().granted()
     kept.wait(1_000)
-    kept.keeper = kept._new()
+    kept.core = kept._new()
     observe = kept.kernel.observe
     looks = iter([1])
     kept.kernel.observe = lambda names=None: observe(names) if next(looks, None) else refuses()  # type: ignore[method-assign]
@@ -682,7 +682,7 @@ UNGUARDED: dict[str, Any] = {"segments": {"wire": {"ports": ["outside", "inside"
 def declare(kept: Guards, of: Appliance) -> None:
     kept.of = of
     kept.wires.advance()
-    kept.keeper.declare(of)
+    kept.core.declare(of)
 
 
 def test_a_file_without_a_guard_takes_it_away_and_one_with_it_sets_it() -> None:

@@ -283,7 +283,7 @@ def test_reloads_with_a_source_that_ends_slowly_fail_no_vm_over(
     assert beats.slow[:2] == ["begins", "begins"]
     switched = [line["text"] for line in living.told("decision") if "inspect → bypass" in line["text"]]
     assert switched == []
-    assert [line["text"] for line in living.told("reload")] == [f"{living.file} was read anew"] * 3
+    assert [line["text"] for line in living.told("reload")] == [f"{living.file} was reloaded"] * 3
 
 
 def test_a_source_that_has_changed_is_heard_instead_of_the_old_one(

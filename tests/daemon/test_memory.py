@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from keeping import PROGRAMS, Kept, watched
 
-from reconciler.daemon.core import Keeper
+from reconciler.daemon.core import Core
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.memory import Remembering
 from reconciler.health import record
@@ -39,7 +39,7 @@ def state(now: int = 1_000) -> State:
     kept.turn(changed=True)
     kept.wait(1_001)
     kept.turn(HoldPlaced(Hold("bypass", "root", "why not", kept.now + 60_000)))
-    return kept.keeper.state
+    return kept.core.state
 
 
 def lines(told: io.StringIO) -> list[Any]:
@@ -343,7 +343,7 @@ def test_any_value_in_any_place_gives_a_daemon_that_runs(path: tuple[str, ...], 
         kept.memory = json.dumps(_twisted(given, path, value))
         kept.start(shift=shift)
         kept.wait(40_000)
-        assert kept.keeper.state.vm.attempts <= 1_000_000
+        assert kept.core.state.vm.attempts <= 1_000_000
 
 
 def test_a_memory_in_an_older_or_alien_form_is_set_aside_too(tmp_path: Path, told: io.StringIO) -> None:
@@ -351,13 +351,13 @@ def test_a_memory_in_an_older_or_alien_form_is_set_aside_too(tmp_path: Path, tol
     given = {"boot": clock.boot_id(), "now_ms": 1, "wall_ms": 1, "memory": {"format": "reconciler.memory/0"}}
     (tmp_path / "two.memory.json").write_text(json.dumps(given))
     kept = Kept(OF)
-    keeper = Keeper(OF, kept.kernel, lambda: kept.now, Journal(told, as_json=True), memory, kept._restart)
-    keeper.start(*memory.find())
+    core = Core(OF, kept.kernel, lambda: kept.now, Journal(told, as_json=True), memory, kept._restart)
+    core.start(*memory.find())
     memory.wait(10)
     assert json.loads((tmp_path / "two.memory.json.set-aside").read_text()) == given
     (line,) = [line for line in lines(told) if line["event"] == "memory"]
     assert "set aside as" in line["text"]
-    assert memory.find()[0] == record.dump(keeper.state)
+    assert memory.find()[0] == record.dump(core.state)
 
 
 def test_no_process_remembers_more_than_one_that_begins() -> None:

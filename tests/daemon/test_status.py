@@ -20,12 +20,12 @@ from reconciler.network.state import Setting
 
 def told(kept: Kept) -> Any:
     """As whoever asks gets it."""
-    return json.loads(json.dumps(status(kept.keeper)))
+    return json.loads(json.dumps(status(kept.core)))
 
 
 def told_guarded(kept: Guards) -> Any:
     guard = kept.guarding.status()
-    return json.loads(json.dumps({**status(kept.keeper, guard), "guard": guard}))
+    return json.loads(json.dumps({**status(kept.core, guard), "guard": guard}))
 
 
 def text(lines: Any) -> str:
@@ -53,7 +53,7 @@ def test_a_well_appliance() -> None:
         "converged": True,
         "changes": 0,
         "problems": [],
-        "fights": [],
+        "conflicts": [],
         "mended": 0,
     }
     (signal,) = found["signals"]
@@ -154,7 +154,7 @@ def test_degraded_is_told_and_no_reason_to_bypass() -> None:
 
 def test_before_anything_was_found_it_can_be_asked_as_well() -> None:
     kept = Kept().start()
-    kept.keeper.found = None
+    kept.core.found = None
     assert told(kept)["network"]["converged"] is False
 
 
@@ -214,7 +214,7 @@ def test_the_guard_has_joined_the_wire_and_nothing_is_decided() -> None:
     kept = Guards(guarded(signals=HARMLESS)).granted()
     hang(kept)
     assert kept.choice == "inspect"
-    assert kept.keeper.converged
+    assert kept.core.converged
     assert seen(kept) == (4, BY_GUARD)
     assert "\nwire: bypassed by the guard; wanted: inspect for " in text(shown(told_guarded(kept)))
 

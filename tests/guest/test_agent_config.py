@@ -31,7 +31,7 @@ def test_all_mistakes_come_at_once(file: Path) -> None:
         [agent]
         interval = 5ms
         chanel = /dev/null
-        watchdog_stop = disarm
+        watchdog_stop = discard
         [check a]
         process = suricata
         every = 5

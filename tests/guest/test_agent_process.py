@@ -363,7 +363,7 @@ class TestWatchdog:
         device.touch()
         return device, f"watchdog = {device}\nwatchdog_stop = {stop}\n"
 
-    @pytest.mark.parametrize(("stop", "end"), [("keep", b"\0"), ("disarm", b"V")])
+    @pytest.mark.parametrize(("stop", "end"), [("keep", b"\0"), ("discard", b"V")])
     def test_petting_and_the_end(self, tmp_path: Path, channel: Path, stop: str, end: bytes) -> None:
         device, more = self.watchdog(tmp_path, stop)
         with Running(tmp_path, config(channel, more=more)) as running:

@@ -11,9 +11,20 @@ import pytest
 
 from reconciler.appliance.declared import INSPECT
 from reconciler.health import policy
-from reconciler.health.policy import AGAIN_MAX_MS, COURSES, LOST_MS, PHASES, SETTLE_MS, Felt, Seen, due, hold_down, step
+from reconciler.health.policy import (
+    AGAIN_MAX_MS,
+    COURSES,
+    LOST_MS,
+    PHASES,
+    SETTLE_MS,
+    SegmentInput,
+    VmInput,
+    due,
+    hold_down,
+    step,
+)
 from reconciler.health.signal import Reading
-from reconciler.health.signal import State as Colour
+from reconciler.health.signal import State as HealthState
 from reconciler.health.state import (
     Choose,
     Course,
@@ -38,7 +49,7 @@ from .build import ALL_RULES, DOMAIN, HEARTBEAT, LADDER, answered, events, healt
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 TIMED = {Phase.SETTLING, Phase.WAITING, Phase.RESTARTING, Phase.BOOTING}
-ANSWERS = {Felt.DONE, Felt.REFUSED, Felt.UNREACHED}
+ANSWERS = {VmInput.DONE, VmInput.REFUSED, VmInput.UNREACHED}
 
 
 class Counted(dict[Key, Value]):
@@ -66,8 +77,8 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> tuple[Counted[Any, Course], Count
 
 def every_state() -> Iterator[State]:
     """Every course, phase, verdict, deadline (over or not), number of attempts and hold that a state can have."""
-    now, dead = 100_000, Verdict(Colour.FAILED, ("beat",))
-    verdicts = [replace(dead, state=state) for state in Colour] + [replace(dead, deliberate=True)]
+    now, dead = 100_000, Verdict(HealthState.FAILED, ("beat",))
+    verdicts = [replace(dead, state=state) for state in HealthState] + [replace(dead, deliberate=True)]
     failing = [on_failure(restart_first=first, first_attempts=2) for first in (False, True)]
     failing.append(on_failure(restart_first=True, first_attempts=9))
     attempts = range(sum(rung.attempts for rung in LADDER) + 2)
@@ -87,15 +98,15 @@ def every_state() -> Iterator[State]:
 
 
 def test_the_table_has_exactly_the_rows_that_can_be_asked_for() -> None:
-    seen, felt = set(), {(phase, Felt.REBOOTED) for phase in Phase} | {(Phase.RESTARTING, one) for one in ANSWERS}
+    seen, felt = set(), {(phase, VmInput.REBOOTED) for phase in Phase} | {(Phase.RESTARTING, one) for one in ANSWERS}
     for state in every_state():
         (segment,) = state.segments.values()
         seen.add((segment.course, policy._seen(state, segment)))
         felt.add((state.vm.phase, policy._felt(state)))
     assert seen == set(COURSES)
     # Where one segment is served and another is not: of a single one that cannot be.
-    assert felt | {(Phase.WAITING, Felt.UNKNOWN), (Phase.BOOTING, Felt.UNKNOWN)} == set(PHASES)
-    assert (Phase.WAITING, Felt.UNKNOWN) not in felt
+    assert felt | {(Phase.WAITING, VmInput.UNKNOWN), (Phase.BOOTING, VmInput.UNKNOWN)} == set(PHASES)
+    assert (Phase.WAITING, VmInput.UNKNOWN) not in felt
 
 
 def test_from_every_state_the_turning_ends(tables: tuple[Counted[Any, Course], Counted[Any, Phase]]) -> None:
@@ -118,7 +129,14 @@ def test_from_every_state_the_turning_ends(tables: tuple[Counted[Any, Course], C
 
 def test_no_row_can_go_round_for_ever() -> None:
     """Time alone leads through the phases only by way of RESTARTING, whose deadline is never over at once."""
-    for level in (Felt.HEALTHY, Felt.UNKNOWN, Felt.FAILED, Felt.OVERDUE, Felt.EXHAUSTED, Felt.DELIBERATE):
+    for level in (
+        VmInput.HEALTHY,
+        VmInput.UNKNOWN,
+        VmInput.FAILED,
+        VmInput.OVERDUE,
+        VmInput.EXHAUSTED,
+        VmInput.DELIBERATE,
+    ):
         for phase in Phase:
             ring, at = [phase], phase
             while (at, level) in PHASES and PHASES[at, level] not in ring:
@@ -126,32 +144,35 @@ def test_no_row_can_go_round_for_ever() -> None:
                 ring.append(at)
             following = PHASES.get((at, level), at)
             assert following is at or Phase.RESTARTING in ring[ring.index(following) :], (level, ring)
-    for seen in Seen:
+    for seen in SegmentInput:
         for course in Course:
             after = COURSES.get((course, seen), course)
-            assert COURSES.get((after, seen), after) is after or (after, seen) == (Course.FALLBACK, Seen.HEALTHY)
+            assert COURSES.get((after, seen), after) is after or (after, seen) == (
+                Course.FALLBACK,
+                SegmentInput.HEALTHY,
+            )
 
 
 def test_rows_say_what_the_theory_says() -> None:
     for (course, seen), after in COURSES.items():
-        if seen is Seen.FAILED:
+        if seen is SegmentInput.FAILED:
             assert after is Course.FALLBACK
         if after is Course.INSPECT and course in (Course.FALLBACK, Course.PROVING):
-            assert (course, seen) == (Course.PROVING, Seen.PROVEN)
+            assert (course, seen) == (Course.PROVING, SegmentInput.PROVEN)
         if after is Course.ENDURE and course is not Course.ENDURE:
-            assert (course, seen) == (Course.INSPECT, Seen.SPARED)
-        if seen is Seen.UNKNOWN and course is not Course.PROVING:
+            assert (course, seen) == (Course.INSPECT, SegmentInput.SPARED)
+        if seen is SegmentInput.UNKNOWN and course is not Course.PROVING:
             assert after is course
     for (phase, felt), next_phase in PHASES.items():
         if next_phase is Phase.RESTARTING and phase is not Phase.RESTARTING:
-            assert felt is Felt.OVERDUE
+            assert felt is VmInput.OVERDUE
         if next_phase is not Phase.GIVEN_UP and phase is Phase.GIVEN_UP:
-            assert felt is Felt.HEALTHY
+            assert felt is VmInput.HEALTHY
         if next_phase is Phase.GIVEN_UP and phase is not Phase.GIVEN_UP:
-            assert felt is Felt.EXHAUSTED
+            assert felt is VmInput.EXHAUSTED
         if felt in ANSWERS:
             assert phase is Phase.RESTARTING
-        if felt is Felt.DELIBERATE and phase not in (Phase.RESTARTING, Phase.GIVEN_UP):
+        if felt is VmInput.DELIBERATE and phase not in (Phase.RESTARTING, Phase.GIVEN_UP):
             assert next_phase is Phase.STOOD_DOWN
 
 
@@ -224,7 +245,7 @@ class Witness:
     def _no_failure_is_endured(self, after: State) -> None:
         failing = after.rules.on_failure
         for segment in after.segments.values():
-            if segment.verdict.state is Colour.FAILED and segment.course is not Course.FALLBACK:
+            if segment.verdict.state is HealthState.FAILED and segment.course is not Course.FALLBACK:
                 assert segment.course is Course.ENDURE
                 assert failing.restart_first
                 assert not after.holds
@@ -235,9 +256,9 @@ class Witness:
 
     def _nobody_goes_back_hastily(self, before: State, after: State, now: int) -> None:
         for name, segment in after.segments.items():
-            if segment.verdict.state is not Colour.HEALTHY:
+            if segment.verdict.state is not HealthState.HEALTHY:
                 self.healthy_since.pop(name, None)
-            since = self.healthy_since.setdefault(name, now) if segment.verdict.state is Colour.HEALTHY else now
+            since = self.healthy_since.setdefault(name, now) if segment.verdict.state is HealthState.HEALTHY else now
             if name not in before.segments:
                 continue
             was = before.segments[name].course in (Course.FALLBACK, Course.PROVING)
@@ -265,11 +286,11 @@ class Witness:
         verdicts = [one.verdict for one in after.segments.values() if one.verdict.deciding]
         # A VM that has failed, and serves nobody since, has not come back: not knowing is no better than failure.
         on_ladder = bool({self.phase, after.vm.phase} & {Phase.WAITING, Phase.BOOTING})
-        down = on_ladder and all(one.state is not Colour.HEALTHY for one in verdicts)
-        dead = bool(verdicts) and (down or all(one.state is Colour.FAILED for one in verdicts))
+        down = on_ladder and all(one.state is not HealthState.HEALTHY for one in verdicts)
+        dead = bool(verdicts) and (down or all(one.state is HealthState.FAILED for one in verdicts))
         dead = dead and not any(one.deliberate for one in verdicts)
         self.phase = after.vm.phase
-        if verdicts and all(one.state is Colour.FAILED for one in verdicts):
+        if verdicts and all(one.state is HealthState.FAILED for one in verdicts):
             self.dead_at = now
         if not dead:
             self.failed_since = None
@@ -363,10 +384,10 @@ def test_a_clock_that_goes_back_stands_still() -> None:
 def away(vain: int) -> State:
     """A VM that has failed, for which the hypervisor could not be asked so often, just now."""
     state = begin(rules(health(HEARTBEAT, DOMAIN)), {"wire": "inspect"}, 0)
-    state, _ = step(state, Reading("domain", Colour.HEALTHY, "runs"), 0)
-    state, _ = step(state, Reading("domain", Colour.ABSENT, "gone"), 0)
-    state, _ = step(state, Reading("beat", Colour.HEALTHY, "up"), 0)
-    state, _ = step(state, Reading("beat", Colour.HEALTHY, "up"), 0)
+    state, _ = step(state, Reading("domain", HealthState.HEALTHY, "runs"), 0)
+    state, _ = step(state, Reading("domain", HealthState.ABSENT, "gone"), 0)
+    state, _ = step(state, Reading("beat", HealthState.HEALTHY, "up"), 0)
+    state, _ = step(state, Reading("beat", HealthState.HEALTHY, "up"), 0)
     while state.vm.unreached < vain:
         moment = due(state)
         assert moment is not None
@@ -384,24 +405,24 @@ def test_a_hypervisor_that_is_heard_of_again_is_asked_soon() -> None:
         began = state.now_ms
         assert (state.vm.phase, state.vm.attempts, state.vm.unreached) == (Phase.WAITING, 0, vain)
         assert state.vm.due_ms == began + policy._pause(state.rules.on_failure, 0, vain)
-        again, _ = step(state, Reading("domain", Colour.FAILED, "is shut off"), began + 10)
+        again, _ = step(state, Reading("domain", HealthState.FAILED, "is shut off"), began + 10)
         assert again.vm.due_ms == began + 1_000
-        early, _ = step(state, Reading("domain", Colour.ABSENT, "gone"), began + 10)
+        early, _ = step(state, Reading("domain", HealthState.ABSENT, "gone"), began + 10)
         assert early.vm == state.vm
-    late, effects = step(state, Reading("domain", Colour.FAILED, "is shut off"), began + 7_000)
+    late, effects = step(state, Reading("domain", HealthState.FAILED, "is shut off"), began + 7_000)
     assert [type(one) for one in effects].count(Restart) == 1
     assert late.vm.attempts == 1
 
 
 def test_a_hypervisor_that_answers_and_cannot_be_asked_is_not_asked_more_often_for_it() -> None:
     state = away(1)
-    state, _ = step(state, Reading("domain", Colour.FAILED, "is shut off"), state.now_ms)
+    state, _ = step(state, Reading("domain", HealthState.FAILED, "is shut off"), state.now_ms)
     for vain in range(2, 9):
         state, _ = step(state, Tick(), due(state) or 0)
         state, _ = step(state, RestartEnded(state.now_ms, Ending.UNREACHED, "no right"), state.now_ms)
         assert state.vm.unreached == vain
         waits = state.vm.due_ms
-        state, _ = step(state, Reading("domain", Colour.FAILED, "is shut off"), state.now_ms + 100)
+        state, _ = step(state, Reading("domain", HealthState.FAILED, "is shut off"), state.now_ms + 100)
         assert state.vm.due_ms == waits
 
 

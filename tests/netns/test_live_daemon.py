@@ -328,7 +328,7 @@ def test_the_vm_dies_and_comes_back(kept: Keeping) -> None:
         assert kept.goes_to("inspect") >= 0.25
         kept.rests()
         assert kept.where("vnet0", "vnet1") == ["sw-outside", "sw-inside"]
-    assert kept.told("fight", "failed", "bug") == []
+    assert kept.told("conflict", "failed", "bug") == []
 
 
 def test_traffic_flows_on_while_the_vm_is_dead(kept: Keeping) -> None:
@@ -437,7 +437,7 @@ def test_drift_by_hand_is_mended_within_a_tenth_of_a_second_and_told(kept: Keepi
     assert any("nic1) switch: none → sw-inside" in line["text"] for line in kept.told("mended"))
     # With the shell that made it and the question whether it was mended; in the best of these cases.
     assert min(took) < 0.1, took
-    assert kept.told("fight") == []
+    assert kept.told("conflict") == []
 
 
 @pytest.mark.long
@@ -448,7 +448,7 @@ def test_whatever_an_audit_can_find_there_is_news_of(kept: Keeping) -> None:
         # Of an alias that is given to a link that is down, the kernel tells nobody (netdev_state_change()).
         if name in ("vlan_filtering", "a leftover"):
             continue
-        # What was mended before is no fight.
+        # What was mended before is no conflict.
         kept.ask("reload")
         kept.rests()
         before = kept.status()["network"]["mended"]
@@ -467,15 +467,15 @@ def test_somebody_who_fights_is_recognised_and_slowed_down_and_over_when_all_swi
     def undo() -> bool:
         with contextlib.suppress(AssertionError):
             kept.hand("ip link set nic1 nomaster")
-        return bool(kept.told("fight"))
+        return bool(kept.told("conflict"))
 
-    kept.until(undo, "a fight")
-    assert kept.status()["network"]["fights"] == ["nic1 switch"]
+    kept.until(undo, "a conflict")
+    assert kept.status()["network"]["conflicts"] == ["nic1 switch"]
     kept.hand("ip link set nic1 nomaster")
     assert kept.where("nic1") == [None]
     kept.ask("hold", topology="bypass", reason="x", seconds=60)
     assert kept.is_on("bypass")
-    assert kept.status()["network"]["fights"] == []
+    assert kept.status()["network"]["conflicts"] == []
 
 
 # --- other signals ---------------------------------------------------------------------------------------------------
@@ -579,7 +579,7 @@ def test_a_program_says_how_the_vm_is(kept: Keeping) -> None:
 
 
 def reloaded(kept: Keeping, how: str) -> tuple[bool, str]:
-    """Whether the file was read anew, and what was said."""
+    """Whether the file was reloaded, and what was said."""
     if how == "command":
         done = kept.cli("reload", file=False)
         return done.code == 0, done.out + done.err

@@ -111,7 +111,7 @@ def test_a_storm_of_other_links_of_the_host_delays_nothing_for_long_and_costs_no
         kept.until(lambda: not kept.status()["network"]["changes"], "rest")
     assert took < 2.0, (took, blew)
     assert kept.rss_mb - before < 10
-    assert kept.told("bug", "failed", "fight") == []
+    assert kept.told("bug", "failed", "conflict") == []
 
 
 def test_links_that_come_and_go_by_hundreds_are_nobodys_business(kept: Keeping) -> None:
@@ -125,7 +125,7 @@ def test_links_that_come_and_go_by_hundreds_are_nobodys_business(kept: Keeping) 
     kept.lab.kill_vm()
     assert kept.goes_to("bypass") < 2.0
     assert kept.rss_mb - before < 10
-    assert kept.told("bug", "failed", "fight", "mended")[-3:] == kept.told("mended")[-3:]
+    assert kept.told("bug", "failed", "conflict", "mended")[-3:] == kept.told("mended")[-3:]
 
 
 def test_news_that_the_kernel_had_to_drop_say_look_again(kept: Keeping) -> None:

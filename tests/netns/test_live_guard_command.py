@@ -85,7 +85,7 @@ def test_off_ends_the_prober_that_a_dead_daemon_left(kept: Guarded) -> None:
 
 def test_on_joins_the_wire_until_a_daemon_comes_and_on_again_changes_nothing(alone: Guarded) -> None:
     # All up, as a daemon has left them.
-    for expected in ("the wire is joined past it\n", "the wire is joined past it\n"):
+    for expected in ("the wire is bypassed\n", "the wire is bypassed\n"):
         assert said(alone, "guard", "on").endswith(expected)
     assert crossing(alone.lab, fitting()).exact
     passed = alone.counted()
@@ -109,7 +109,7 @@ def ports_down(kept: Guarded) -> None:
 def test_at_boot_the_wire_is_joined_without_a_daemon(alone: Guarded) -> None:
     ports_down(alone)
     assert said(alone, "guard", "on", "--boot").endswith(
-        "until `reconcile run` has proven the VM, the wire is joined past it\n"
+        "until `reconcile run` has proven the VM, the wire is bypassed\n"
     )
     assert crossing(alone.lab, fitting()).exact
     assert alone.counted() > 0
@@ -124,7 +124,7 @@ def test_at_boot_the_wire_is_joined_without_a_daemon(alone: Guarded) -> None:
 def test_at_boot_a_vm_that_is_not_there_yet_is_no_mistake(alone: Guarded) -> None:
     alone.lab.kill_vm()
     ports_down(alone)
-    assert said(alone, "guard", "on", "--boot").endswith("the wire is joined past it\n")
+    assert said(alone, "guard", "on", "--boot").endswith("the wire is bypassed\n")
     assert crossing(alone.lab, {"ARP": FRAMES["ARP"]}).exact
     alone.lab.start_vm()
 
@@ -236,7 +236,7 @@ def test_status_tells_of_trips_frames_and_the_prober(kept: Guarded) -> None:
         text = kept.cli("status").out
         kept.lab.unblock_vm()
         kept.inspects()
-    assert "guard of edge: the wire is joined past the VM; tripped " in text
+    assert "guard of edge: bypassed by the guard; tripped " in text
     assert "went past the VM" in text
     both = ["back", "back"]
     kept.until(

@@ -10,7 +10,7 @@ import pytest
 from test_wire import MARKER, apply, edge, received, tap_on
 
 from reconciler.appliance.load import load
-from reconciler.daemon.failover import Armed
+from reconciler.daemon.failover import PreparedFailover
 from reconciler.host.netlink.kernel import Kernel
 from reconciler.lab.appliance import appliance_file
 from reconciler.lab.frames import frame
@@ -137,7 +137,7 @@ def test_the_moves_that_are_ready_for_a_failure_make_a_wire_too(lab: Lab, ends: 
     inspect, bypass = choice_of(of), choice_of(of, "bypass")
     with lab.host.entered(), Kernel() as kernel:
         assert reconcile(kernel, of, inspect).converged
-        armed = Armed(kernel)
+        armed = PreparedFailover(kernel)
         armed.arm(of, inspect, kernel.observe())
         assert armed.fire(of.segments)
         assert audit(kernel, of, bypass).changes == ()

@@ -162,7 +162,7 @@ def test_they_suffice_for_all_that_the_daemon_does(host: Live) -> None:
     about = Path(host.environment["RECONCILER_RUN_DIR"], "live.sock").stat()
     assert about.st_mode & 0o777 == 0o660
     assert about.st_gid == grp.getgrnam(GROUP).gr_gid
-    # Drift is mended, the file is read anew, and it ends by itself.
+    # Drift is mended, the file is reloaded, and it ends by itself.
     host.hand("ip link set nic1 nomaster")
     until(host, lambda found: found["network"]["mended"] > 0 and found["network"]["converged"])
     assert host.apart("reload").code == 0

@@ -1,4 +1,4 @@
-"""When mending the same thing again and again is a fight, and what that changes."""
+"""When mending the same thing again and again is a conflict, and what that changes."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from reconciler.network.conflict import (
     LONGEST_PAUSE_MS,
     ROUNDS,
     WITHIN_MS,
-    Fights,
+    Conflicts,
     about,
     suspects,
 )
@@ -20,96 +20,96 @@ NIC = Link("eth0", Kind.OTHER, {})
 MTU, SWITCH = Set(NIC, Setting.MTU, 1, 2), Set(NIC, Setting.SWITCH, None, "sw0")
 
 
-def fighting(index: int = 7) -> tuple[Fights, int]:
-    fights, now = Fights(), 1_000
+def fighting(index: int = 7) -> tuple[Conflicts, int]:
+    conflicts, now = Conflicts(), 1_000
     for _ in range(ROUNDS):
         now += 100
-        began = fights.mended(MTU, now, index)
+        began = conflicts.mended(MTU, now, index)
     assert began
-    return fights, now
+    return conflicts, now
 
 
 def test_a_few_times_within_a_while_make_a_fight_and_less_do_not() -> None:
-    fights = Fights()
-    assert [fights.mended(MTU, now, 7) for now in (0, 10, 20, 30)] == [False, False, False, True]
-    assert fights.under_way == (("eth0", "mtu"),)
+    conflicts = Conflicts()
+    assert [conflicts.mended(MTU, now, 7) for now in (0, 10, 20, 30)] == [False, False, False, True]
+    assert conflicts.under_way == (("eth0", "mtu"),)
 
 
 def test_the_same_times_over_a_long_while_make_none() -> None:
-    fights = Fights()
-    assert not any(fights.mended(MTU, number * (WITHIN_MS // (ROUNDS - 1)), 7) for number in range(100))
-    assert fights.under_way == ()
+    conflicts = Conflicts()
+    assert not any(conflicts.mended(MTU, number * (WITHIN_MS // (ROUNDS - 1)), 7) for number in range(100))
+    assert conflicts.under_way == ()
 
 
 def test_each_pause_is_twice_as_long_up_to_the_longest() -> None:
-    fights, now = fighting()
+    conflicts, now = fighting()
     pauses = []
     for _ in range(12):
-        assert not fights.allowed(MTU, now, 7)
-        due = fights.due([MTU])
+        assert not conflicts.allowed(MTU, now, 7)
+        due = conflicts.due([MTU])
         assert due is not None
-        assert not fights.allowed(MTU, due - 1, 7)
-        assert fights.allowed(MTU, due, 7)
+        assert not conflicts.allowed(MTU, due - 1, 7)
+        assert conflicts.allowed(MTU, due, 7)
         pauses.append(due - now)
         now = due
-        assert fights.mended(MTU, now, 7) is False
+        assert conflicts.mended(MTU, now, 7) is False
     assert pauses[:4] == [FIRST_PAUSE_MS * factor for factor in (1, 2, 4, 8)]
     assert pauses[-1] == LONGEST_PAUSE_MS
 
 
 def test_another_setting_or_interface_is_another_thing() -> None:
-    fights, now = fighting()
-    assert fights.allowed(SWITCH, now, 7)
-    assert fights.allowed(Set(Link("eth1", Kind.OTHER, {}), Setting.MTU, 1, 2), now, 8)
+    conflicts, now = fighting()
+    assert conflicts.allowed(SWITCH, now, 7)
+    assert conflicts.allowed(Set(Link("eth1", Kind.OTHER, {}), Setting.MTU, 1, 2), now, 8)
 
 
 def test_another_interface_under_the_same_name_has_done_nothing_yet() -> None:
-    fights, now = fighting(index=7)
-    assert fights.allowed(MTU, now, 8)
-    assert fights.mended(MTU, now, 8) is False
+    conflicts, now = fighting(index=7)
+    assert conflicts.allowed(MTU, now, 8)
+    assert conflicts.mended(MTU, now, 8) is False
 
 
 def test_what_is_made_again_and_again_is_a_thing_too() -> None:
-    fights = Fights()
+    conflicts = Conflicts()
     bridge = Link("sw0", Kind.BRIDGE, {})
-    assert [fights.mended(Make(bridge), now, 0) for now in range(ROUNDS)][-1]
-    assert fights.under_way == (("sw0", "making"),)
+    assert [conflicts.mended(Make(bridge), now, 0) for now in range(ROUNDS)][-1]
+    assert conflicts.under_way == (("sw0", "making"),)
 
 
 def test_when_nobody_fights_any_more_it_is_over_and_begins_as_if_never_fought() -> None:
-    fights, now = fighting()
-    assert fights.calmed(now + FIRST_PAUSE_MS + WITHIN_MS) == ()
-    assert fights.calmed(now + FIRST_PAUSE_MS + WITHIN_MS + 1) == (("eth0", "mtu"),)
-    assert fights.under_way == ()
-    assert fights.allowed(MTU, now, 7)
-    assert fights.due([MTU]) is None
+    conflicts, now = fighting()
+    assert conflicts.calmed(now + FIRST_PAUSE_MS + WITHIN_MS) == ()
+    assert conflicts.calmed(now + FIRST_PAUSE_MS + WITHIN_MS + 1) == (("eth0", "mtu"),)
+    assert conflicts.under_way == ()
+    assert conflicts.allowed(MTU, now, 7)
+    assert conflicts.due([MTU]) is None
 
 
 def test_what_the_kernel_refuses_is_slowed_down_and_is_nobodys_fight() -> None:
-    fights = Fights()
-    assert [fights.mended(MTU, now, 7, refused=True) for now in range(ROUNDS)][-1]
-    assert not fights.allowed(MTU, ROUNDS, 7)
-    assert fights.under_way == ()
-    assert fights.calmed(10**9) == ()
+    conflicts = Conflicts()
+    assert [conflicts.mended(MTU, now, 7, refused=True) for now in range(ROUNDS)][-1]
+    assert not conflicts.allowed(MTU, ROUNDS, 7)
+    assert conflicts.under_way == ()
+    assert conflicts.calmed(10**9) == ()
 
 
 def test_what_is_no_fight_is_not_waited_for() -> None:
-    fights = Fights()
-    fights.mended(MTU, 0, 7)
-    assert fights.due([MTU, SWITCH]) is None
+    conflicts = Conflicts()
+    conflicts.mended(MTU, 0, 7)
+    assert conflicts.due([MTU, SWITCH]) is None
 
 
 def test_a_switch_makes_it_forget() -> None:
-    fights, now = fighting()
-    fights.forget()
-    assert fights.allowed(MTU, now, 7)
+    conflicts, now = fighting()
+    conflicts.forget()
+    assert conflicts.allowed(MTU, now, 7)
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    fights = Fights()
+    conflicts = Conflicts()
     for number in range(_MAX_THINGS + 100):
-        fights.mended(Set(Link(f"eth{number}", Kind.OTHER, {}), Setting.MTU, 1, 2), 0, number)
-    assert len(fights._of) == _MAX_THINGS
+        conflicts.mended(Set(Link(f"eth{number}", Kind.OTHER, {}), Setting.MTU, 1, 2), 0, number)
+    assert len(conflicts._of) == _MAX_THINGS
 
 
 def test_a_change_and_its_operation_are_about_the_same() -> None:

@@ -13,7 +13,7 @@ from reconciler.appliance.declared import Heartbeat
 from reconciler.appliance.load import load
 from reconciler.health import policy
 from reconciler.health.signal import Reading, Rebooted
-from reconciler.health.signal import State as Colour
+from reconciler.health.signal import State as HealthState
 from reconciler.health.state import (
     Choose,
     Decision,
@@ -103,7 +103,7 @@ class Story:
     now: int = 0
     state: State = field(init=False)
     # Who says what again and again: when next, how often, and what.
-    repeats: dict[tuple[str, str | None], tuple[int, int, Colour, str]] = field(default_factory=dict)
+    repeats: dict[tuple[str, str | None], tuple[int, int, HealthState, str]] = field(default_factory=dict)
     # Why no restart can be asked for; None: one can, and the story says what becomes of it.
     away: str | None = None
 
@@ -168,14 +168,14 @@ class Story:
 
     def says(self, name: str, segment: str | None, colour: str, wanted: str | None, reason: str) -> Iterator[str]:
         self.repeats.pop((name, segment), None)
-        reading = Reading(name, Colour(colour), reason, segment, deliberate=bool(wanted))
+        reading = Reading(name, HealthState(colour), reason, segment, deliberate=bool(wanted))
         return self._step(reading, self.now)
 
     def keeps(self, name: str, segment: str | None, colour: str, reason: str) -> Iterator[str]:
         source = self.state.rules.health.signals[name].source
         every = source.interval_ms if isinstance(source, Heartbeat) else source.every_ms  # type: ignore[union-attr]
         yield from self.says(name, segment, colour, None, reason)
-        self.repeats[name, segment] = (self.now + every, every, Colour(colour), reason)
+        self.repeats[name, segment] = (self.now + every, every, HealthState(colour), reason)
 
     def silent(self, name: str, segment: str | None) -> Iterator[str]:
         del self.repeats[name, segment]

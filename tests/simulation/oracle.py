@@ -6,9 +6,9 @@ from typing import Any
 from fake_kernel import FakeKernel
 
 from reconciler.appliance.declared import Appliance, Domain
-from reconciler.daemon.core import Keeper
+from reconciler.daemon.core import Core
 from reconciler.health.signal import Reading
-from reconciler.health.signal import State as Colour
+from reconciler.health.signal import State as HealthState
 from reconciler.health.state import Course, Event, HoldPlaced, HoldReleased
 
 PAST = (Course.FALLBACK, Course.PROVING)
@@ -49,9 +49,9 @@ class Oracle:
 
     # Lives of the process
 
-    def started(self, keeper: Keeper, now: int, *, remembered: Any, rebooted: bool) -> None:
+    def started(self, core: Core, now: int, *, remembered: Any, rebooted: bool) -> None:
         """A new process, after its first turn. `remembered`: the memory that it found."""
-        for name, segment in keeper.state.segments.items():
+        for name, segment in core.state.segments.items():
             past = segment.course in PAST
             wire = self.wires.get(name)
             if wire is None or self._forgot or remembered is None:
@@ -68,7 +68,7 @@ class Oracle:
             if segment.flaps not in flaps:
                 raise ViolationError(f"{name}: {segment.flaps} flaps are remembered of {known}")
             self.wires[name] = Wire(past, flaps=segment.flaps, returned=segment.returned_ms)
-        held = {name: (one.topology, one.until_ms) for name, one in keeper.state.holds.items()}
+        held = {name: (one.topology, one.until_ms) for name, one in core.state.holds.items()}
         expected = {name: one for name, one in self.holds.items() if one[1] > now}
         if self._sure and not self._forgot and remembered is not None and not rebooted and held != expected:
             raise ViolationError(f"held was {expected}, and a new process holds {held}")
@@ -77,12 +77,12 @@ class Oracle:
             self.restarts, self.on_purpose = 0, False
         self._sure, self._forgot, self._well_since = True, False, None
 
-    def died(self, keeper: Keeper, now: int, *, begun: bool, idle: bool) -> None:
+    def died(self, core: Core, now: int, *, begun: bool, idle: bool) -> None:
         """The process was killed; if not `idle`, in the middle of a turn, of which anything may be left.
 
         `begun`: it had come through its start before.
         """
-        for name, segment in keeper.state.segments.items():
+        for name, segment in core.state.segments.items():
             wire = self.wires.setdefault(name, Wire(past=True))
             if not wire.dead:
                 wire.dead.append((wire.past, wire.flaps))
@@ -94,7 +94,7 @@ class Oracle:
                 wire.dead.append((wire.past, segment.flaps))
         self._sure = self._sure and idle
         if begun:
-            self._recover(keeper, now)
+            self._recover(core, now)
         if not idle and self._hears_of_life():
             self.on_purpose = False
 
@@ -108,14 +108,14 @@ class Oracle:
         self._forgot = True
 
     def declared(self, appliance: Appliance) -> None:
-        """The file was read anew."""
+        """The file was reloaded."""
         self.appliance = appliance
 
     # Turns
 
-    def before(self, keeper: Keeper, events: tuple[Event, ...]) -> None:
+    def before(self, core: Core, events: tuple[Event, ...]) -> None:
         """A turn begins."""
-        self._held_before = bool(keeper.state.holds)
+        self._held_before = bool(core.state.holds)
         self._told = events
         self._events_hold = any(isinstance(one, HoldPlaced | HoldReleased) for one in events)
 
@@ -138,11 +138,11 @@ class Oracle:
         """Whether the turn is about what libvirt tells."""
         return any(isinstance(one, Reading) and one.signal == "life" for one in self._told)
 
-    def after(self, keeper: Keeper, events: tuple[Event, ...], now: int, kernel: FakeKernel, *, refused: bool) -> None:
+    def after(self, core: Core, events: tuple[Event, ...], now: int, kernel: FakeKernel, *, refused: bool) -> None:
         """A turn is over."""
-        state = keeper.state
+        state = core.state
         self._hear(events, now)
-        self._recover(keeper, now)
+        self._recover(core, now)
         held = {name: (one.topology, one.until_ms) for name, one in state.holds.items()}
         if held != self.holds:
             raise ViolationError(f"held is {self.holds}, and the process holds {held}")
@@ -156,10 +156,10 @@ class Oracle:
             if name in self.holds:
                 wire.spared_since = None
             else:
-                self._check_failed(name, wire, segment.verdict.state is Colour.FAILED, choice[name], now)
-        if keeper.found is not None and not refused and not getattr(kernel, "unreadable", 0):
-            self._check_carrier(keeper, choice)
-            self._check_network(keeper, choice, kernel)
+                self._check_failed(name, wire, segment.verdict.state is HealthState.FAILED, choice[name], now)
+        if core.found is not None and not refused and not getattr(kernel, "unreadable", 0):
+            self._check_carrier(core, choice)
+            self._check_network(core, choice, kernel)
 
     def _hear(self, events: tuple[Event, ...], now: int) -> None:
         for event in events:
@@ -169,7 +169,7 @@ class Oracle:
                         self.holds[name] = (hold.topology, hold.until_ms)
                 case HoldReleased(_, segment):
                     self.holds = {name: one for name, one in self.holds.items() if segment not in (None, name)}
-                case Reading("life", state, _, _, deliberate) if state is not Colour.ABSENT:
+                case Reading("life", state, _, _, deliberate) if state is not HealthState.ABSENT:
                     self.on_purpose = deliberate and any(
                         isinstance(one.source, Domain) for one in self.appliance.health.signals.values()
                     )
@@ -178,7 +178,7 @@ class Oracle:
     def _move(self, name: str, wire: Wire, segment: Any, now: int) -> None:
         """Follow a segment's course, and say whether it may take it."""
         health = self.appliance.health
-        healthy = segment.verdict.state is Colour.HEALTHY
+        healthy = segment.verdict.state is HealthState.HEALTHY
         before, wire.healthy_since = wire.healthy_since, None
         if healthy:
             wire.healthy_since = now if before is None else before
@@ -198,12 +198,12 @@ class Oracle:
             wire.flaps = wire.flaps + 1 if soon else 0
         wire.past = past
 
-    def _recover(self, keeper: Keeper, now: int) -> None:
+    def _recover(self, core: Core, now: int) -> None:
         """Where nothing has failed for a hold-down and all is well, the ladder begins anew, also if traffic never left."""
-        segments = keeper.state.segments.values()
-        failed = any(one.course is not Course.INSPECT or one.verdict.state is Colour.FAILED for one in segments)
+        segments = core.state.segments.values()
+        failed = any(one.course is not Course.INSPECT or one.verdict.state is HealthState.FAILED for one in segments)
         self._well_since = None if failed else now if self._well_since is None else self._well_since
-        well = all(one.verdict.state is Colour.HEALTHY for one in segments)
+        well = all(one.verdict.state is HealthState.HEALTHY for one in segments)
         lasts = self._well_since is not None and now - self._well_since >= self.appliance.health.hold_down_ms
         if well and lasts:
             self.restarts = 0
@@ -219,7 +219,7 @@ class Oracle:
         if now - wire.spared_since >= rules.first_ms:
             raise ViolationError(f"{name} has failed {now - wire.spared_since} ms ago, and is on {topology}")
 
-    def _check_carrier(self, keeper: Keeper, choice: dict[str, str]) -> None:
+    def _check_carrier(self, core: Core, choice: dict[str, str]) -> None:
         """Whatever the other signals say: where the adapters are gone, nothing is left to inspect."""
         rules = self.appliance.on_failure
         if rules.restart_first:
@@ -227,16 +227,16 @@ class Oracle:
         for role, segment in self.appliance.homes.items():
             if segment in self.holds:
                 continue
-            live = keeper.found.actual.by_name.get(self.appliance.adapters[role].interface)  # type: ignore[union-attr]
+            live = core.found.actual.by_name.get(self.appliance.adapters[role].interface)  # type: ignore[union-attr]
             gone = live is None or live.nic is None or not live.nic.carrier
             if gone and choice[segment] != rules.fallback(segment):
                 raise ViolationError(f"{segment}: its adapters have no carrier, and it is on {choice[segment]}")
 
-    def _check_network(self, keeper: Keeper, choice: dict[str, str], kernel: FakeKernel) -> None:
+    def _check_network(self, core: Core, choice: dict[str, str], kernel: FakeKernel) -> None:
         """Where the kernel obeys, what is wanted is so; but for what is being fought about, and what is not there."""
-        found = keeper.found
+        found = core.found
         assert found is not None
-        if found is self._checked or not keeper.converged or keeper.fights.under_way or kernel.fail_at:
+        if found is self._checked or not core.converged or core.conflicts.under_way or kernel.fail_at:
             return
         self._checked = found
         for name, topology in choice.items():

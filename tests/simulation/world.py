@@ -1,4 +1,4 @@
-"""One appliance's life in a fake world, made from one seed: the real keeper, policy and record; all else is made up.
+"""One appliance's life in a fake world, made from one seed: the real core, policy and record; all else is made up.
 
 The VM dies, hangs, lies, flaps and is stopped; signals are lost, late, doubled and wrong; other hands edit the network;
 the kernel refuses; the process is killed at any point, its memory torn, the machine rebooted. After each turn `Oracle`
@@ -33,7 +33,7 @@ from oracle import Oracle, ViolationError  # noqa: E402
 from worlds import FOREIGN, appliance, host, two_ports_document  # noqa: E402
 
 from reconciler.appliance.declared import Appliance, Domain  # noqa: E402
-from reconciler.daemon.core import Keeper  # noqa: E402
+from reconciler.daemon.core import Core  # noqa: E402
 from reconciler.errors import HostError, ReconcilerError, TransientError  # noqa: E402
 from reconciler.guard import canary, installing, prober  # noqa: E402
 from reconciler.guard import rules as guard  # noqa: E402
@@ -56,7 +56,7 @@ BEAT_MS = 2_000
 # The prober tells of itself ten times a second, and of what has changed at once; here only the latter is so.
 REPORT_MS = 3_000
 TROUBLE_MS = 36_000
-# When all is well with the VM: grace, rise, the longest hold-down, the longest pause of a fight, an audit.
+# When all is well with the VM: grace, rise, the longest hold-down, the longest pause of a conflict, an audit.
 CALM_MS = 3_000 + 6_000 + 20_000 + 60_000 + 12_000
 # Where it is not: an answer of the hypervisor that got lost, and the whole ladder.
 CALM_DEAD_MS = 600_000 + 120_000
@@ -322,7 +322,7 @@ class World:
         self.vm = "running"
         self.vm_life = self.life = 0
         self.calm = False
-        self.keeper: Keeper | None = None
+        self.core: Core | None = None
         self.oracle = Oracle(self.appliance)
         self.guarded: Guarded | None = None
         self._orders = self._changes = 0
@@ -390,7 +390,7 @@ class World:
         same, self._due = 0, None
         while True:
             if self._due is None:
-                self._due = self.keeper.due_ms + self._booted if self.keeper else end
+                self._due = self.core.due_ms + self._booted if self.core else end
             due = min(self._due, end)
             soonest = min(due, self._agenda[0][0] if self._agenda else end)
             if soonest >= end:
@@ -408,10 +408,10 @@ class World:
     # The process
 
     def _start(self) -> None:
-        if self.keeper is not None:
+        if self.core is not None:
             return
         self.life, self._due = self.life + 1, None
-        keeper = Keeper(
+        core = Core(
             self.appliance,
             self.kernel,
             lambda: self.clock,
@@ -427,17 +427,17 @@ class World:
             wall = _WALL_MS + self.now
             shift = (self.clock - wall) - (value["now_ms"] - value["wall_ms"])
         try:
-            keeper.start(value["memory"] if value else None, shift)
+            core.start(value["memory"] if value else None, shift)
         except Killed:
-            self._died(keeper)
+            self._died(core)
             return
         except ReconcilerError as error:
             # The service manager tries again.
             self.story.tell("start", f"failed: {error}")
             self.at(1_000, self._start)
             return
-        self.keeper = keeper
-        self.oracle.started(keeper, self.clock, remembered=value and value["memory"], rebooted=shift is not None)
+        self.core = core
+        self.oracle.started(core, self.clock, remembered=value and value["memory"], rebooted=shift is not None)
         if self.has_domain:
             # libvirtd may be away for longer than a VM takes to boot.
             self.at(self._libvirtd_ms if self.calm else self.chance.choice([20, 20, 20, 20_000]), self._tell_domain)
@@ -445,16 +445,16 @@ class World:
 
     def _turn(self, *events: Event, changed: bool = False) -> None:
         self.steps += 1
-        keeper = self.keeper
-        if keeper is None:
+        core = self.core
+        if core is None:
             return
         self._due = None
-        self.oracle.before(keeper, events)
+        self.oracle.before(core, events)
         done = len(self.kernel.log)
         try:
-            keeper.turn(events, changed=changed)
+            core.turn(events, changed=changed)
         except Killed:
-            self._died(keeper)
+            self._died(core)
             return
         if len(self.kernel.log) > done and self.chance.random() < 0.5:
             # What we do ourselves is heard like anything else.
@@ -462,25 +462,25 @@ class World:
         self._after(events, done)
 
     def _after(self, events: tuple[Event, ...], done: int = 0) -> None:
-        assert self.keeper is not None
+        assert self.core is not None
         if self.guarded:
-            self.guarded.after(self.keeper.state.choice)
+            self.guarded.after(self.core.state.choice)
         refused = any(number for _, number in self.kernel.log[done:])
-        self.oracle.after(self.keeper, events, self.clock, self.kernel, refused=refused)
+        self.oracle.after(self.core, events, self.clock, self.kernel, refused=refused)
         if self.guarded and len(self.kernel.log) != done:
             # What is in place now is proven by the next report, and that comes within a tenth of a second.
             self._path_changes()
         if len(self.kernel.log) != done and self._look_at_foreign() != self.foreign:
             raise ViolationError(f"foreign things were changed: {self._look_at_foreign()}")
-        if self._remembered != record.dump(self.keeper.state):
+        if self._remembered != record.dump(self.core.state):
             raise ViolationError("the turn is over, and its memory is not on the disk")
         if self._die_at == "idle":
-            self._died(self.keeper)
+            self._died(self.core)
 
-    def _died(self, keeper: Keeper) -> None:
+    def _died(self, core: Core) -> None:
         self.story.tell("KILLED", self._die_at or "while it acted")
-        self.oracle.died(keeper, self.clock, begun=keeper is self.keeper, idle=self._die_at == "idle")
-        self.keeper, self._due, self._die_at, self.kernel.kill_after = None, None, "", None
+        self.oracle.died(core, self.clock, begun=core is self.core, idle=self._die_at == "idle")
+        self.core, self._due, self._die_at, self.kernel.kill_after = None, None, "", None
         torn = self.chance.random() < 0.1 and not self.calm
         if torn:
             self.story.tell("TORN", "the memory is lost")
@@ -612,24 +612,24 @@ class World:
             self.at(wait_ms, lambda: self._prober_tells() if number == self._changes else None)
 
     def _prober_tells(self) -> None:
-        guarded, keeper = self.guarded, self.keeper
-        if guarded is None or keeper is None or not guarded.prober.alive:
+        guarded, core = self.guarded, self.core
+        if guarded is None or core is None or not guarded.prober.alive:
             return
         if guarded.prober.process is guarded.wires.process and (told := guarded.wires.report()):
             guarded.prober.told.append(told)
         self._due = None
-        self.oracle.before(keeper, ())
-        done, before = len(self.kernel.log), keeper.state
+        self.oracle.before(core, ())
+        done, before = len(self.kernel.log), core.state
         try:
-            keeper.listen()
+            core.listen()
         except Killed:
-            self._died(keeper)
+            self._died(core)
             return
-        if keeper.state is not before or len(self.kernel.log) > done:
+        if core.state is not before or len(self.kernel.log) > done:
             self.steps += 1
             self._after((), done)
         else:
-            guarded.after(keeper.state.choice)
+            guarded.after(core.state.choice)
 
     def _tell_domain(self) -> None:
         told = {
@@ -844,19 +844,19 @@ class World:
                 self.guarded.die_after = said + 1
 
     def _is_reloaded(self) -> None:
-        if self.keeper is None:
+        if self.core is None:
             return
         self.appliance, self.edited = self.edited, self.appliance
-        keeper, self._due = self.keeper, None
-        self.oracle.before(keeper, ())
+        core, self._due = self.core, None
+        self.oracle.before(core, ())
         self.oracle.declared(self.appliance)
         if self.guarded:
             self.guarded.appliance = self.appliance
         done = len(self.kernel.log)
         try:
-            keeper.declare(self.appliance)
+            core.declare(self.appliance)
         except Killed:
-            self._died(keeper)
+            self._died(core)
             return
         self._after((), done)
         if self.has_domain:
@@ -865,9 +865,9 @@ class World:
     def _power_fails(self) -> None:
         """The machine boots again: nothing is left but the disk."""
         self.story.tell("POWER", "cut")
-        if self.keeper is not None:
-            self.oracle.died(self.keeper, self.clock, begun=True, idle=True)
-        self.keeper, self._due, self._die_at, self.vm = None, None, "", "booting"
+        if self.core is not None:
+            self.oracle.died(self.core, self.clock, begun=True, idle=True)
+        self.core, self._due, self._die_at, self.vm = None, None, "", "booting"
         self.life += 1
         self.vm_life += 1
         self.oracle.power_cut(self.clock, self.now)
@@ -902,11 +902,11 @@ class World:
                 self.kernel.add(name, up=True)
         self.end = self.chance.choice(["well", "well", "dead", "stopped"] if self.has_domain else ["well", "dead"])
         self.story.tell("CALM", self.end)
-        if self.keeper is None:
+        if self.core is None:
             self._start()
         self._doomed = self.end == "dead"
         self._vm({"well": "running", "dead": "dead", "stopped": "stopped"}[self.end])
-        if self.keeper is not None and self.keeper.state.holds:
+        if self.core is not None and self.core.state.holds:
             self._turn(HoldReleased("root"))
         if self.end == "stopped":
             self._libvirtd_ms = 20_000
@@ -919,8 +919,8 @@ class World:
 
     def _judge(self) -> None:
         """Whether it came to a good end."""
-        keeper = self.keeper
-        if keeper is None or keeper.found is None:
+        core = self.core
+        if core is None or core.found is None:
             raise ViolationError("no process in the end")
         if self._under_way or (self.vm == "booting" and not self._doomed):
             raise ViolationError("the VM is still being restarted")
@@ -928,11 +928,11 @@ class World:
             # It was being restarted when it was stopped, before anybody could tell.
             self.end = "well"
         fallback = self.appliance.on_failure.fallback
-        state = keeper.state
+        state = core.state
         if state.choice != {name: "inspect" if self.end == "well" else fallback(name) for name in state.segments}:
             raise ViolationError(f"{self.end}, and in the end it is on {state.choice}")
         left = cycle.audit(self.kernel, self.appliance, state.choice)
-        if left.changes or left.problems or keeper.found.changes:
+        if left.changes or left.problems or core.found.changes:
             raise ViolationError(f"the network is not as wanted: {left.changes} {left.problems}")
         if self.end == "dead" and self.appliance.on_failure.ladder and state.vm.phase is not Phase.GIVEN_UP:
             raise ViolationError(f"the VM is dead for ever, and it is {state.vm}")

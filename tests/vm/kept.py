@@ -299,7 +299,7 @@ class Kept:
         assert self.machine.reconcile("--dry-run", check=False).returncode == 0, "the network is not as wanted"
         assert foreign(self.machine) == self._foreign, "something foreign was touched"
         assert self.end_daemon() == 0
-        bad = [line for line in self.log.harvest() if line["event"] in ("bug", "alien", "failed", "fight")]
+        bad = [line for line in self.log.harvest() if line["event"] in ("bug", "alien", "failed", "conflict")]
         assert not bad, str(bad)
         self.traffic.stop()
         for fault, following in itertools.zip_longest(self._faults, self._faults[1:]):

@@ -233,7 +233,7 @@ def test_libvirtd_killed(host: Machine, rows: list[Row]) -> None:
     with Kept(host, rows, care(host, START)) as kept:
         fault = kept.fault("libvirtd killed, and started again")
         host.libvirtd.kill()
-        fault.decided("unknown whether the VM is well: stays on inspect")
+        fault.decided("unknown whether the VM is healthy: stays on inspect")
         host.libvirtd.start()
         kept.wait_status(well, "to be well")
         fault.unmoved()

@@ -70,8 +70,8 @@ class Agent:
         kill_children()
         self._channel.close()
         if self._watchdog is not None:
-            if self._config.disarm:
-                self._watchdog.disarm()
+            if self._config.discard:
+                self._watchdog.discard()
             self._watchdog.close()
 
     def _able(self, now: float) -> bool:

@@ -98,7 +98,7 @@ class Watchdog(Channel):
     def _discard_input(self, fd: int) -> None:
         """There is none."""
 
-    def disarm(self) -> None:
+    def discard(self) -> None:
         """Let the VM live on without this agent."""
         if self._fd is not None:
             self.send(b"V")

@@ -28,7 +28,7 @@ class Config:
         right = "a character device's path, unix:/PATH or vsock:PORT"
         self.channel = agent.text("channel", r"/[^\n]*|unix:/[^\n]{1,106}|vsock:[0-9]{1,9}", right, DEFAULT_CHANNEL)
         self.watchdog = agent.path("watchdog") if "watchdog" in agent.values else ""
-        self.disarm = agent.text("watchdog_stop", "keep|disarm", "keep or disarm", "keep") == "disarm"
+        self.discard = agent.text("watchdog_stop", "keep|discard", "keep or discard", "keep") == "discard"
         if "watchdog_stop" in agent.values and "watchdog" not in agent.values:
             agent.wrong("watchdog_stop", "there is no watchdog; leave it out, or add watchdog = /dev/watchdog")
         agent.only("interval", "channel", "watchdog", "watchdog_stop")

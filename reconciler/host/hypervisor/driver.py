@@ -7,7 +7,7 @@ from reconciler.appliance.declared import Appliance, Libvirt
 from reconciler.errors import HostError
 from reconciler.host.hypervisor.libvirt import LibvirtHypervisor
 from reconciler.host.hypervisor.link import MISSING
-from reconciler.host.hypervisor.own_actions import Deeds
+from reconciler.host.hypervisor.own_actions import OwnActions
 from reconciler.host.hypervisor.programs import ProgramsHypervisor
 
 RESET, DESTROY_AND_START = "reset", "destroy-and-start"
@@ -30,7 +30,7 @@ class Hypervisor(Protocol):
         """
 
 
-def hypervisor_of(appliance: Appliance, deeds: Deeds) -> Hypervisor | None:
+def hypervisor_of(appliance: Appliance, own_actions: OwnActions) -> Hypervisor | None:
     """The one that the file declares; None: nobody restarts this VM.
 
     Raises:
@@ -43,5 +43,5 @@ def hypervisor_of(appliance: Appliance, deeds: Deeds) -> Hypervisor | None:
     if isinstance(declared, Libvirt):
         if importlib.util.find_spec("libvirt") is None:
             raise HostError(MISSING)
-        return LibvirtHypervisor(declared, deeds)
-    return ProgramsHypervisor(declared, deeds)
+        return LibvirtHypervisor(declared, own_actions)
+    return ProgramsHypervisor(declared, own_actions)

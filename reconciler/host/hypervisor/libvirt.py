@@ -17,7 +17,7 @@ from reconciler.appliance.declared import Libvirt
 from reconciler.errors import HostError, TransientError, UnreachedError
 from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor import link
-from reconciler.host.hypervisor.own_actions import Deeds
+from reconciler.host.hypervisor.own_actions import OwnActions
 
 # A reset is a matter of milliseconds, but waits for ever for a QEMU that is stopped; libvirt kills one within 15 s.
 _LIMITS_S = {"reset": 10.0, "destroy-and-start": 30.0}
@@ -26,8 +26,8 @@ _LIMITS_S = {"reset": 10.0, "destroy-and-start": 30.0}
 class LibvirtHypervisor:
     """Restarts one domain."""
 
-    def __init__(self, source: Libvirt, deeds: Deeds, limits_s: Mapping[str, float] = _LIMITS_S) -> None:
-        self._source, self._deeds, self._limits_s = source, deeds, limits_s
+    def __init__(self, source: Libvirt, own_actions: OwnActions, limits_s: Mapping[str, float] = _LIMITS_S) -> None:
+        self._source, self._own_actions, self._limits_s = source, own_actions, limits_s
         self._workers = Workers("libvirt restarts")
 
     async def restart(self, method: str) -> None:
@@ -36,7 +36,7 @@ class LibvirtHypervisor:
         if limit_s is None:
             raise HostError(f"no method to restart a VM: {method}")
         attempt = _Attempt(self._source, asyncio.get_running_loop())
-        self._deeds.acting = True
+        self._own_actions.acting = True
         try:
             await self._workers.call(attempt.run, method, timeout_s=limit_s)
         except TimeoutError:
@@ -48,11 +48,11 @@ class LibvirtHypervisor:
                 raise
             raise UnreachedError(f"{method} of {self._source.domain} was called off") from None
         else:
-            self._deeds.destroyed = False
+            self._own_actions.destroyed = False
         finally:
             if attempt.abandon() and attempt.destroyed and not attempt.started:
-                self._deeds.destroyed = True
-            self._deeds.acting = False
+                self._own_actions.destroyed = True
+            self._own_actions.acting = False
 
 
 class _Attempt:

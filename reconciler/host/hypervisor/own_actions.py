@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Deeds:
+class OwnActions:
     """Shared by the driver, which writes it, and the signals, which read it; both live on one loop.
 
     `acting`: a restart is under way. `destroyed`: the VM is down because we destroyed it; holds until it is seen

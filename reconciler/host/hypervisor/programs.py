@@ -6,7 +6,7 @@ import os
 from reconciler.appliance.declared import Programs
 from reconciler.errors import HostError, TransientError, UnreachedError
 from reconciler.host.blocking import Workers
-from reconciler.host.hypervisor.own_actions import Deeds
+from reconciler.host.hypervisor.own_actions import OwnActions
 from reconciler.host.run import Ended, Run
 
 # A program that cannot be killed (it waits for a disk) is not waited for.
@@ -16,8 +16,8 @@ _TO_DIE_S = 2.0
 class ProgramsHypervisor:
     """Restarts the VM by `start`, `stop`, `status` and `reset`."""
 
-    def __init__(self, source: Programs, deeds: Deeds) -> None:
-        self._source, self._deeds = source, deeds
+    def __init__(self, source: Programs, own_actions: OwnActions) -> None:
+        self._source, self._own_actions = source, own_actions
         self._asked = False  # whether the restart under way has begun to do something
         self._workers = Workers("the VM's programs")
 
@@ -25,22 +25,22 @@ class ProgramsHypervisor:
         """As `Hypervisor.restart`."""
         if method not in ("reset", "destroy-and-start"):
             raise HostError(f"no method to restart a VM: {method}")
-        self._deeds.acting, self._asked = True, False
+        self._own_actions.acting, self._asked = True, False
         try:
             if method == "reset" and self._source.reset and await self.runs():
                 await self._do("reset", self._source.reset)
             else:
                 await self._check_startable()
-                self._deeds.destroyed = True
+                self._own_actions.destroyed = True
                 await self._do("stop", self._source.stop)
                 await self._do("start", self._source.start)
-            self._deeds.destroyed = False
+            self._own_actions.destroyed = False
         except asyncio.CancelledError:
             if self._asked:
                 raise
             raise UnreachedError(f"{method} was called off") from None
         finally:
-            self._deeds.acting = False
+            self._own_actions.acting = False
 
     async def runs(self) -> bool:
         """Whether the VM runs, as `status` says by its exit status.

@@ -17,8 +17,8 @@ from reconciler.errors import ReconcilerError, TransientError
 from reconciler.health.signal import News, State
 from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor import link
-from reconciler.host.hypervisor.own_actions import Deeds
-from reconciler.host.signals.life import Biography, Seen
+from reconciler.host.hypervisor.own_actions import OwnActions
+from reconciler.host.signals.life import Biography, SegmentInput
 
 _AGAIN_S = 1.0
 _OPEN_S, _CLOSE_S = 10.0, 0.5
@@ -43,10 +43,10 @@ class DomainGatherer:
     """Gathers what libvirt tells of one domain."""
 
     def __init__(
-        self, signal: str, source: Libvirt, publish: Callable[[News], None], deeds: Deeds, workers: Workers
+        self, signal: str, source: Libvirt, publish: Callable[[News], None], own_actions: OwnActions, workers: Workers
     ) -> None:
         self._source, self._publish, self._workers = source, publish, workers
-        self._judge = Biography(signal, source.domain, deeds)
+        self._judge = Biography(signal, source.domain, own_actions)
         self._dirty = asyncio.Event()
         self._retry_s = _FIRST_RETRY_S
         self._absent = False
@@ -145,7 +145,7 @@ class _Session:
                 with contextlib.suppress(libvirt.libvirtError):
                     self._callbacks.append(self._connection.domainEventRegisterAny(None, event, callback, None))
 
-    def read(self) -> Seen | None:
+    def read(self) -> SegmentInput | None:
         """The domain as it is; None: there is none.
 
         Raises:
@@ -159,7 +159,7 @@ class _Session:
                 if domain is None:
                     return None
                 life, reason = domain.state()
-                return Seen(life, reason, domain.ID())
+                return SegmentInput(life, reason, domain.ID())
             except libvirt.libvirtError as error:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return None  # undefined in between

@@ -26,7 +26,7 @@ from reconciler.appliance.declared import (
 from reconciler.errors import HostError
 from reconciler.health.signal import News, Reading, State
 from reconciler.host.blocking import Workers
-from reconciler.host.hypervisor.own_actions import Deeds
+from reconciler.host.hypervisor.own_actions import OwnActions
 from reconciler.host.signals.command import CommandGatherer
 from reconciler.host.signals.domain import DomainGatherer
 from reconciler.host.signals.guest_ping import GuestPingGatherer
@@ -86,8 +86,8 @@ class Wanted:
 class Gatherers:
     """Makes gatherers; however many are made one after the other, so many calls to libvirt are on their way at most."""
 
-    def __init__(self, deeds: Deeds, broke: Broke) -> None:
-        self._deeds, self._broke = deeds, broke
+    def __init__(self, own_actions: OwnActions, broke: Broke) -> None:
+        self._own_actions, self._broke = own_actions, broke
         self._workers = Workers("libvirt of signals")
 
     def wanted(self, appliance: Appliance) -> tuple[Wanted, ...]:
@@ -119,7 +119,7 @@ class Gatherers:
             case Heartbeat() as source:
                 return HeartbeatGatherer(signal, source, speak)
             case Domain():
-                return DomainGatherer(signal, _known(wanted.vm), speak, self._deeds, self._workers)
+                return DomainGatherer(signal, _known(wanted.vm), speak, self._own_actions, self._workers)
             case GuestPing() as source:
                 return GuestPingGatherer(signal, source, _known(wanted.vm), speak)
             case Command() as source:

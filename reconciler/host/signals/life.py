@@ -9,7 +9,7 @@ rebooted), or has run on for a minute as if nothing was.
 from dataclasses import dataclass
 
 from reconciler.health.signal import News, Reading, Rebooted, State
-from reconciler.host.hypervisor.own_actions import Deeds
+from reconciler.host.hypervisor.own_actions import OwnActions
 from reconciler.host.signals.lifecycle import DESTROYED, SHUTOFF_UNKNOWN, Condition, Event, of_event, of_state
 
 _ALARM_S = 60.0
@@ -29,7 +29,7 @@ _WATCHDOG_DOES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SegmentInput:
     """What was read of a domain. `number`: its id, new with each start; -1 while it does not run."""
 
     life: int
@@ -40,8 +40,8 @@ class Seen:
 class Biography:
     """The judge of one domain. Times are seconds of a clock that never goes back."""
 
-    def __init__(self, signal: str, domain: str, deeds: Deeds) -> None:
-        self._signal, self._domain, self._deeds = signal, domain, deeds
+    def __init__(self, signal: str, domain: str, own_actions: OwnActions) -> None:
+        self._signal, self._domain, self._own_actions = signal, domain, own_actions
         self._alarm: Condition | None = None
         self._alarm_s = 0.0
         self._started_s = float("-inf")
@@ -49,7 +49,7 @@ class Biography:
         # Whether the last we knew of a VM that is down was that somebody wanted it so.
         self._wanted = False
 
-    def state(self, seen: Seen | None, now_s: float) -> Reading:
+    def state(self, seen: SegmentInput | None, now_s: float) -> Reading:
         """The state was read; None: there is no such domain."""
         if seen is None:
             # After a migration nothing may be left of it, and nobody shall start it here.
@@ -62,8 +62,8 @@ class Biography:
         if condition.state is State.HEALTHY:
             if self._alarm is not None and now_s - self._alarm_s > _ALARM_S:
                 self._alarm = None
-            if not self._deeds.acting:
-                self._deeds.destroyed = False
+            if not self._own_actions.acting:
+                self._own_actions.destroyed = False
             return self._tell(self._alarm or condition)
         if condition is SHUTOFF_UNKNOWN and self._wanted:
             # A restarted libvirtd has forgotten why; we have not.
@@ -111,7 +111,7 @@ class Biography:
     def _tell(self, condition: Condition) -> Reading:
         reason, deliberate = f"{self._domain} {condition.reason}", condition.deliberate
         # What we destroyed is off by a destroy; whoever shut it down since, or saved it, was somebody else.
-        if deliberate and (self._deeds.acting or (self._deeds.destroyed and condition is DESTROYED)):
+        if deliberate and (self._own_actions.acting or (self._own_actions.destroyed and condition is DESTROYED)):
             reason, deliberate = f"{self._domain} is being restarted by the reconciler", False
         if deliberate and self._alarm is not None:
             reason, deliberate = f"{self._domain} {self._alarm.reason}", False

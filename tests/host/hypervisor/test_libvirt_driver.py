@@ -13,7 +13,7 @@ from reconciler.errors import HostError, TransientError, UnreachedError
 from reconciler.host.blocking import StuckError
 from reconciler.host.hypervisor import link
 from reconciler.host.hypervisor.libvirt import LibvirtHypervisor
-from reconciler.host.hypervisor.own_actions import Deeds
+from reconciler.host.hypervisor.own_actions import OwnActions
 
 VM = Libvirt("test:///default", "test")
 IPS = Libvirt("qemu:///system", "ips")
@@ -26,46 +26,46 @@ RUNNING, PAUSED, SHUTOFF, CRASHED = 1, 3, 5, 6
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_domain_that_is_off_is_started(method: str) -> None:
-    keeper = libvirt.open(VM.uri)  # the test driver forgets with its last connection
+    core = libvirt.open(VM.uri)  # the test driver forgets with its last connection
     try:
-        domain = keeper.lookupByName(VM.domain)
+        domain = core.lookupByName(VM.domain)
         domain.destroy()
-        asyncio.run(LibvirtHypervisor(VM, Deeds()).restart(method))
+        asyncio.run(LibvirtHypervisor(VM, OwnActions()).restart(method))
         assert domain.state()[0] == RUNNING
     finally:
-        keeper.close()
+        core.close()
 
 
 def test_a_domain_that_runs_is_destroyed_and_started() -> None:
-    keeper = libvirt.open(VM.uri)
+    core = libvirt.open(VM.uri)
     try:
-        domain = keeper.lookupByName(VM.domain)
+        domain = core.lookupByName(VM.domain)
         before = domain.ID()
-        deeds = Deeds()
-        asyncio.run(LibvirtHypervisor(VM, deeds).restart("destroy-and-start"))
+        own_actions = OwnActions()
+        asyncio.run(LibvirtHypervisor(VM, own_actions).restart("destroy-and-start"))
         # The same domain, another life.
-        again = keeper.lookupByName(VM.domain)
+        again = core.lookupByName(VM.domain)
         assert again.state()[0] == RUNNING
         assert again.ID() != before
-        assert deeds == Deeds()
+        assert own_actions == OwnActions()
     finally:
-        keeper.close()
+        core.close()
 
 
 def test_a_domain_that_nobody_defined() -> None:
     with pytest.raises(HostError, match="libvirt at test:///default has no domain nobody"):
-        asyncio.run(LibvirtHypervisor(Libvirt(VM.uri, "nobody"), Deeds()).restart("reset"))
+        asyncio.run(LibvirtHypervisor(Libvirt(VM.uri, "nobody"), OwnActions()).restart("reset"))
 
 
 def test_a_libvirt_that_is_not_there() -> None:
     source = Libvirt("qemu+unix:///system?socket=/no/such/socket", "ips")
     with pytest.raises(UnreachedError, match="libvirt is not reachable at "):
-        asyncio.run(LibvirtHypervisor(source, Deeds()).restart("reset"))
+        asyncio.run(LibvirtHypervisor(source, OwnActions()).restart("reset"))
 
 
 def test_a_method_that_is_none() -> None:
     with pytest.raises(HostError, match="no method to restart a VM: pray"):
-        asyncio.run(LibvirtHypervisor(VM, Deeds()).restart("pray"))
+        asyncio.run(LibvirtHypervisor(VM, OwnActions()).restart("pray"))
 
 
 # A libvirt made to measure
@@ -90,8 +90,8 @@ class Domain:
         self.trouble: dict[str, Exception] = {}
         self.gates: dict[str, threading.Event] = {}
         self.waits = threading.Event()
-        self.seen: list[Deeds] = []
-        self.deeds = Deeds()
+        self.seen: list[OwnActions] = []
+        self.own_actions = OwnActions()
         self.open = 0
 
     def connect(self, uri: str, loop: asyncio.AbstractEventLoop) -> "Domain":
@@ -122,7 +122,7 @@ class Domain:
         return [self.life, 0]
 
     def _do(self, what: str, life: int) -> None:
-        self.seen.append(Deeds(self.deeds.acting, self.deeds.destroyed))
+        self.seen.append(OwnActions(self.own_actions.acting, self.own_actions.destroyed))
         self._ask(what)
         self.done.append(what)
         self.life = life
@@ -151,9 +151,9 @@ def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[Domain]:
 
 
 def restart(domain: Domain, method: str) -> None:
-    asyncio.run(LibvirtHypervisor(IPS, domain.deeds).restart(method))
+    asyncio.run(LibvirtHypervisor(IPS, domain.own_actions).restart(method))
     assert domain.open == 0
-    assert not domain.deeds.acting
+    assert not domain.own_actions.acting
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_what_is_done_to_a_domain(domain: Domain, method: str, life: int, done: 
     restart(domain, method)
     assert domain.done == done
     assert domain.life == RUNNING
-    assert all(deeds.acting for deeds in domain.seen)
+    assert all(own_actions.acting for own_actions in domain.seen)
 
 
 def test_a_transient_domain_is_not_destroyed(domain: Domain) -> None:
@@ -215,13 +215,13 @@ def test_a_vm_that_we_destroyed_and_could_not_start_stays_ours(domain: Domain) -
     domain.trouble["create"] = Broken("OPERATION_FAILED")
     with pytest.raises(TransientError):
         restart(domain, "destroy-and-start")
-    assert domain.deeds == Deeds(destroyed=True)
+    assert domain.own_actions == OwnActions(destroyed=True)
     with pytest.raises(TransientError):
         restart(domain, "destroy-and-start")
-    assert domain.deeds == Deeds(destroyed=True)
+    assert domain.own_actions == OwnActions(destroyed=True)
     domain.trouble.clear()
     restart(domain, "reset")
-    assert domain.deeds == Deeds()
+    assert domain.own_actions == OwnActions()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -234,12 +234,12 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_a_step_that_hangs_is_abandoned_and_no_further_one_begun(domain: Domain) -> None:
     async def scene() -> None:
         domain.gates["destroy"] = threading.Event()
-        hypervisor = LibvirtHypervisor(IPS, domain.deeds, {"destroy-and-start": 0.05})
+        hypervisor = LibvirtHypervisor(IPS, domain.own_actions, {"destroy-and-start": 0.05})
         with pytest.raises(TransientError, match=r"destroy-and-start of ips took over 0\.05 s") as caught:
             await hypervisor.restart("destroy-and-start")
         # Nobody knows what becomes of it.
         assert not isinstance(caught.value, UnreachedError)
-        assert domain.deeds == Deeds(destroyed=True)
+        assert domain.own_actions == OwnActions(destroyed=True)
         domain.gates["destroy"].set()
         await until(lambda: hypervisor._workers.busy == 0)
         assert domain.done == ["destroy"]
@@ -250,7 +250,7 @@ def test_a_step_that_hangs_is_abandoned_and_no_further_one_begun(domain: Domain)
 def test_cancelled_between_two_steps_it_begins_no_further_one(domain: Domain) -> None:
     async def scene() -> None:
         domain.gates["destroy"] = threading.Event()
-        hypervisor = LibvirtHypervisor(IPS, domain.deeds)
+        hypervisor = LibvirtHypervisor(IPS, domain.own_actions)
         task = asyncio.create_task(hypervisor.restart("destroy-and-start"))
         await until(lambda: bool(domain.seen))
         task.cancel()
@@ -258,7 +258,7 @@ def test_cancelled_between_two_steps_it_begins_no_further_one(domain: Domain) ->
         domain.gates["destroy"].set()
         await until(lambda: hypervisor._workers.busy == 0)
         assert domain.done == ["destroy"]
-        assert domain.deeds == Deeds(destroyed=True)
+        assert domain.own_actions == OwnActions(destroyed=True)
 
     asyncio.run(scene())
 
@@ -272,7 +272,7 @@ def test_a_libvirtd_that_dies_before_it_was_asked(domain: Domain, method: str) -
     with pytest.raises(UnreachedError):
         restart(domain, method)
     assert domain.done == []
-    assert domain.deeds == Deeds()
+    assert domain.own_actions == OwnActions()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -296,14 +296,14 @@ def test_a_libvirtd_that_hangs_before_it_was_asked_is_asked_for_nothing_later(
 ) -> None:
     async def scene() -> None:
         domain.gates["look-up"] = threading.Event()
-        hypervisor = LibvirtHypervisor(IPS, domain.deeds, {method: 0.05 if how == "too late" else 10})
+        hypervisor = LibvirtHypervisor(IPS, domain.own_actions, {method: 0.05 if how == "too late" else 10})
         task = asyncio.create_task(hypervisor.restart(method))
         await until(domain.waits.is_set)
         if how == "called off":
             task.cancel()
         with pytest.raises(UnreachedError, match="does not answer within 0.05 s" if how == "too late" else how):
             await task
-        assert domain.deeds == Deeds()
+        assert domain.own_actions == OwnActions()
         domain.gates["look-up"].set()
         await until(lambda: hypervisor._workers.busy == 0)
         assert (domain.done, domain.open) == ([], 0)
@@ -314,7 +314,7 @@ def test_a_libvirtd_that_hangs_before_it_was_asked_is_asked_for_nothing_later(
 def test_no_more_than_four_hang_at_once(domain: Domain) -> None:
     async def scene() -> None:
         domain.gates["reset"] = threading.Event()
-        hypervisor = LibvirtHypervisor(IPS, domain.deeds, {"reset": 0.01})
+        hypervisor = LibvirtHypervisor(IPS, domain.own_actions, {"reset": 0.01})
         for _ in range(4):
             with pytest.raises(TransientError, match="took over"):
                 await hypervisor.restart("reset")

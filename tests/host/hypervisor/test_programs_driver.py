@@ -12,7 +12,7 @@ from reconciler.appliance.declared import Appliance, Libvirt, Programs
 from reconciler.errors import HostError, TransientError, UnreachedError
 from reconciler.host.hypervisor.driver import hypervisor_of
 from reconciler.host.hypervisor.libvirt import LibvirtHypervisor
-from reconciler.host.hypervisor.own_actions import Deeds
+from reconciler.host.hypervisor.own_actions import OwnActions
 from reconciler.host.hypervisor.programs import ProgramsHypervisor
 
 SH = "/bin/sh"
@@ -24,7 +24,7 @@ class Vendor:
 
     def __init__(self, folder: Path) -> None:
         self._diary = folder / "diary"
-        self.deeds = Deeds()
+        self.own_actions = OwnActions()
         self.scripts = {"start": "exit 0", "stop": "exit 0", "status": "exit 0", "reset": "exit 0"}
         self.argv: dict[str, tuple[str, ...]] = {}
         """Instead of these."""
@@ -33,7 +33,7 @@ class Vendor:
 
     def restart(self, method: str) -> list[str]:
         asyncio.run(self.hypervisor.restart(method))
-        assert not self.deeds.acting
+        assert not self.own_actions.acting
         return self.done
 
     @property
@@ -45,7 +45,7 @@ class Vendor:
         argv = {name: (SH, "-c", f"echo {name} >> '{self._diary}'; {script}") for name, script in self.scripts.items()}
         if not self.has_reset:
             argv["reset"] = ()
-        return ProgramsHypervisor(Programs(**(argv | self.argv), timeout_ms=self.timeout_ms), self.deeds)
+        return ProgramsHypervisor(Programs(**(argv | self.argv), timeout_ms=self.timeout_ms), self.own_actions)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def vendor(tmp_path: Path) -> Vendor:
 
 def test_destroy_and_start_is_stop_and_start(vendor: Vendor) -> None:
     assert vendor.restart("destroy-and-start") == ["stop", "start"]
-    assert vendor.deeds == Deeds()
+    assert vendor.own_actions == OwnActions()
 
 
 def test_a_reset_is_a_reset(vendor: Vendor) -> None:
@@ -89,7 +89,7 @@ def test_a_program_that_fails_says_which_and_why(vendor: Vendor, program: str, s
         vendor.restart("destroy-and-start")
     assert vendor.done[-1] == program
     # It may be down now, and that was us.
-    assert vendor.deeds == Deeds(destroyed=True)
+    assert vendor.own_actions == OwnActions(destroyed=True)
 
 
 @pytest.mark.parametrize("script", ["exit 2", "exit 3", "kill -9 $$"])
@@ -98,7 +98,7 @@ def test_a_status_that_is_none_decides_nothing(vendor: Vendor, script: str) -> N
     with pytest.raises(TransientError, match="status"):
         vendor.restart("reset")
     assert vendor.done == ["status"]
-    assert vendor.deeds == Deeds()
+    assert vendor.own_actions == OwnActions()
 
 
 @pytest.mark.parametrize("method", ["reset", "destroy-and-start"])
@@ -141,7 +141,7 @@ def test_called_off_before_the_vm_was_asked(vendor: Vendor, program: str, reache
             await restart
 
     asyncio.run(scene())
-    assert not vendor.deeds.acting
+    assert not vendor.own_actions.acting
 
 
 def test_a_method_that_is_none(vendor: Vendor) -> None:
@@ -153,7 +153,7 @@ def test_a_method_that_is_none(vendor: Vendor) -> None:
 
 
 def test_nobody_restarts_a_vm_that_the_file_says_nothing_of() -> None:
-    assert hypervisor_of(two_ports(), Deeds()) is None
+    assert hypervisor_of(two_ports(), OwnActions()) is None
 
 
 def with_libvirt() -> Appliance:
@@ -162,15 +162,15 @@ def with_libvirt() -> Appliance:
 
 def test_libvirt_restarts_what_libvirt_runs() -> None:
     assert isinstance(with_libvirt().hypervisor, Libvirt)
-    assert isinstance(hypervisor_of(with_libvirt(), Deeds()), LibvirtHypervisor)
+    assert isinstance(hypervisor_of(with_libvirt(), OwnActions()), LibvirtHypervisor)
 
 
 def test_programs_restart_what_programs_run() -> None:
     programs = {name: [f"/opt/vendor/{name}"] for name in ("start", "stop", "status")}
-    assert isinstance(hypervisor_of(two_ports(vm={**VM, "programs": programs}), Deeds()), ProgramsHypervisor)
+    assert isinstance(hypervisor_of(two_ports(vm={**VM, "programs": programs}), OwnActions()), ProgramsHypervisor)
 
 
 def test_without_libvirt_python_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(HostError, match=r"libvirt-python is not installed: pip install libvirt-python"):
-        hypervisor_of(with_libvirt(), Deeds())
+        hypervisor_of(with_libvirt(), OwnActions())

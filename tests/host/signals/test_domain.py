@@ -14,7 +14,7 @@ from reconciler.errors import HostError, TransientError
 from reconciler.health.signal import Rebooted, State
 from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor import link
-from reconciler.host.hypervisor.own_actions import Deeds
+from reconciler.host.hypervisor.own_actions import OwnActions
 from reconciler.host.signals import domain
 from reconciler.host.signals.domain import DomainGatherer
 
@@ -29,9 +29,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def gatherer(
-    ears: Ears, vm: Libvirt = VM, deeds: Deeds | None = None, workers: Workers | None = None
+    ears: Ears, vm: Libvirt = VM, own_actions: OwnActions | None = None, workers: Workers | None = None
 ) -> DomainGatherer:
-    return DomainGatherer("vm", vm, ears, deeds or Deeds(), workers or Workers("test"))
+    return DomainGatherer("vm", vm, ears, own_actions or OwnActions(), workers or Workers("test"))
 
 
 class Operator:
@@ -109,8 +109,8 @@ def test_a_domain_that_is_not_defined_has_failed() -> None:
 
 def test_our_own_deeds_are_not_an_operators() -> None:
     async def scene() -> None:
-        ears, operator, deeds = Ears(), Operator(), Deeds(acting=True)
-        async with running(gatherer(ears, deeds=deeds)):
+        ears, operator, own_actions = Ears(), Operator(), OwnActions(acting=True)
+        async with running(gatherer(ears, own_actions=own_actions)):
             await ears.hear_of(State.HEALTHY)
             await operator("destroy")
             failed = await ears.hear_of(State.FAILED)
@@ -323,7 +323,7 @@ def test_an_event_from_another_thread_is_told_on_the_loop(daemon: Daemon) -> Non
             told_in.append(threading.current_thread())
             ears(news)
 
-        async with running(DomainGatherer("vm", IPS, publish, Deeds(), Workers("test"))):
+        async with running(DomainGatherer("vm", IPS, publish, OwnActions(), Workers("test"))):
             await ears.hear(1)
             await Workers("elsewhere").call(daemon.tell, "LIFECYCLE", 5, 5, timeout_s=5)
             await ears.hear_of(State.FAILED)

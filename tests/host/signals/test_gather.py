@@ -11,7 +11,7 @@ from worlds import two_ports
 from reconciler.appliance.declared import Appliance
 from reconciler.errors import HostError
 from reconciler.health.signal import News, Reading, Rebooted, State
-from reconciler.host.hypervisor.own_actions import Deeds
+from reconciler.host.hypervisor.own_actions import OwnActions
 from reconciler.host.signals import gather
 from reconciler.host.signals.command import CommandGatherer
 from reconciler.host.signals.domain import DomainGatherer
@@ -80,7 +80,7 @@ class Mishaps(list[tuple[str, str]]):
 
 
 def gatherers(appliance: Appliance, publish: Any) -> list[Supervised]:
-    made = Gatherers(Deeds(), Mishaps())
+    made = Gatherers(OwnActions(), Mishaps())
     return [made.supervised(wanted, publish) for wanted in made.wanted(appliance)]
 
 

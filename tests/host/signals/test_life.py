@@ -3,24 +3,24 @@
 import pytest
 
 from reconciler.health.signal import Reading, Rebooted, State
-from reconciler.host.hypervisor.own_actions import Deeds
-from reconciler.host.signals.life import Biography, Seen
+from reconciler.host.hypervisor.own_actions import OwnActions
+from reconciler.host.signals.life import Biography, SegmentInput
 from reconciler.host.signals.lifecycle import Event, Life
 
-RUNS = Seen(Life.RUNNING, 1, 7)
-PAUSED = Seen(Life.PAUSED, 1, 7)
-SHUT_DOWN, DESTROYED, CRASHED, UNKNOWN = (Seen(Life.SHUTOFF, reason) for reason in (1, 2, 3, 0))
+RUNS = SegmentInput(Life.RUNNING, 1, 7)
+PAUSED = SegmentInput(Life.PAUSED, 1, 7)
+SHUT_DOWN, DESTROYED, CRASHED, UNKNOWN = (SegmentInput(Life.SHUTOFF, reason) for reason in (1, 2, 3, 0))
 
 
 class Scene:
     """A domain whose story is told; `said` is what was made of the latest of it."""
 
     def __init__(self) -> None:
-        self.deeds = Deeds()
-        self.judge = Biography("vm", "ips", self.deeds)
+        self.own_actions = OwnActions()
+        self.judge = Biography("vm", "ips", self.own_actions)
         self.now_s = 1000.0
 
-    def state(self, seen: Seen | None, after_s: float = 1.0) -> str:
+    def state(self, seen: SegmentInput | None, after_s: float = 1.0) -> str:
         self.now_s += after_s
         return said(self.judge.state(seen, self.now_s))
 
@@ -50,16 +50,16 @@ def test_it_runs(vm: Scene) -> None:
 def test_the_hypervisor_dies(vm: Scene) -> None:
     died = "failed: ips is shut off: the hypervisor died or the VM crashed"
     assert vm.event(Event.STOPPED, 5) == died
-    assert vm.state(Seen(Life.SHUTOFF, 6)) == "failed: ips is shut off: it could not be started"
+    assert vm.state(SegmentInput(Life.SHUTOFF, 6)) == "failed: ips is shut off: it could not be started"
     assert vm.state(CRASHED) == died
     assert vm.event(Event.STARTED) == ""
-    assert vm.state(Seen(Life.RUNNING, 1, 8)) == "healthy: ips runs"
+    assert vm.state(SegmentInput(Life.RUNNING, 1, 8)) == "healthy: ips runs"
 
 
 def test_the_guest_panics_and_is_left_as_it_is(vm: Scene) -> None:
     panicked = "failed: ips crashed: the guest panicked"
     assert vm.event(Event.CRASHED) == panicked
-    assert vm.state(Seen(Life.CRASHED, 1, 7)) == panicked
+    assert vm.state(SegmentInput(Life.CRASHED, 1, 7)) == panicked
 
 
 def test_the_guest_panics_and_is_reset_by_libvirt(vm: Scene) -> None:
@@ -72,7 +72,7 @@ def test_the_guest_panics_and_is_reset_by_libvirt(vm: Scene) -> None:
 
 def test_an_operator_shuts_it_down(vm: Scene) -> None:
     assert vm.event(Event.SHUTDOWN, 1) == "failed (wanted): ips is shutting down"
-    assert vm.state(Seen(Life.SHUTDOWN, 1, 7)) == "failed (wanted): ips is shutting down"
+    assert vm.state(SegmentInput(Life.SHUTDOWN, 1, 7)) == "failed (wanted): ips is shutting down"
     assert vm.event(Event.STOPPED) == "failed (wanted): ips was shut down by an operator or by the guest itself"
     assert vm.state(SHUT_DOWN) == "failed (wanted): ips was shut down by an operator or by the guest itself"
 
@@ -128,8 +128,8 @@ def test_a_watchdog_that_resets(vm: Scene) -> None:
     assert vm.state(RUNS) == "healthy: ips runs"
 
 
-@pytest.mark.parametrize("seen", [SHUT_DOWN, Seen(Life.SHUTDOWN, 1, 7), DESTROYED])
-def test_a_watchdog_that_switches_off_is_nobodys_wish(vm: Scene, seen: Seen) -> None:
+@pytest.mark.parametrize("seen", [SHUT_DOWN, SegmentInput(Life.SHUTDOWN, 1, 7), DESTROYED])
+def test_a_watchdog_that_switches_off_is_nobodys_wish(vm: Scene, seen: SegmentInput) -> None:
     vm.judge.watchdog(3, vm.now_s)
     off = "failed: ips hangs: its watchdog expired (it is switched off)"
     assert vm.event(Event.STOPPED, 0) == off
@@ -140,7 +140,7 @@ def test_a_watchdog_that_switches_off_is_nobodys_wish(vm: Scene, seen: Seen) -> 
 
 def test_a_new_id_is_a_new_life(vm: Scene) -> None:
     vm.judge.watchdog(0, vm.now_s)
-    assert vm.state(Seen(Life.RUNNING, 1, 8)) == "healthy: ips runs"
+    assert vm.state(SegmentInput(Life.RUNNING, 1, 8)) == "healthy: ips runs"
 
 
 def test_an_action_that_is_not_known(vm: Scene) -> None:
@@ -151,7 +151,7 @@ def test_a_full_disk(vm: Scene) -> None:
     assert said(vm.judge.io_error("virtio-disk0", 1, "enospc", vm.now_s)) == (
         "failed: ips is paused: an I/O error (virtio-disk0, enospc)"
     )
-    assert vm.state(Seen(Life.PAUSED, 5, 7)) == "failed: ips is paused: an I/O error of its disk"
+    assert vm.state(SegmentInput(Life.PAUSED, 5, 7)) == "failed: ips is paused: an I/O error of its disk"
 
 
 def test_a_disk_error_that_the_guest_deals_with(vm: Scene) -> None:
@@ -162,48 +162,48 @@ def test_a_disk_error_that_the_guest_deals_with(vm: Scene) -> None:
 def test_xen_tells_of_the_start_before_the_end(vm: Scene) -> None:
     assert vm.event(Event.STARTED) == ""
     assert vm.event(Event.STOPPED, 1, after_s=0.5) == ""
-    assert vm.state(Seen(Life.RUNNING, 1, 8)) == "healthy: ips runs"
+    assert vm.state(SegmentInput(Life.RUNNING, 1, 8)) == "healthy: ips runs"
     assert vm.event(Event.STOPPED, 2) == "failed: ips is shut off: the hypervisor died or the VM crashed"
 
 
-# Deeds of our own
+# OwnActions of our own
 
 
 def test_what_we_destroy_is_nobody_elses_wish(vm: Scene) -> None:
     ours = "failed: ips is being restarted by the reconciler"
-    vm.deeds.acting = True
+    vm.own_actions.acting = True
     assert vm.event(Event.STOPPED, 1) == ours
     assert vm.state(DESTROYED) == ours
-    assert vm.state(Seen(Life.PAUSED, 11, 8)) == ours
-    vm.deeds.acting = False
-    assert vm.state(Seen(Life.RUNNING, 1, 8)) == "healthy: ips runs"
+    assert vm.state(SegmentInput(Life.PAUSED, 11, 8)) == ours
+    vm.own_actions.acting = False
+    assert vm.state(SegmentInput(Life.RUNNING, 1, 8)) == "healthy: ips runs"
 
 
 def test_destroyed_by_us_and_not_started_again(vm: Scene) -> None:
-    vm.deeds.destroyed = True
+    vm.own_actions.destroyed = True
     for _ in range(3):
         assert vm.state(DESTROYED) == "failed: ips is being restarted by the reconciler"
     # Somebody started it by hand; and then switched it off.
-    assert vm.state(Seen(Life.RUNNING, 1, 8)) == "healthy: ips runs"
-    assert not vm.deeds.destroyed
+    assert vm.state(SegmentInput(Life.RUNNING, 1, 8)) == "healthy: ips runs"
+    assert not vm.own_actions.destroyed
     assert vm.state(DESTROYED) == "failed (wanted): ips was switched off by an operator"
 
 
 def test_shut_down_by_somebody_since_we_destroyed_it(vm: Scene) -> None:
     """We were not there to see it run in between."""
-    vm.deeds.destroyed = True
+    vm.own_actions.destroyed = True
     assert vm.state(SHUT_DOWN) == "failed (wanted): ips was shut down by an operator or by the guest itself"
-    assert vm.state(Seen(Life.SHUTOFF, 5)) == "failed (wanted): ips was saved by an operator"
+    assert vm.state(SegmentInput(Life.SHUTOFF, 5)) == "failed (wanted): ips was saved by an operator"
 
 
 def test_running_while_we_are_at_it_settles_nothing(vm: Scene) -> None:
-    vm.deeds.acting = vm.deeds.destroyed = True
+    vm.own_actions.acting = vm.own_actions.destroyed = True
     vm.state(RUNS)
-    assert vm.deeds.destroyed
+    assert vm.own_actions.destroyed
 
 
 def test_a_crash_during_our_restart_is_a_crash(vm: Scene) -> None:
-    vm.deeds.acting = True
+    vm.own_actions.acting = True
     assert vm.state(CRASHED) == "failed: ips is shut off: the hypervisor died or the VM crashed"
 
 

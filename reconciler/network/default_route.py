@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from reconciler.network.state import Link, Network, Setting
 
 
-def uplinks(actual: Network, ignore: Callable[[Link], bool] = lambda _: False) -> frozenset[str]:
+def default_route_interfaces(actual: Network, ignore: Callable[[Link], bool] = lambda _: False) -> frozenset[str]:
     """The interfaces that default routes lead to, down to the NICs below them (VLANs, bonds, bridges).
 
     Links for which `ignore` holds are left out, and what is below them. Where it is not known where a default route
