@@ -382,10 +382,11 @@ class FakeTable:
     def _set(self, name: str, key: str, for_ms: int | None = None) -> None:
         self.sets[name][key] = _FOREVER if for_ms is None else self.wires.clock() + for_ms
 
-    def install(self, ruleset: Ruleset, counted: Mapping[str, tuple[int, int]]) -> Installed:
+    def install(self, ruleset: Ruleset) -> Installed:
         self._message("install")
+        before = None if self.rules is None else Counted(self.handle, dict(self.passed))
         if ruleset.text.startswith("add chain"):
-            return self._replace(ruleset.text, counted)
+            return self._replace(ruleset.text, before)
         name = re.match(r"add table netdev (\S+)\n", ruleset.text)
         assert name
         assert ruleset.text.startswith(removal(name[1]))
@@ -393,6 +394,7 @@ class FakeTable:
         chains = {found[1]: (found[2], found[3]) for found in _CHAIN.finditer(text)}
         sets = {found[1]: found[2] for found in _SET.finditer(text)}
         counters = {found[1]: (int(found[2]), int(found[3])) for found in _COUNTER.finditer(text)}
+        assert set(counters.values()) <= {(0, 0)}
         told = text.count("\tset ") + text.count("\tcounter ") - text.count("\t\tcounter ") + text.count("\tchain ")
         assert told == len(chains) + len(sets) + len(counters), text
         rules = "".join(body for _, body in chains.values())
@@ -410,14 +412,14 @@ class FakeTable:
         self.installed += 1
         self.handle += 1
         self.after_message("install")
-        return Installed(self.fingerprint(), self.handle, counted)
+        return Installed(self.fingerprint(), before)
 
     def _check_interfaces(self, rules: str, chains: Mapping[str, tuple[str, str]]) -> None:
         for interface in {*re.findall(r'(?:fwd|dup) to "([^"]+)"', rules), *(one for one, _ in chains.values() if one)}:
             if not self.wires.device(interface):
                 raise HostError(f"nftables: {interface}: No such file or directory")
 
-    def _replace(self, text: str, counted: Mapping[str, tuple[int, int]]) -> Installed:
+    def _replace(self, text: str, before: Counted | None) -> Installed:
         """Chains at other interfaces; all else stays."""
         if self.rules is None:
             raise HostError("nftables: No such file or directory")
@@ -431,7 +433,7 @@ class FakeTable:
         self.hooks |= {chain: (one, self.wires.device(one)) for chain, (one, _) in chains.items() if one}
         self.replaced += 1
         self.after_message("install")
-        return Installed(self.fingerprint(), self.handle, counted)
+        return Installed(self.fingerprint(), before)
 
     def remove(self) -> Removed:
         counted, handle = dict(self.passed), None if self.rules is None else self.handle

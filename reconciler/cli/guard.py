@@ -103,7 +103,7 @@ def show(group_file: Path | None, file: Path | None) -> None:
     bound = bind_guard(appliance, found.desired, found.actual)
     # The addresses of the probes are a secret of the daemon: other ones stand here for them.
     # Tabs are control characters, which nobody's terminal gets from us.
-    say(ruleset(appliance.sku, bound, b"", {}, {}).text.rstrip("\n").expandtabs(4))
+    say(ruleset(appliance.sku, bound, b"", {}).text.rstrip("\n").expandtabs(4))
 
 
 def _load(file: Path | None) -> Any:

@@ -38,7 +38,7 @@ class Table(Protocol):
     def standing(self, bound: Iterable[Guarded]) -> frozenset[str]: ...  # noqa: D102
     def contents(self, one: Guarded) -> Contents: ...  # noqa: D102
     def count(self) -> events.Counted: ...  # noqa: D102
-    def install(self, ruleset: Ruleset, counted: Mapping[str, tuple[int, int]]) -> events.Installed: ...  # noqa: D102
+    def install(self, ruleset: Ruleset) -> events.Installed: ...  # noqa: D102
     def remove(self) -> events.Removed: ...  # noqa: D102
     def prepare(self, segments: Iterable[Guarded]) -> None: ...  # noqa: D102
     def withdraw(self, one: Guarded, *, drain: bool) -> None: ...  # noqa: D102
@@ -246,8 +246,8 @@ class GuardEffects:
                 return events.LeasesFound(self._table.standing(bound))
             case effects.Count():
                 return self._table.count()
-            case effects.Install(made, counted):
-                return self._slowly(effect, lambda: self._table.install(made, counted))
+            case effects.Install(made):
+                return self._slowly(effect, lambda: self._table.install(made))
             case effects.Remove():
                 return self._table.remove()
             case effects.Tell(event, text, level, data):

@@ -12,6 +12,7 @@ from reconciler.daemon.guard import Background, GuardEffects
 from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError, ReconcilerError
 from reconciler.guard import step
+from reconciler.guard.events import Removed
 from reconciler.guard.orders import Report
 from reconciler.host import clock, places
 from reconciler.host.blocking import Saver
@@ -32,6 +33,8 @@ class KernelGuard:
         self.probing = Probing(places.run_dir(), appliance.sku)
         file = notes_of(appliance.sku)
         file.sweep()
+        if not any(segment.guard for segment in appliance.segments.values()):
+            self._tidy(file, journal)
         self._journal, self._trouble = journal, ""
         self.notes = Saver(file.write, self._tried)
         self.effects = GuardEffects(
@@ -44,8 +47,6 @@ class KernelGuard:
             notes=self.notes,
             background=background,
         )
-        if not self.effects.state.segments:
-            self._tidy()
 
     def _tried(self, failure: Exception | None) -> None:
         trouble = str(failure or "")
@@ -54,11 +55,11 @@ class KernelGuard:
             self._journal.tell("guard", text, level=logging.ERROR)
         self._trouble = trouble
 
-    def _tidy(self) -> None:
-        """What an earlier process has left of a guard that is not declared any more goes."""
-        with contextlib.suppress(ReconcilerError):
+    def _tidy(self, file: StateFile, journal: Journal) -> None:
+        """What an earlier process has left of a guard that is not declared any more goes, but for what was counted."""
+        with contextlib.suppress(ReconcilerError, OSError):
             self.probing.end()
-            self.table.remove()
+            _forget(file, self.table.remove(), journal)
 
     def disturbed(self) -> bool:
         """Somebody may have changed rules: whether it is worth a look."""
@@ -105,16 +106,31 @@ def set_guard(appliance: Appliance, found: Difference) -> None:
 
 
 def remove_guard(sku: str) -> None:
-    """Take the table away, end the prober, and forget both. Use it within the appliance's lock.
+    """Take the table away, end the prober, and forget both, but for what was counted.
+
+    Use it within the appliance's lock.
 
     Raises:
-        HostError: the kernel refused.
+        HostError: the kernel refused, or what was counted cannot be kept.
 
     """
     Probing(places.run_dir(), sku).end()
     with KernelTable(sku) as table:
-        table.remove()
-    notes_of(sku).path.unlink(missing_ok=True)
+        gone = table.remove()
+    notes = notes_of(sku)
+    try:
+        _forget(notes, gone, Journal(io.StringIO()))
+    except OSError as error:
+        raise HostError(f"the guard was taken away, and {notes.path} cannot be written: {error.strerror}") from None
+
+
+def _forget(notes: StateFile, gone: Removed, journal: Journal) -> None:
+    """Raises OSError: the notes cannot be written."""
+    left = step.taken_away(_kept(notes, journal), gone, clock.now_ms())
+    if left is None:
+        notes.path.unlink(missing_ok=True)
+    else:
+        notes.write(left)
 
 
 def notes_of(sku: str) -> StateFile:

@@ -74,9 +74,10 @@ def _grant(turn: Turn, one: Guarded, segment: SegmentGuard) -> None:
     if busy or not segment.in_place or not _proven(turn, one, segment):
         return
     turn.do(Grant(one, segment.token))
-    opened = segment.exposure.open_since
-    turn.hold(one.name, Held.GRANTED, renewed_at=turn.now, returned_ms=None if opened is None else turn.now - opened)
-    if opened is not None:
+    opened = segment.exposure.open_since is not None
+    turn.hold(one.name, Held.GRANTED, renewed_at=turn.now)
+    if opened or not turn.state.segments[one.name].exposure.is_told(turn.now):
+        turn.change(one.name, returned=True)
         turn.do(Count())
 
 

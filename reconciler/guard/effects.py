@@ -75,7 +75,6 @@ class Install:
     """Put this table in place of what there is: answered by `Installed`, perhaps much later."""
 
     ruleset: Ruleset
-    counted: Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,11 +56,10 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """The table was put into the kernel, as it was composed; `counted` is what it began with."""
+    """The table was put into the kernel. `before`: what the one that it replaced had counted at its last moment."""
 
     fingerprint: str | None
-    handle: int | None
-    counted: Mapping[str, tuple[int, int]]
+    before: Counted | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """For how long, and by how much, a guarded segment's wire was left to the guard: frames past the VM, or cut.
 
 The kernel counts. Its counters belong to one table, and start at zero with the next, so what is told here adds up what
-each of them said; `handle` is the kernel's number for the table (NFTA_TABLE_HANDLE), which no other ever gets.
+each of them said; `handle` is the kernel's number for the table (NFTA_TABLE_HANDLE), which no other ever gets. Nothing
+is carried over into a table that takes another one's place: whoever dies meanwhile, what a table says it has counted.
 """
 
 from collections.abc import Mapping
@@ -29,9 +30,8 @@ class Exposure:
 
     `open_since`: since when no lease stands and nothing stands aside; None while the VM (or the switches) have the
     wire. `open_ms`: for how long that was so before. `trips`: how often the kernel was first. `total`: all that was
-    counted; `told`: how much of it was told already. `seen`: what the table `handle` had counted when it was last
-    looked at. `carried`: what a table that is on its way into the kernel begins with: should we die before we
-    hear of its number, that much of what it has counted is booked already.
+    counted; `told`, `told_ms`: how much of it, and of the time, was told already. `seen`: what the table `handle` had
+    counted when it was last looked at.
     """
 
     open_since: int | None = None
@@ -41,7 +41,7 @@ class Exposure:
     told: Count = NOTHING
     seen: Count = NOTHING
     handle: int | None = None
-    carried: Count = NOTHING
+    told_ms: int = 0
 
     def opened(self, now: int) -> Self:
         """The guard has the wire from now on, if it had it not already."""
@@ -57,16 +57,27 @@ class Exposure:
         """For how long the guard had the wire, in all."""
         return self.open_ms + (now - self.open_since if self.open_since is not None else 0)
 
-    def counted(self, now: Count, handle: int) -> Self:
-        """The counters of a table as they stand. One that was not seen before, or was reset, has counted from zero."""
-        before = self.seen if handle == self.handle else self.carried
+    def counted(self, now: Count, handle: int, *, late: bool = False) -> Self:
+        """The counters of a table as they stand. One that was not seen before, or was reset, has counted from zero.
+
+        `late`: so they stood a moment ago; perhaps more was seen since.
+        """
+        before = self.seen if handle == self.handle else NOTHING
         if now.frames < before.frames or now.size < before.size:
+            if late:
+                return self
             before = NOTHING
         return replace(self, total=self.total.plus(now, before), seen=now, handle=handle)
 
-    def told_now(self) -> tuple[Self, Count]:
-        """What is new since it was told last."""
-        return replace(self, told=self.total), NOTHING.plus(self.total, self.told)
+    def told_now(self, now: int) -> tuple[Self, Count, int]:
+        """What is new since it was told last: how much, and for how long."""
+        lasted = self.lasted(now)
+        told = replace(self, told=self.total, told_ms=lasted)
+        return told, NOTHING.plus(self.total, self.told), lasted - self.told_ms
+
+    def is_told(self, now: int) -> bool:
+        """Whether nothing is left to tell."""
+        return self.total == self.told and self.lasted(now) == self.told_ms
 
     def kept(self) -> dict[str, Any]:
         """What a later process is to go on from, as a JSON value."""
@@ -78,7 +89,7 @@ class Exposure:
             "told": list(self.told),
             "seen": list(self.seen),
             "handle": self.handle,
-            "carried": list(self.carried),
+            "told_ms": self.told_ms,
         }
 
     @classmethod
@@ -89,9 +100,10 @@ class Exposure:
             KeyError, TypeError, ValueError: it kept no such thing.
 
         """
-        total, told, seen, carried = (Count(*map(int, kept[name])) for name in ("total", "told", "seen", "carried"))
+        total, told, seen = (Count(*map(int, kept[name])) for name in ("total", "told", "seen"))
         since, handle = (None if kept[name] is None else int(kept[name]) for name in ("open_since", "handle"))
-        return cls(since, int(kept["open_ms"]), int(kept["trips"]), total, told, seen, handle, carried)
+        spans = int(kept["open_ms"]), int(kept["trips"])
+        return cls(since, *spans, total, told, seen, handle, int(kept["told_ms"]))
 
 
 NO_EXPOSURE = Exposure()

@@ -5,14 +5,12 @@ interfaces, and nothing else has changed, their chains alone are put anew. It ta
 background, and what was taken back meanwhile is taken back again when it is done.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import assert_never
 
 from reconciler.guard import consent, orders
 from reconciler.guard.effects import FindTable, Install, Prepare, Tell, Withdraw
 from reconciler.guard.events import Counted, Installed, Observed, Removed, TableFound
-from reconciler.guard.exposure import NOTHING
 from reconciler.guard.exposure import Count as Counts
 from reconciler.guard.rules import Contents, Guarded, Ruleset, Stance, digest_of, replacement, ruleset
 from reconciler.guard.state import Putting, SegmentGuard, State
@@ -52,7 +50,9 @@ def found(turn: Turn, event: TableFound) -> None:
         return
     was_present = table.present
     turn.table(present=live)
-    _book(turn, turn.state.seen, event.handle, event.counted)
+    _book(turn, event.handle, event.counted, late=True)
+    # Before another table takes its place: whoever dies meanwhile has kept what this one had counted.
+    turn.keep()
     if live and not table.known:
         _adopt(turn, event.contents)
     if table.made == table.digest and live and event.fingerprint == table.fingerprint:
@@ -129,13 +129,9 @@ def _replace(turn: Turn, found: TableFound, *, live: bool) -> None:
         made, contents = Ruleset(text, turn.state.table.made), {}
     else:
         contents = {one.name: _contents(turn, one.name) for one in bound}
-        made = ruleset(turn.state.appliance.sku, bound, turn.state.secret, contents, found.counted)
-        for one in bound:
-            exposure = turn.state.segments[one.name].exposure
-            turn.change(one.name, exposure=replace(exposure, carried=_passed(one, found.counted)))
-        turn.keep()
+        made = ruleset(turn.state.appliance.sku, bound, turn.state.secret, contents)
     turn.table(putting=Putting(bound, made.digest, contents, live))
-    turn.do(Install(made, found.counted))
+    turn.do(Install(made))
 
 
 def _changed(state: State, found: TableFound) -> tuple[tuple[Guarded, Guarded], ...] | None:
@@ -169,6 +165,8 @@ def installed(turn: Turn, event: Installed) -> None:
     if put is None:
         return
     turn.table(putting=None, known=True, present=True, trouble="", digest=put.digest, fingerprint=event.fingerprint)
+    if event.before:
+        _book(turn, event.before.handle, event.before.counted, late=True)
     turn.do(Prepare(put.bound))
     for one in put.bound:
         if one.name not in turn.state.segments:
@@ -176,9 +174,7 @@ def installed(turn: Turn, event: Installed) -> None:
         if _holds_more(put.contents.get(one.name, Contents()), turn.state.segments[one.name]):
             # It was taken back while the table was on its way.
             turn.do(Withdraw(one, drain=False))
-        segment = turn.state.segments[one.name]
-        exposure = replace(segment.exposure, seen=_passed(one, event.counted), handle=event.handle, carried=NOTHING)
-        turn.change(one.name, exposure=exposure)
+        turn.hold(one.name, turn.state.segments[one.name].held)
     if not put.live and old.known:
         turn.do(Tell("guard", "the guard was put back: somebody had removed it", "warning"))
     elif not old.known:
@@ -199,41 +195,49 @@ def _holds_more(put: Contents, segment: SegmentGuard) -> bool:
 
 def removed(turn: Turn, event: Removed) -> None:
     """The table is gone, with all that it held."""
-    _book(turn, turn.state.bound, event.handle, event.counted)
+    _book(turn, event.handle, event.counted)
+    for one in turn.state.bound:
+        if (segment := turn.state.segments.get(one.name)) and not segment.exposure.is_told(turn.now):
+            _tell(turn, one, "guard", "the guard was taken away")
     turn.set(bound=(), seen=())
     turn.table(digest="", fingerprint=None, known=False, present=False, asked=False, putting=None, made="")
     for name, segment in turn.state.segments.items():
-        turn.change(name, held=Held.NOTHING, exposure=segment.exposure.closed(turn.now), draining_until=0)
+        exposure = segment.exposure.closed(turn.now)
+        turn.change(name, held=Held.NOTHING, exposure=exposure, draining_until=0, returned=False)
         turn.renew(name)
     why = "as asked" if turn.state.segments else "the file declares none any more"
     turn.do(Tell("guard", f"the guard was taken away: {why}", "warning"))
 
 
-def _book(turn: Turn, bound: Iterable[Guarded], handle: int | None, counted: Mapping[str, tuple[int, int]]) -> None:
-    """What a table has counted until now."""
+def _book(turn: Turn, handle: int | None, counted: Mapping[str, tuple[int, int]], *, late: bool = False) -> None:
+    """What a table has counted until now, of whatever segments."""
     if handle is None:
         return
-    for one in bound:
-        if (segment := turn.state.segments.get(one.name)) is not None:
-            turn.change(one.name, exposure=segment.exposure.counted(_passed(one, counted), handle))
+    for name, exposure in turn.exposures().items():
+        # The one that is on its way may be there already; its turn is when the last of the one before it was told.
+        if not turn.state.table.putting or exposure.handle in (None, handle):
+            turn.expose(name, exposure.counted(passed(name, counted), handle, late=late))
 
 
-def _passed(one: Guarded, counted: Mapping[str, tuple[int, int]]) -> Counts:
-    found = [counted.get(f"{one.name}/port/{place.role}", (0, 0)) for place in one.ports]
+def passed(segment: str, counted: Mapping[str, tuple[int, int]]) -> Counts:
+    """What has entered at the ports of a segment and met no lease, whatever they are called by now."""
+    found = [one for name, one in counted.items() if name.startswith(f"{segment}/port/")]
     return Counts(sum(frames for frames, _ in found), sum(size for _, size in found))
 
 
 def counted(turn: Turn, event: Counted) -> None:
     """What was counted is booked, and told where a segment is inspected again."""
-    _book(turn, turn.state.bound, event.handle, event.counted)
+    _book(turn, event.handle, event.counted)
     for one in turn.state.bound:
         segment = turn.state.segments[one.name]
-        if segment.returned_ms is None:
-            continue
-        exposure, new = segment.exposure.told_now()
-        turn.change(one.name, exposure=exposure, returned_ms=None)
-        what = "were cut" if one.guard.closed else "went past the VM"
-        lasted = f"{segment.returned_ms / 1_000:.1f} s"
-        text = f"{one.name}: inspected again; {new.frames} frames ({new.size} bytes) {what} in {lasted}"
-        data = {"segment": one.name, "frames": new.frames, "bytes": new.size}
-        turn.do(Tell("inspected", text, "info", data))
+        if segment.returned and segment.held is Held.GRANTED:
+            _tell(turn, one, "inspected", "inspected again")
+            turn.change(one.name, returned=False)
+
+
+def _tell(turn: Turn, one: Guarded, event: str, how: str) -> None:
+    exposure, new, lasted_ms = turn.state.segments[one.name].exposure.told_now(turn.now)
+    turn.change(one.name, exposure=exposure)
+    what = "were cut" if one.guard.closed else "went past the VM"
+    text = f"{one.name}: {how}; {new.frames} frames ({new.size} bytes) {what} in {lasted_ms / 1_000:.1f} s"
+    turn.do(Tell(event, text, "info", {"segment": one.name, "frames": new.frames, "bytes": new.size}))

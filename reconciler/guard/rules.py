@@ -202,21 +202,15 @@ def _place(kind: str, role: str, names: Mapping[tuple[str, str], str], actual: N
     return Place(role, live.name, live.nic.index)
 
 
-def ruleset(
-    sku: str,
-    segments: Iterable[Guarded],
-    secret: bytes,
-    contents: Mapping[str, Contents],
-    counted: Mapping[str, tuple[int, int]],
-) -> Ruleset:
+def ruleset(sku: str, segments: Iterable[Guarded], secret: bytes, contents: Mapping[str, Contents]) -> Ruleset:
     """The table of an appliance.
 
     `secret`: what the probes' source addresses are made of. `contents`: of segments that the table shall hold something
-    for. `counted`: by counter, frames and bytes to go on from.
+    for. Its counters begin at zero.
     """
     segments = tuple(segments)
     rules = _all_rules(segments, secret)
-    things = "\n".join(line for one in segments for line in _sets(one, contents.get(one.name, Contents()), counted))
+    things = "\n".join(line for one in segments for line in _sets(one, contents.get(one.name, Contents())))
     name = table_of(sku)
     text = f'table netdev {name} {{\n\tcomment "{comment_of(sku)}"\n{things}\n{rules}\n}}\n'
     return Ruleset(removal(name) + text, _digest(sku, segments, rules))
@@ -268,10 +262,9 @@ def _marks(one: Guarded, secret: bytes, extra: int = 0) -> list[str]:
     return [(mark_of(secret, one.name) + bytes([direction.number + extra])).hex(":") for direction in one.directions]
 
 
-def _sets(one: Guarded, held: Contents, counted: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+def _sets(one: Guarded, held: Contents) -> Iterator[str]:
     for name in counters([one]):
-        frames, size = counted.get(name, (0, 0))
-        yield f"\tcounter {name} {{ packets {frames} bytes {size} }}"
+        yield f"\tcounter {name} {{ packets 0 bytes 0 }}"
     yield from _set(f"{one.name}/granted", "ether daddr", "", [held.token.hex(":")] if held.token else [])
     for direction in one.directions:
         lease = [f"ether timeout {one.guard.lease_ms}ms"] if held.held else []

@@ -22,7 +22,7 @@ class SegmentGuard:
 
     `failed`: the verdict on it, as the last choice had it. `token`: what its probes bear. `in_place`: nothing is left
     to change in the network that its traffic depends on. `inspected`: its ports are where `inspect` has them.
-    `returned_ms`: for how long the guard had the wire, while that is to be told with what was counted; else None.
+    `returned`: the VM has the wire again, and for how long it had not is to be told with what was counted.
     """
 
     token: bytes
@@ -34,7 +34,7 @@ class SegmentGuard:
     draining_until: int = 0
     adopting_until: int = 0
     renewed_at: int = 0
-    returned_ms: int | None = None
+    returned: bool = False
     exposure: Exposure = NO_EXPOSURE
 
 
@@ -112,7 +112,8 @@ class State:
     `secret`: what the probes' source addresses are made of, 16 bytes. `nonce`: 16 random bytes of this process, from
     which its tokens are made; `serial` counts them, so that none comes twice. `bound`: the segments that the table in
     the kernel is for; `seen`: the same at the last look at the network. `looked_ms`: when leases were looked at.
-    `wanted`: what the prober shall do, made for `wanted_for`.
+    `wanted`: what the prober shall do, made for `wanted_for`. `former`: what was counted of segments that have no guard
+    any more, and may have one again.
     """
 
     appliance: Appliance
@@ -129,4 +130,5 @@ class State:
     canaries: Canaries = field(default_factory=Canaries)
     wanted: Orders | None = None
     wanted_for: tuple[object, ...] = ()
+    former: Mapping[str, Exposure] = field(default_factory=dict)
     kept: Any = None

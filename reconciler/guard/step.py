@@ -80,8 +80,8 @@ def begin(appliance: Appliance, secret: bytes, nonce: bytes, kept: Mapping[str, 
 
     """
     on, table, exposures = recall(kept) if kept else (True, TableState(), {})
-    secret = bytes.fromhex(kept["secret"]) if kept else secret
-    turn = Turn(State(appliance, secret, nonce, {}, on=on, table=table), 0)
+    secret = (bytes.fromhex(kept["secret"]) if kept else b"") or secret
+    turn = Turn(State(appliance, secret, nonce, {}, on=on, table=table, former=exposures), 0)
     for name in _guarded(appliance):
         turn.segment(name, SegmentGuard(turn.token(name), exposure=exposures.get(name, NO_EXPOSURE)))
     return turn.state
@@ -94,11 +94,35 @@ def recall(kept: Mapping[str, Any]) -> tuple[bool, TableState, Mapping[str, Expo
         KeyError, TypeError, ValueError, AttributeError: it is nothing that was kept.
 
     """
-    if len(bytes.fromhex(kept["secret"])) != SECRET_BYTES:
+    if len(bytes.fromhex(kept["secret"])) not in (0, SECRET_BYTES):
         raise ValueError("no secret")
     fingerprint = kept["fingerprint"]
     table = TableState(str(kept["digest"]), None if fingerprint is None else str(fingerprint))
     return kept["on"] is True, table, {str(name): Exposure.recall(one) for name, one in kept["segments"].items()}
+
+
+def taken_away(kept: Mapping[str, Any], gone: Removed, now: int) -> dict[str, Any] | None:
+    """What is to be kept where no daemon runs, and the table was taken away: what was counted, and no secret.
+
+    `kept`: what `Keep` gave, or nothing. None: nothing was counted.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is nothing that was kept.
+
+    """
+    exposures = dict(recall(kept)[2]) if kept else {}
+    for name in (one.partition("/port/") for one in gone.counted):
+        if name[1]:
+            exposures.setdefault(name[0], NO_EXPOSURE)
+    if gone.handle is not None:
+        exposures = {
+            name: one.counted(installing.passed(name, gone.counted), gone.handle) for name, one in exposures.items()
+        }
+    closed = {name: one.closed(now) for name, one in exposures.items()}
+    if not any(one.total.frames or one.open_ms or one.trips for one in closed.values()):
+        return None
+    segments = {name: one.kept() for name, one in closed.items()}
+    return {"on": True, "secret": "", "digest": "", "fingerprint": None, "segments": segments}
 
 
 def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...]]:
@@ -198,6 +222,10 @@ def _listen(turn: Turn) -> None:
             segment = turn.state.segments[one.name]
             if segment.held is Held.ADOPTING and turn.now >= segment.adopting_until:
                 turn.hold(one.name, Held.NOTHING)
+        exposures = (turn.state.segments[one.name].exposure for one in turn.state.bound)
+        if turn.state.table.present and any(one.open_since is not None for one in exposures):
+            # What somebody throws away with the table is lost from the last time on that it was read.
+            turn.do(Count())
         granted = tuple(one for one in turn.state.bound if turn.state.segments[one.name].held is Held.GRANTED)
         if granted:
             turn.do(FindLeases(granted))
@@ -250,7 +278,7 @@ def _refused(turn: Turn, event: Refused) -> None:
             turn.suffer(event.reason)
         case Grant(one):
             turn.table(suspicious=True, fingerprint=None)
-            turn.hold(one.name, Held.NOTHING, returned_ms=None)
+            turn.hold(one.name, Held.NOTHING, returned=False)
             turn.suffer(event.reason)
         case Install():
             turn.table(putting=None)
@@ -293,9 +321,11 @@ def _switched(turn: Turn, *, on: bool) -> None:
 
 def _declared(turn: Turn, appliance: Appliance) -> None:
     old = turn.state.segments
-    turn.set(appliance=appliance, segments={}, seen=())
+    former = {name: one.exposure.closed(turn.now) for name, one in old.items()}
+    turn.set(appliance=appliance, segments={}, seen=(), former={**turn.state.former, **former})
     for name in _guarded(appliance):
-        turn.segment(name, old.get(name) or SegmentGuard(turn.token(name)))
+        known = turn.state.former.get(name, NO_EXPOSURE)
+        turn.segment(name, old.get(name) or SegmentGuard(turn.token(name), exposure=known))
     turn.set(bound=tuple(one for one in turn.state.bound if one.name in turn.state.segments))
     turn.table(suspicious=True, made="")
     turn.canaries(turn.state.canaries.forget())

@@ -7,6 +7,7 @@ from typing import Any
 
 from reconciler.guard.canary import Canaries
 from reconciler.guard.effects import Effect, Keep, Tell
+from reconciler.guard.exposure import Exposure
 from reconciler.guard.rules import token_from
 from reconciler.guard.state import SegmentGuard, State
 from reconciler.guard.table import Held
@@ -76,6 +77,17 @@ class Turn:
             self.table(trouble=reason)
             self.do(Tell("guard", f"the guard cannot do its work: {reason}", "error"))
 
+    def exposures(self) -> dict[str, Exposure]:
+        """By segment, also of those that have no guard any more."""
+        return {**self.state.former, **{name: one.exposure for name, one in self.state.segments.items()}}
+
+    def expose(self, name: str, exposure: Exposure) -> None:
+        """Put what was counted of a segment."""
+        if name in self.state.segments:
+            self.change(name, exposure=exposure)
+        else:
+            self.set(former={**self.state.former, name: exposure})
+
     def keep(self) -> None:
         """Have a later process know what is worth knowing, if that has changed."""
         state = self.state
@@ -84,7 +96,7 @@ class Turn:
             "secret": state.secret.hex(),
             "digest": state.table.digest,
             "fingerprint": state.table.fingerprint,
-            "segments": {name: one.exposure.kept() for name, one in state.segments.items()},
+            "segments": {name: one.kept() for name, one in self.exposures().items()},
         }
         if value != state.kept:
             self.set(kept=value)

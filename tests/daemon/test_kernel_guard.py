@@ -18,7 +18,7 @@ SEGMENT = {
     "told": [2, 120],
     "seen": [1, 60],
     "handle": 7,
-    "carried": [0, 0],
+    "told_ms": 500,
 }
 GOOD = {"on": True, "secret": "ab" * 16, "digest": "d", "fingerprint": "f", "segments": {"wire": SEGMENT}}
 

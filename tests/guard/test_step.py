@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from worlds import appliance, two_ports_document
+from worlds import appliance, two_ports, two_ports_document
 
 from reconciler.appliance.declared import Appliance
 from reconciler.guard import effects, events, orders
@@ -32,7 +32,7 @@ from reconciler.guard.events import (
 from reconciler.guard.orders import Heard, Report
 from reconciler.guard.rules import Guarded, Place
 from reconciler.guard.state import Life, State
-from reconciler.guard.step import begin, due, step
+from reconciler.guard.step import begin, due, step, taken_away
 from reconciler.guard.table import Held
 
 BYPASS, INSPECT = {"wire": "bypass"}, {"wire": "inspect"}
@@ -100,7 +100,7 @@ class Machine:
         assert self.of(effects.FindTable)
         self.tell(TableFound())
         assert self.of(effects.Install)
-        self.tell(Installed("print", 1, {}))
+        self.tell(Installed("print"))
         assert self.of(effects.FindProber)
         self.tell(ProberGone("none"))
         assert self.of(effects.StartProber)
@@ -173,7 +173,7 @@ def test_what_is_taken_back_while_a_table_is_on_its_way_is_taken_back_again_when
     machine.tell(Chosen(BYPASS, frozenset({"wire"})))
     assert machine.of(effects.Withdraw)
     assert machine.state.table.putting
-    machine.tell(Installed("another one", 2, {}))
+    machine.tell(Installed("another one"))
     assert machine.of(effects.Withdraw), "the new table was composed with consent"
     assert machine.held is Held.NOTHING
 
@@ -201,7 +201,7 @@ def test_where_interfaces_alone_have_changed_their_chains_alone_are_put_anew() -
     assert install.ruleset.text.startswith("add chain netdev")
     assert install.ruleset.digest == machine.state.table.made
     assert "\tset " not in install.ruleset.text
-    machine.tell(Installed("a print", 1, {}))
+    machine.tell(Installed("a print"))
     machine.tell(Disturbed())
     machine.tell(Observed(bound(3, 8), frozenset({"wire"}), frozenset()))
     machine.tell(TableFound("somebody has changed it", {}, 1, {}))
@@ -219,7 +219,7 @@ def test_a_table_that_was_gone_gets_another_token_and_no_probe_is_sent_while_it_
     assert machine.state.segments["wire"].token != token
     ordered = [one for one in machine.asked if isinstance(one, effects.Order)][-1]
     assert ordered.orders.orders == ()
-    machine.tell(Installed("print", 2, {}))
+    machine.tell(Installed("print"))
     machine.answer_leases()
     ordered = [one for one in machine.asked if isinstance(one, effects.Order)][-1]
     assert {one.template.frame[:6] for one in ordered.orders.orders if not one.name.endswith("?")} == {
@@ -236,7 +236,7 @@ def test_what_was_not_proven_a_moment_ago_gets_no_lease_from_a_table_that_is_put
     (install,) = machine.of(effects.Install)
     assert "timeout 200ms }" not in install.ruleset.text.split("chain")[0]
     assert not machine.of(effects.Withdraw), "there is nothing to withdraw it from"
-    machine.tell(Installed("print", 2, {}))
+    machine.tell(Installed("print"))
     assert [type(one) for one in machine.last if isinstance(one, effects.Withdraw)] == [effects.Withdraw]
     assert machine.held is Held.NOTHING
     assert machine.state.segments["wire"].exposure.trips == 1
@@ -289,7 +289,7 @@ def test_what_was_counted_belongs_to_the_table_that_counted_it() -> None:
     machine.tell(Counted(2, {"wire/port/outside": (2, 120)}))
     assert machine.state.segments["wire"].exposure.total == (110, 6_600), "somebody has reset the counters"
     machine.tell(Counted(None, {}))
-    machine.tell(Installed("x", 9, {}))
+    machine.tell(Installed("x"))
     assert machine.state.segments["wire"].exposure.total == (110, 6_600)
 
 
@@ -302,13 +302,96 @@ def test_a_process_that_dies_before_it_hears_of_its_table_books_nothing_twice() 
     kinds = [type(one) for one in machine.last]
     assert kinds.index(effects.Keep) < kinds.index(effects.Install)
     kept = [one.value for one in machine.asked if isinstance(one, effects.Keep)][-1]
-    for handle, more in ((2, 0), (2, 7), (1, 0), (3, 0)):
+    for handle, booked in ((1, 107), (2, 207), (3, 207)):
         again = Machine()
         again.state = begin(OF, b"t" * 16, b"m" * 16, kept)
         again.tell(Chosen(BYPASS, frozenset()))
         again.tell(Observed(bound(3, 4), frozenset(), frozenset()))
-        again.tell(TableFound("print", {}, handle, {"wire/port/outside": (100 + more, 6_000 + 60 * more)}))
-        assert again.state.segments["wire"].exposure.total == (100 + more, 6_000 + 60 * more)
+        again.tell(TableFound("print", {}, handle, {"wire/port/outside": (107, 6_420)}))
+        assert again.state.segments["wire"].exposure.total == (booked, 60 * booked)
+
+
+def test_what_was_counted_between_two_looks_and_the_install_is_booked_once() -> None:
+    machine = Machine().ready()
+    at = {"wire/port/outside": (100, 6_000)}
+    machine.tell(Disturbed())
+    machine.tell(Observed(bound(3, 4), frozenset(), frozenset()))
+    machine.tell(TableFound("somebody has changed it", {}, 1, at))
+    assert machine.of(effects.Install)
+    machine.tell(Counted(1, {"wire/port/outside": (103, 6_180)}))
+    machine.tell(Installed("print", Counted(1, {"wire/port/outside": (105, 6_300)})))
+    machine.tell(Counted(2, {"wire/port/outside": (4, 240)}))
+    assert machine.state.segments["wire"].exposure.total == (109, 6_540)
+    machine.tell(Disturbed())
+    machine.tell(Observed(bound(5, 6), frozenset(), frozenset()))
+    machine.tell(TableFound("print", {}, 2, {"wire/port/outside": (5, 300)}))
+    (install,) = machine.of(effects.Install)
+    assert install.ruleset.text.startswith("add chain"), "this one stays, and counts on"
+    machine.tell(Counted(2, {"wire/port/outside": (8, 480)}))
+    machine.tell(Installed("another", Counted(2, {"wire/port/outside": (7, 420)})))
+    machine.tell(Counted(2, {"wire/port/outside": (9, 540)}))
+    assert machine.state.segments["wire"].exposure.total == (114, 6_840)
+
+
+def test_the_next_table_is_not_counted_before_the_last_of_the_one_before_is_told() -> None:
+    machine = Machine().ready()
+    machine.tell(Disturbed())
+    machine.tell(Observed(bound(3, 4), frozenset(), frozenset()))
+    machine.tell(TableFound("somebody has changed it", {}, 1, {"wire/port/outside": (100, 6_000)}))
+    machine.tell(Counted(2, {"wire/port/outside": (3, 180)}))
+    machine.tell(Installed("print", Counted(1, {"wire/port/outside": (105, 6_300)})))
+    machine.tell(Counted(2, {"wire/port/outside": (4, 240)}))
+    assert machine.state.segments["wire"].exposure.total == (109, 6_540)
+
+
+def test_while_the_guard_has_the_wire_it_is_counted_with_each_report_and_kept() -> None:
+    machine = Machine().ready()
+    machine.now += 100
+    machine.report()
+    assert machine.of(effects.Count)
+    machine.tell(Counted(1, {"wire/port/outside": (7, 420)}))
+    assert machine.of(effects.Keep)[0].value["segments"]["wire"]["total"] == [7, 420]
+    machine = Machine().granted()
+    machine.tell(Counted(1, {}))
+    machine.now += 100
+    machine.report()
+    assert not machine.of(effects.Count)
+
+
+def test_what_was_counted_of_a_segment_outlives_its_guard() -> None:
+    machine = Machine().ready()
+    machine.tell(Counted(1, {"wire/port/outside": (7, 420)}))
+    exposure = machine.state.segments["wire"].exposure
+    machine.tell(Declared(two_ports()))
+    machine.tell(events.Removed(1, {"wire/port/outside": (9, 540)}))
+    (kept,) = machine.of(effects.Keep)
+    assert kept.value["segments"]["wire"]["total"] == [9, 540]
+    machine.now += 60_000
+    machine.tell(Declared(OF))
+    again = machine.state.segments["wire"].exposure
+    assert (again.total, again.lasted(machine.now)) == ((9, 540), exposure.lasted(machine.now - 60_000))
+    later = begin(OF, b"t" * 16, b"m" * 16, kept.value)
+    assert later.segments["wire"].exposure.total == (9, 540)
+
+
+@pytest.mark.parametrize("secret", [b"s" * 16, b""])
+def test_taken_away_by_hand_what_was_counted_is_kept_and_no_secret(secret: bytes) -> None:
+    machine = Machine().ready()
+    machine.tell(Counted(1, {"wire/port/outside": (7, 420)}))
+    kept = {**[one for one in machine.asked if isinstance(one, effects.Keep)][-1].value, "secret": secret.hex()}
+    machine.now += 500
+    left = taken_away(kept, events.Removed(1, {"wire/port/outside": (9, 540), "wire/adapter/inside": (1, 60)}), 10_500)
+    assert left
+    assert left["secret"] == ""
+    assert left["on"]
+    found = begin(OF, b"t" * 16, b"m" * 16, left)
+    assert found.secret == b"t" * 16
+    assert found.segments["wire"].exposure.total == (9, 540)
+    assert found.segments["wire"].exposure.open_since is None
+    assert found.segments["wire"].exposure.open_ms == 500
+    assert taken_away({}, events.Removed(1, {"wire/port/outside": (9, 540)}), 0)
+    assert taken_away({}, events.Removed(1, {"wire/port/outside": (0, 0)}), 0) is None
+    assert taken_away({}, events.Removed(), 0) is None
 
 
 @pytest.mark.parametrize("reports", [False, True])
@@ -401,7 +484,7 @@ def anything(chance: random.Random, state: State) -> Event:
             TableFound(chance.choice([None, "print", "other"]), {}, chance.choice([None, 1, 2]), counted),
             LeasesFound(frozenset(chance.choice([(), ("wire",), ("wire",)]))),
             Counted(chance.choice([None, 1, 2]), counted),
-            Installed("print", chance.randint(1, 3), counted),
+            Installed("print", chance.choice([None, Counted(chance.randint(1, 3), counted)])),
             Refused(chance.choice([asked, *(segment if state.segments else ())]), "no"),
             ProberReported((Report(0, told, 0, 0, 0, 0, "fifo 10", "", 0),)),
             ProberThere(found=chance.random() < 0.5),
@@ -449,5 +532,5 @@ def test_whatever_comes_its_laws_hold(seed: int) -> None:
 def test_an_answer_that_is_late_changes_nothing_that_it_must_not() -> None:
     machine = Machine().granted()
     before = machine.state
-    machine.tell(Installed("late", 9, {}))
+    machine.tell(Installed("late"))
     assert replace(machine.state, kept=None) == replace(before, kept=None), "nobody is putting a table"

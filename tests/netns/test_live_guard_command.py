@@ -58,7 +58,8 @@ def left(kept: Guarded) -> list[str]:
 
 
 def notes(kept: Guarded) -> list[str]:
-    return [kept.notes.name] if kept.notes.exists() else []
+    """Those of the guard that is set, or was set aside; what was counted stays after any."""
+    return [kept.notes.name] if kept.notes.exists() and json.loads(kept.notes.read_text())["secret"] else []
 
 
 # --- without a daemon ------------------------------------------------------------------------------------------------
@@ -243,6 +244,78 @@ def test_status_tells_of_trips_frames_and_the_prober(kept: Guarded) -> None:
         tells(lambda one: [way["state"] for way in one["directions"]] == both), "probes to come back", PATIENCE_S
     )
     assert guard["segments"][0]["passed"]["frames"] >= told["passed"]["frames"]
+
+
+def by_flush(kept: Guarded) -> None:
+    table = kept.fingerprint()
+    kept.hand("nft flush ruleset")
+    kept.until(lambda: kept.fingerprint() == table, "the table")
+
+
+def by_the_daemon(kept: Guarded) -> None:
+    total = told_frames(kept)
+    assert said(kept, "guard", "off")
+    assert told_frames(kept) == total, "while it is off, too"
+    assert said(kept, "guard", "on")
+
+
+def by_hand(kept: Guarded) -> None:
+    kept.kill()
+    for word in ("off", "off", "on", "on"):
+        assert said(kept, "guard", word)
+    kept.start()
+
+
+def by_a_flush_without_a_daemon(kept: Guarded) -> None:
+    kept.kill()
+    kept.hand("nft flush ruleset")
+    kept.start()
+
+
+def by_another_file(kept: Guarded) -> None:
+    kept.write(guard={"lease": "300ms"})
+    kept.reload()
+    kept.until(lambda: kept.guard()["lease_ms"] == 300, "the other lease")
+
+
+def by_a_file_without_a_guard(kept: Guarded) -> None:
+    whole = kept.file.read_text()
+    kept.file.write_text(whole.replace("guard: {}\n", ""))
+    kept.reload()
+    kept.until(lambda: kept.status()["guard"] is None, "no guard")
+    kept.kill()
+    kept.start()
+    kept.file.write_text(whole)
+    kept.reload()
+
+
+def told_frames(kept: Guarded) -> int:
+    return int(kept.guard()["passed"]["frames"])
+
+
+@pytest.mark.parametrize(
+    "end", [by_flush, by_the_daemon, by_hand, by_a_flush_without_a_daemon, by_another_file, by_a_file_without_a_guard]
+)
+def test_whatever_becomes_of_the_table_no_frame_is_lost_or_invented(
+    kept: Guarded, end: Callable[[Guarded], None]
+) -> None:
+    kept.ask("hold", topology="bypass", reason="maintenance", seconds=1_000)
+    kept.passes_by()
+    total = told_frames(kept)
+    for _ in range(2):
+        before = kept.counted()
+        assert crossing(kept.lab, fitting()).exact
+        new = kept.counted() - before
+        assert new >= 3 * 24
+        total += new
+        assert told_frames(kept) == total
+        end(kept)
+        kept.until(lambda: kept.guard()["state"] == "joined", "the table")
+        assert told_frames(kept) == total
+    kept.ask("release")
+    kept.inspects()
+    assert told_frames(kept) == total
+    assert not [line for line in kept.lines if line.get("frames", 0) < 0]
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ What is said on the failover path is encoded when the segments are known, and se
 import contextlib
 import errno
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -52,8 +52,8 @@ class KernelTable:
         """Close the connection; the table stays."""
         self._netfilter.close()
 
-    def install(self, ruleset: Ruleset, counted: Mapping[str, tuple[int, int]]) -> Installed:
-        """Put the whole table in place of what there is, with counters that go on from `counted`.
+    def install(self, ruleset: Ruleset) -> Installed:
+        """Put the whole table in place of what there is; what that has counted until then is told.
 
         It takes long (libnftables, and the kernel's waits for each hook), and may be called in another thread.
 
@@ -61,10 +61,11 @@ class KernelTable:
             HostError: libnftables is missing, or the kernel refused.
 
         """
-        nftables.run(ruleset.text)
         with Netfilter() as own:
             found = own.tables().get(self._name)
-            return Installed(own.fingerprint(self._name), found.handle if found else None, counted)
+            before = Counted(found.handle, own.counters(self._name)) if found else None
+            nftables.run(ruleset.text)
+            return Installed(own.fingerprint(self._name), before)
 
     def remove(self) -> Removed:
         """Take the table away, with what it had counted. It may be gone already.
