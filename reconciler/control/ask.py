@@ -59,7 +59,7 @@ def ask(path: Path, **request: Any) -> dict[str, Any]:
         TransientError: it ended meanwhile.
 
     """
-    patience = _Patience(_AT_ONCE_S if request.get("do") in _AT_ONCE else _TIMEOUT_S)
+    patience = _Patience(at_once=request.get("do") in _AT_ONCE)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
         try:
             _connect(channel, path, patience)
@@ -80,11 +80,12 @@ def ask(path: Path, **request: Any) -> dict[str, Any]:
 
 
 class _Patience:
-    """How long a daemon is waited for: so many seconds while it moves."""
+    """How long a daemon is waited for. `at_once`: it is asked for what it has to wait for nobody, so it has to move."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._end_s = time.monotonic() + seconds
+    def __init__(self, *, at_once: bool) -> None:
+        self._at_once = at_once
+        self._seconds = _AT_ONCE_S if at_once else _TIMEOUT_S
+        self._end_s = time.monotonic() + self._seconds
         self._look_s = time.monotonic() + _FIRST_LOOK_S
         self._pid = 0
         self._seen: str | None = None
@@ -115,8 +116,10 @@ class _Patience:
         seen, before = _state(self._pid), self._seen
         self._seen, self._look_s = seen, now_s + _LOOK_S
         # One that cannot be seen is given as long as it takes to see another one twice.
-        if before is not None and seen == before and not seen.startswith("R"):
-            self._hangs = "it was stopped (SIGSTOP)" if seen.startswith(("T", "t")) else "it hangs; see its log"
+        stopped = seen.startswith(("T", "t"))
+        # One that sleeps may be waiting itself, for the disk or for a name, where that is part of the answer.
+        if before is not None and seen == before and (stopped or (self._at_once and not seen.startswith("R"))):
+            self._hangs = "it was stopped (SIGSTOP)" if stopped else "it hangs; see its log"
             raise TimeoutError
 
     def over(self) -> HungError:

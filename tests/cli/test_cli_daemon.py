@@ -212,14 +212,14 @@ def test_a_file_that_is_none_is_told_as_everywhere(folder: Path) -> None:
 def test_a_hung_daemon_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
-    monkeypatch.setattr(asking, "_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(asking, "_AT_ONCE_S", 0.2)
     (folder / "run").mkdir()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(folder / "run" / "two.sock"))
         listener.listen()
         done = run("status")
     assert (done.code, done.out) == (1, "")
-    assert "does not answer within 0.2 s; is it hung?" in done.err
+    assert "does not answer: not within 0.2 s; is it hung?" in done.err
 
 
 # --- run -------------------------------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def test_a_daemon_that_hangs_costs_a_second(daemons: Any) -> None:
     path, process = daemons(SLEEPS)
     began = time.monotonic()
     with pytest.raises(HungError, match=rf"the daemon \(pid {process.pid}\) does not answer: it hangs"):
-        ask(path, do="hold")
+        ask(path, do="status")
     assert 1.0 <= time.monotonic() - began < 8
 
 
@@ -207,6 +207,12 @@ def test_a_daemon_that_is_busy_is_waited_for(daemons: Any, busy: str) -> None:
     answer = 'channel = listener.accept()[0]; channel.recv(100); channel.sendall(b\'{"ok": true, "late": 1}\\n\')'
     path, _ = daemons(f"end = time.monotonic() + 2.5\n{busy}\n{answer}\n{SLEEPS}")
     assert ask(path, do="status") == {"late": 1}
+
+
+def test_one_that_has_to_wait_for_the_disk_itself_does_not_hang(daemons: Any) -> None:
+    answer = "channel = listener.accept()[0]; channel.recv(100); time.sleep(2.5); channel.sendall(b'{\"ok\": true}\\n')"
+    path, _ = daemons(f"{answer}\n{SLEEPS}")
+    assert ask(path, do="hold") == {}
 
 
 def test_a_daemon_that_is_busy_for_ever_is_not_waited_for_as_long(
