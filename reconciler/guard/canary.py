@@ -3,13 +3,16 @@
 The prober knows for each direction whether probes come back. Here this becomes evidence: readings for the policy, and
 the proof that has to be there before a lease may stand. The silence of a direction is judged by the same time as the
 kernel's lease, so that policy and guard do not contradict each other.
+
+Old evidence is none: a reading stands while reports go on to bear it out, and for a bounded time after. Where nothing
+is sent, for the table is missing, or nobody tells of it, it becomes absent, and the file says what that is worth.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from reconciler.appliance.declared import Appliance, Canary, Frame, Source
+from reconciler.appliance.declared import Appliance, Canary, Frame, Guard, Source
 from reconciler.guard.orders import Heard, question_of
 from reconciler.guard.rules import Guarded
 from reconciler.health.signal import Reading, State
@@ -22,6 +25,7 @@ UNPROVEN_MS = 1_000
 UNLATCHED_MS = 3_000
 # Something that must not come through was seen; for so many of its intervals after the last time it counts.
 _NEGATIVE_INTERVALS = 3
+_NO_TABLE = "the guard is not in the kernel: no probes are sent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,8 @@ class Canaries:
     """What was reported of all directions, and the readings that were made of it.
 
     `tripped`: segments whose guard has tripped, and whose reading does not say so yet. `back_ms`: by lease, when a
-    probe came back last, whatever it bore.
+    probe came back last, whatever it bore. `stands_ms`: of what was told and is not absent, when it is too old, unless
+    a report bears it out again.
     """
 
     ways: Mapping[str, Way] = field(default_factory=dict)
@@ -46,6 +51,7 @@ class Canaries:
     readings: Mapping[tuple[str, str], Reading] = field(default_factory=dict)
     tripped: frozenset[str] = frozenset()
     back_ms: Mapping[str, int] = field(default_factory=dict)
+    stands_ms: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def hear(self, reported: Iterable[Heard], now: int) -> Self:
         """Take in a report."""
@@ -91,11 +97,15 @@ class Canaries:
         return all(now - self.back_ms.get(way.lease, now - moment_ms - 1) <= moment_ms for way in one.directions)
 
     def news(
-        self, appliance: Appliance, segments: Iterable[Guarded], now: int, *, on: bool = True
+        self, appliance: Appliance, segments: Iterable[Guarded], now: int, *, on: bool = True, present: bool = True
     ) -> tuple[Self, tuple[Reading, ...]]:
-        """The readings that are others than before. Where the guard is not `on`, nobody probes: nothing is known."""
+        """The readings that are others than before.
+
+        Where the guard is not `on`, nobody probes: nothing is known. Nor is anything sent while its table is not
+        `present` in the kernel; but that should soon be over.
+        """
         bound = {one.name: one for one in segments}
-        readings, changed = dict(self.readings), []
+        readings, stands, changed = dict(self.readings), dict(self.stands_ms), []
         for signal in appliance.health.signals.values():
             for name in signal.source.segments if isinstance(signal.source, Canary) else ():
                 if not on:
@@ -104,13 +114,27 @@ class Canaries:
                     found = self._judge(bound[name], _negative_ms(signal.source), now)
                 else:
                     found = None
-                if found is None:
+                if found is not None:
+                    stands[signal.name, name] = now + _age_ms(appliance, name)
+                elif now >= stands.get((signal.name, name), now + 1):
+                    found = State.ABSENT, "no probe has told anything for too long" if present else _NO_TABLE
+                else:
                     continue
                 reading = Reading(signal.name, *found, name)
+                if reading.state is State.ABSENT:
+                    del stands[signal.name, name]
                 if readings.get((signal.name, name)) != reading:
                     readings[signal.name, name] = reading
                     changed.append(reading)
-        return replace(self, readings=readings, tripped=self.tripped - bound.keys()), tuple(changed)
+        known = replace(self, readings=readings, stands_ms=stands, tripped=self.tripped - bound.keys())
+        return known, tuple(changed)
+
+    def due(self, now: int) -> int | None:
+        """When what was told is too old, if nothing bears it out until then; None: nothing stands."""
+        if not self.stands_ms:
+            return None
+        moments = [*self.stands_ms.values(), self.heard_ms + SILENT_MS + 1]
+        return min((moment for moment in moments if moment > now), default=now)
 
     def forget(self, segment: str | None = None) -> Self:
         """What was told of a segment, or of all, is told again."""
@@ -133,7 +157,7 @@ class Canaries:
         lost = [name for name, way in ways.items() if way and way.reported.state == "lost" and _counts(one, way)]
         if lost:
             return State.FAILED, f"probes do not come back: {', '.join(lost)}"
-        patience = max(UNPROVEN_MS if one.guard.latch else UNLATCHED_MS, one.guard.lease_ms)
+        patience = _patience_ms(one.guard)
         dark = [
             name
             for name, way in ways.items()
@@ -151,6 +175,17 @@ class Canaries:
         if one.guard.probe.frame is Frame.ETHERNET and all(way and way.reported.returned for way in asked):
             return State.ABSENT, "the VM passes ARP but no probes (ethertype 0x88b5): give the guard another `probe`"
         return State.FAILED, f"no probe has come back yet: {', '.join(dark)}"
+
+
+def _patience_ms(guard: Guard) -> int:
+    """How long a direction may be unproven until that is a failure."""
+    return max(UNPROVEN_MS if guard.latch else UNLATCHED_MS, guard.lease_ms)
+
+
+def _age_ms(appliance: Appliance, segment: str) -> int:
+    """For how long a reading stands that no report bears out: longer than reports may leave open what is so."""
+    guard = appliance.segments[segment].guard
+    return SILENT_MS + (_patience_ms(guard) if guard else 0)
 
 
 def _negative_ms(source: Source) -> int:

@@ -178,9 +178,11 @@ def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...
 
 def due(state: State, now: int) -> int:
     """When `Tick` is due although nothing happens."""
+    old = state.canaries.due(now)
+    moments = [] if old is None else [old]
     if not state.table.known:
-        return now + CHECK_MS  # nothing to do before the next look at the network
-    moments = [prober.due(state.prober)]
+        return min([*moments, now + CHECK_MS])  # nothing else to do before the next look at the network
+    moments.append(prober.due(state.prober))
     for one in state.bound:
         segment = state.segments[one.name]
         moments += [moment for moment in (segment.draining_until, segment.adopting_until) if moment > now]
@@ -241,7 +243,8 @@ def _conclude(turn: Turn, *, act: bool = True) -> None:
     for one in turn.state.bound if act and turn.state.on and turn.state.table.present else ():
         consent.act(turn, one)
     state = turn.state
-    canaries, news = state.canaries.news(state.appliance, state.bound, turn.now, on=state.on)
+    on, present = state.on, state.table.present
+    canaries, news = state.canaries.news(state.appliance, state.bound, turn.now, on=on, present=present)
     turn.canaries(canaries)
     if news:
         turn.do(Readings(news))

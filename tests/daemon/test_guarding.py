@@ -814,6 +814,90 @@ def test_taken_away_it_leaves_no_trace_and_stays_so() -> None:
     assert kept.messages() == ["remove", "link", "install", "grant wire"]
 
 
+SILENT = {"before": "absent", "after": "failed"}
+TOO_OLD_MS = 2_000
+"""Of what the canary told, in a file that says nothing else."""
+
+
+def canary(kept: Guards) -> State:
+    (found,) = (one for (name, _), one in kept.keeper.state.tracks.items() if name in ("path", "canary"))
+    return found.believed
+
+
+@pytest.mark.parametrize("silence", ["absent", "failed"])
+def test_without_the_guard_the_canary_says_nothing_and_the_file_says_what_that_is_worth(silence: str) -> None:
+    kept = Guards(guarded(signals={"path": {"kind": "canary", "absent": {"after": silence}}})).granted()
+    kept.wait(30_000)
+    assert canary(kept) is State.HEALTHY
+    kept.turn(*kept.guarding.switch(on=False))
+    kept.wires.vm(dead=True)
+    assert canary(kept) is (State.ABSENT if silence == "absent" else State.FAILED)
+    assert kept.choice == ("inspect" if silence == "absent" else "bypass")
+    (track,) = kept.keeper.state.tracks.values()
+    assert "the guard is off: no probes are sent" in str(track)
+    kept.wait(30_000)
+    assert canary(kept) is not State.HEALTHY
+    kept.killed_and_started()
+    kept.wait(30_000)
+    assert not kept.keeper.state.tracks or canary(kept) is not State.HEALTHY
+
+
+@pytest.mark.parametrize("why", ["prober", "hangs", "slow", "table"])
+def test_nor_does_it_say_anything_while_nobody_tells_of_probes(why: str) -> None:
+    kept = Guards().granted()
+    kept.wires.start_ms = 10_000_000
+    if why == "prober":
+        kept.prober.refuses = "cannot start the probe sender"
+    if why in ("prober", "slow"):
+        kept.wires.kill_prober()
+    elif why == "hangs":
+        assert kept.wires.process
+        kept.wires.process.hung = True
+    else:
+        kept.table.before_message = no_install
+        kept.table.flush()
+        kept.guarding.disturb()
+        kept.turn(changed=True)
+    kept.wait(TOO_OLD_MS + 500)
+    assert canary(kept) is State.ABSENT
+    kept.wait(60_000)
+    assert canary(kept) is State.ABSENT
+
+
+def strict() -> Guards:
+    """Where silence is a failure, so that a moment too much of it costs a healthy VM the wire."""
+    return Guards(guarded({"lease": "5s"}, signals={"path": {"kind": "canary", "absent": SILENT}})).granted()
+
+
+@pytest.mark.parametrize("what", ["daemon", "prober", "flush", "reload", "file", "stall", "switch"])
+def test_what_is_over_within_a_moment_costs_a_healthy_vm_nothing(what: str) -> None:
+    kept = strict()
+    kept.wait(5_000)
+    if what == "daemon":
+        kept.killed_and_started()
+    elif what == "prober":
+        kept.wires.start_ms = 700
+        kept.wires.kill_prober()
+    elif what == "flush":
+        kept.table.flush()
+        kept.guarding.disturb()
+        kept.turn(changed=True)
+    elif what == "reload":
+        declare(kept, guarded({"lease": "6s"}, signals={"path": {"kind": "canary", "absent": SILENT}}))
+    elif what == "file":
+        kept.guarding.forget()
+    elif what == "stall":
+        # The prober has gone on, and what it told is heard first.
+        kept.now += 4_000
+    else:
+        kept.turn(HoldPlaced(Hold("inspect", "alice", "tests", kept.now + 60_000)))
+    kept.wait(10_000)
+    assert kept.choice == "inspect"
+    assert kept.held is Held.GRANTED
+    assert canary(kept) is State.HEALTHY
+    assert kept.events("tripped", "switched") == []
+
+
 def test_what_cannot_be_taken_away_is_not_off() -> None:
     kept = Guards().granted()
     kept.table.refuses = "Operation not permitted"

@@ -98,7 +98,7 @@ def test_a_direction_that_is_lost_is_named() -> None:
 
 def test_without_a_latch_only_what_lasts_is_told() -> None:
     ear = Ear(appliance({"latch": False}))
-    ear.hear(100, *both())
+    ear.hear(57_001, *both())
     assert ear.hear(60_000, *both(state="lost", age_ms=UNLATCHED_MS - 1)) == ()
     told = ear.hear(60_100, *both(state="lost", age_ms=UNLATCHED_MS))
     assert told == path(State.FAILED, "probes do not come back: outside → inside, inside → outside")
@@ -167,6 +167,49 @@ def test_a_prober_that_is_silent_says_nothing_of_the_vm() -> None:
     assert ear.news(2_001 + SILENT_MS) == SILENT
     assert ear.news(9_000) == ()
     assert ear.hear(9_100, *both()) == HEALTHY
+
+
+def test_what_no_report_bears_out_any_more_is_too_old() -> None:
+    ear = Ear()
+    ear.hear(1_000, *both())
+    for now in range(1_100, 1_000 + UNPROVEN_MS + SILENT_MS, 100):
+        assert ear.hear(now) == (), "a prober that has no orders"
+    assert ear.canaries.due(now) == now + 100
+    ear.canaries, told = ear.canaries.news(ear.of, ear.segments, now + 100, present=False)
+    assert told == path(State.ABSENT, "the guard is not in the kernel: no probes are sent")
+    assert ear.canaries.due(now + 100) is None
+    assert ear.hear(9_000) == ()
+    assert ear.hear(9_100, *both()) == HEALTHY
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_so_it_is_where_no_segment_is_guarded_in_the_kernel(forgotten: bool) -> None:
+    ear = Ear()
+    ear.hear(1_000, *both())
+    ear.segments = ()
+    if forgotten:
+        ear.canaries = ear.canaries.forget()
+    assert ear.news(999 + UNPROVEN_MS + SILENT_MS) == ()
+    (told,) = ear.news(1_000 + UNPROVEN_MS + SILENT_MS)
+    assert told.state is State.ABSENT
+
+
+def test_what_was_never_told_is_not_told_to_be_absent() -> None:
+    ear = Ear()
+    ear.segments = ()
+    assert ear.canaries.due(100) is None
+    assert ear.news(90_000) == ()
+
+
+def test_a_vm_that_is_proven_anew_again_and_again_and_never_is_has_its_bound() -> None:
+    ear = Ear()
+    ear.hear(1_000, *both())
+    told = [
+        one
+        for number in range(1, 40)
+        for one in ear.hear(1_000 + 100 * number, *both(state="unproven", head=bytes([number]) * 12))
+    ]
+    assert [one.state for one in told] == [State.ABSENT]
 
 
 def test_where_an_adapter_is_missing_no_probe_can_be_sent() -> None:

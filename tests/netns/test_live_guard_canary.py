@@ -83,6 +83,32 @@ def test_suricata_is_healthy_as_long_as_its_rule_blocks(kept: Guarded, tmp_path:
     kept.inspects()
 
 
+# --- what nobody sends ---
+
+
+@pytest.mark.parametrize("silence", ["absent", "failed"])
+def test_without_probes_it_is_not_healthy_and_the_file_says_what_that_is_worth(kept: Guarded, silence: str) -> None:
+    kept.write(signals={**CARRIER, "canary": {"kind": "canary", "absent": {"after": silence}}})
+    kept.reload()
+    kept.inspects()
+    kept.until(lambda: canary(kept)[0] == "healthy", "a healthy canary")
+    assert kept.cli("guard", "off").code == 0
+    kept.lab.blackhole_vm()
+    kept.until(lambda: canary(kept) == (silence, "the guard is off: no probes are sent"), "old evidence to be none")
+    assert "healthy  probes come back" not in kept.cli("status").out
+    if silence == "failed":
+        with kept.lab.flows(1_000) as flows:
+            kept.until(lambda: kept.is_on("bypass"), "the wire past the VM")
+            flows.start()
+            more_arrives(kept, flows)
+    else:
+        assert kept.is_on("inspect")
+    kept.lab.unblock_vm()
+    assert kept.cli("guard", "on").code == 0
+    kept.inspects()
+    assert canary(kept)[0] == "healthy"
+
+
 # --- what does not come through --------------------------------------------------------------------------------------
 
 
