@@ -67,7 +67,7 @@ def on(group_file: Path | None, file: Path | None, boot: bool) -> None:
 @FILE
 @click.pass_obj
 def off(group_file: Path | None, file: Path | None) -> None:
-    """Take every trace of the guard away: its table, its prober and their notes.
+    """Take every trace of the guard away: its table, its prober and their notes. What it has counted stays.
 
     A running daemon leaves it away until `reconcile guard on`, or until the machine boots.
     """
