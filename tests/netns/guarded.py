@@ -56,10 +56,18 @@ class Guarded(Keeping):
         return super().start(*more, **variables)
 
     def reload(self) -> None:
-        """Have the daemon go by the file as it is now, if that is another one."""
+        """Have the daemon go by the file as it is now, if that is another one; its table takes a moment to be set."""
         if self.known != (text := self.file.read_text()):
             self.ask("reload")
             self.known = text
+            of = load(text.encode(), str(self.file))
+            leases = {name: one.guard.lease_ms for name, one in of.segments.items() if one.guard}
+            self.until(lambda: self.leases() == leases, f"the table with leases of {leases}")
+
+    def leases(self) -> dict[str, int]:
+        """How long the leases of the table are that is set, by segment."""
+        told = self.status()["guard"] or {"segments": []}
+        return {one["name"]: one["lease_ms"] for one in told["segments"]}
 
     def guard(self, number: int = 0) -> dict[str, Any]:
         """What `status` tells of the guard of a segment."""
