@@ -820,7 +820,7 @@ TOO_OLD_MS = 2_000
 
 
 def canary(kept: Guards) -> State:
-    (found,) = (one for (name, _), one in kept.keeper.state.tracks.items() if name in ("path", "canary"))
+    (found,) = (one for (name, _), one in kept.core.state.tracks.items() if name in ("path", "canary"))
     return found.believed
 
 
@@ -833,13 +833,13 @@ def test_without_the_guard_the_canary_says_nothing_and_the_file_says_what_that_i
     kept.wires.vm(dead=True)
     assert canary(kept) is (State.ABSENT if silence == "absent" else State.FAILED)
     assert kept.choice == ("inspect" if silence == "absent" else "bypass")
-    (track,) = kept.keeper.state.tracks.values()
+    (track,) = kept.core.state.tracks.values()
     assert "the guard is off: no probes are sent" in str(track)
     kept.wait(30_000)
     assert canary(kept) is not State.HEALTHY
     kept.killed_and_started()
     kept.wait(30_000)
-    assert not kept.keeper.state.tracks or canary(kept) is not State.HEALTHY
+    assert not kept.core.state.tracks or canary(kept) is not State.HEALTHY
 
 
 @pytest.mark.parametrize("why", ["prober", "hangs", "slow", "table"])

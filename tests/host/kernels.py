@@ -98,6 +98,7 @@ class Real:
             ["bridge", "fdb", "add", f"02:aa:00:00:00:{ord(name[-1]):02x}", "dev", name, "master", "dynamic"],
             capture_output=True,
             check=False,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 0, done.stderr
 
