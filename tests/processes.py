@@ -2,9 +2,10 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ os.execvp(sys.argv[1], sys.argv[1:])
 """
 UNKINDLY = (sys.executable, "-c", _UNKIND)
 """Starts a program as the worst of supervisors would: signals ignored and blocked, also the one that tells of children."""
+
+
+def inherited_signals(lines: Iterable[str]) -> list[set[int]]:
+    """The signals that each line of /proc/PID/status names, but for those that the C library keeps to itself.
+
+    It lets nobody set 32 and 33, and some supervisors hand 32 down ignored: no program can give it back.
+
+    """
+    numbers = [int(line.split()[1], 16) for line in lines]
+    return [{one for one in signal.valid_signals() if mask >> (one - 1) & 1} for mask in numbers]
 
 
 @contextlib.contextmanager

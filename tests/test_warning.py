@@ -1,0 +1,23 @@
+"""The one form of bad news."""
+
+from reconciler.warning import Severity, Warning, worst_first  # noqa: A004 - the field's word
+
+
+def test_the_worst_comes_first_and_each_once() -> None:
+    note = Warning("a", Severity.NOTE, "nic0", "is odd")
+    bad = Warning("b", Severity.ERROR, "", "the guard is not set", "reconcile guard on")
+    fair = Warning("c", Severity.WARNING, "nic1", "may drop")
+    assert worst_first([note, fair, bad, note]) == (bad, fair, note)
+
+
+def test_its_text_names_the_thing_and_what_would_be_right() -> None:
+    assert str(Warning("a", Severity.NOTE, "nic0", "is odd")) == "nic0: is odd"
+    bad = Warning("b", Severity.ERROR, "", "the guard is not set", "reconcile guard on")
+    assert str(bad) == "the guard is not set; reconcile guard on"
+    assert bad.as_json() == {
+        "code": "b",
+        "severity": "error",
+        "about": "",
+        "text": "the guard is not set",
+        "remedy": "reconcile guard on",
+    }
