@@ -1,1 +1,1 @@
-"""The record of where frames went when not through the VM: its entries, their chain, and what it all adds up to. Pure."""
+"""The record of where frames went, and who ordered what: its entries, their chain, and what they add up to. Pure."""
