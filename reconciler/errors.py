@@ -6,6 +6,11 @@ class ReconcilerError(Exception):
 
     retry_helps = False
 
+    @property
+    def explained(self) -> str:
+        """The text for a terminal; more than its one line where there is more to see."""
+        return str(self)
+
 
 class TransientError(ReconcilerError):
     """The world was in motion (an interrupted dump, a lock held by another); trying again can help."""

@@ -9,6 +9,7 @@ from reconciler.appliance.rules import network as references
 from reconciler.appliance.written import shape
 from reconciler.appliance.yaml import document
 from reconciler.appliance.yaml.document import Document, DocumentError, Mistake
+from reconciler.appliance.yaml.excerpt import excerpt
 from reconciler.errors import ReconcilerError
 
 # Who has more to mend reads no further either; and a hostile file cannot fill a terminal or a log.
@@ -21,10 +22,17 @@ class InvalidFileError(ReconcilerError):
     Of very many, the first `MAX_MISTAKES` stand for themselves and one more for the rest.
     """
 
-    def __init__(self, name: str, mistakes: list[Mistake]) -> None:
+    def __init__(self, name: str, mistakes: list[Mistake], text: bytes) -> None:
         super().__init__("\n".join(f"{name}:{mistake}" for mistake in mistakes))
         self.name = name
         self.mistakes = mistakes
+        self._text = text
+
+    @property
+    def explained(self) -> str:
+        """Each mistake with the line that it is about, and a mark under the place."""
+        told = ((str(mistake), excerpt(self._text, mistake.position)) for mistake in self.mistakes)
+        return "\n".join(f"{self.name}:{what}\n{where}".rstrip("\n") for what, where in told)
 
 
 def load(text: bytes, name: str) -> Appliance:
@@ -37,16 +45,16 @@ def load(text: bytes, name: str) -> Appliance:
     try:
         read = document.read(text)
     except DocumentError as error:
-        raise InvalidFileError(name, [error.mistake]) from None
+        raise InvalidFileError(name, [error.mistake], text) from None
     file, errors = shape.validate(read.data)
     found = [*read.mistakes, *shape.nothings(read), *shape.mistakes(read, errors), *references.mistakes(read)]
     if found or file is None:
         found += _proof_of_the_rest(read)
-        raise InvalidFileError(name, _in_order(found))
+        raise InvalidFileError(name, _in_order(found), text)
     appliance = expand(file)
     found += _proof(read, appliance)
     if found:
-        raise InvalidFileError(name, _in_order(found))
+        raise InvalidFileError(name, _in_order(found), text)
     return appliance
 
 

@@ -201,7 +201,8 @@ def validate(group_file: Path | None, paths: tuple[Path, ...], file: Path | None
     """
     from reconciler.cli import validate as validation
 
-    files = validation.files(paths or ((file or group_file or places.DEFAULT_FILE),))
+    named = [one for one in (file or group_file, *paths) if one]
+    files = validation.files(named or [places.DEFAULT_FILE])
     sys.exit(validation.run(files, as_json=output == "json"))
 
 
@@ -290,7 +291,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted")
     except ReconcilerError as error:
-        _fail(str(error))
+        _fail(error.explained)
     except BrokenPipeError:
         # The reader left, as `head` does. Nobody is there to be told; the interpreter must not try again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -39,13 +39,17 @@ def files(paths: Iterable[Path]) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What became of one file: `sku` and `summary` of a valid one, else `mistakes`, or why it was not even read."""
+    """What became of one file: `sku` and `summary` of a valid one, else `mistakes`, or why it was not even read.
+
+    `explained`: the mistakes as text, each with its line of the file.
+    """
 
     file: str
     sku: str = ""
     summary: str = ""
     mistakes: tuple[Mistake, ...] = ()
     unreadable: str = ""
+    explained: str = ""
 
     @property
     def valid(self) -> bool:
@@ -58,7 +62,7 @@ def check(path: Path) -> Checked:
     try:
         appliance = load(read_file(path), str(path))
     except InvalidFileError as error:
-        return Checked(str(path), mistakes=tuple(error.mistakes))
+        return Checked(str(path), mistakes=tuple(error.mistakes), explained=error.explained)
     except HostError as error:
         return Checked(str(path), unreadable=str(error))
     return Checked(str(path), appliance.sku, ", ".join(_parts(appliance)))
@@ -97,7 +101,7 @@ def _say(one: Checked) -> None:
     elif one.unreadable:
         say(one.unreadable, error=True)
     else:
-        say("\n".join(f"{one.file}:{mistake}" for mistake in one.mistakes), error=True)
+        say(one.explained, error=True)
 
 
 def _json(one: Checked) -> dict[str, Any]:

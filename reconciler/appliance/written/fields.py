@@ -17,6 +17,8 @@ ROLE = r"^[A-Za-z][A-Za-z0-9_-]{0,30}$"
 SKU = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$"
 PCI = r"^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-1][0-9a-f]\.[0-7]$"
 MAC = r"^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$"
+# Bit 0 of the first byte is the group bit (IEEE 802, clause 8.2); all zeros is what the kernel has for none.
+_UNICAST = r"^(?!00(?::00){5}$)[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$"
 DURATION = r"^[0-9]{1,9}(ms|s|m|h)$"
 DRIVER = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$"
 URI = r"^[a-z][a-z0-9+]{0,30}://[!-~]{0,450}$"
@@ -40,14 +42,16 @@ def mistaken(what: str, right: str = "") -> PydanticCustomError:
     return PydanticCustomError("mistaken", "{what}", {"what": what, "right": right})
 
 
-def _matching(pattern: str, what: str, right: str) -> Callable[[Any], Any]:
+def _matching(pattern: str, what: str, right: str, meant: Callable[[str], str]) -> Callable[[Any], Any]:
     compiled = re.compile(pattern)
 
     def check(value: Any) -> Any:
         if not isinstance(value, str):
             raise mistaken(f"expected {what} as text, found {kind(value)}", right)
         if not compiled.fullmatch(value):
-            raise mistaken(f"not {what}: {shown(value)}", right)
+            guess = meant(value)
+            better = f'did you mean "{guess}"?' if compiled.fullmatch(guess) else right
+            raise mistaken(f"not {what}: {shown(value)}", better)
         return value
 
     return check
@@ -60,10 +64,10 @@ def for_schema(pattern: str) -> str:
     return pattern + r"(?!\n)"
 
 
-def text(pattern: str, what: str, right: str) -> tuple[Any, Any]:
-    """What makes a `str` one that matches `pattern`, here and in the JSON Schema."""
+def text(pattern: str, what: str, right: str, meant: Callable[[str], str] = str.strip) -> tuple[Any, Any]:
+    """What makes a `str` one that matches `pattern`, here and in the JSON Schema; `meant` guesses what was meant."""
     schema = {"type": "string", "pattern": for_schema(pattern)}
-    return BeforeValidator(_matching(pattern, what, right)), WithJsonSchema(schema)
+    return BeforeValidator(_matching(pattern, what, right, meant)), WithJsonSchema(schema)
 
 
 def whole(value: Any) -> Any:
@@ -83,11 +87,31 @@ Interface = Annotated[
 ]
 Role = Annotated[str, *text(ROLE, "a name", "1 to 31 letters, digits, - or _, beginning with a letter")]
 Sku = Annotated[str, *text(SKU, "a SKU", "1 to 63 letters, digits, '.', '_', '+' or '-'")]
-Pci = Annotated[str, *text(PCI, "a PCI address", 'domain:bus:device.function in lower case, as in "0000:02:00.0"')]
+
+
+def _whole_pci(value: str) -> str:
+    """What `lspci` prints of a PCI address, or somebody's capitals, as the whole address."""
+    short = value.strip().lower()
+    return f"0000:{short}" if re.fullmatch(r"[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", short) else short
+
+
+def _unicast(value: str) -> str:
+    if not re.fullmatch(_UNICAST, value):
+        why = "of a group (multicast or broadcast)" if int(value[:2], 16) & 1 else "all zeros"
+        raise mistaken(f"no station has the MAC address {shown(value)}: it is {why}", "give the address of one NIC")
+    return value
+
+
+Pci = Annotated[
+    str,
+    *text(PCI, "a PCI address", 'domain:bus:device.function in lower case, as in "0000:02:00.0"', meant=_whole_pci),
+]
 Mac = Annotated[
     str,
+    AfterValidator(_unicast),
     AfterValidator(str.lower),
-    *text(MAC, "a MAC address", 'six bytes in hexadecimal, as in "52:54:00:00:00:01"'),
+    text(MAC, "a MAC address", 'six bytes in hexadecimal, as in "52:54:00:00:00:01"')[0],
+    WithJsonSchema({"type": "string", "pattern": for_schema(_UNICAST)}),
 ]
 Duration = Annotated[str, *text(DURATION, "a duration", "a whole number and its unit: 200ms, 5s, 2m, 1h")]
 Ipv4 = Annotated[str, *text(IPV4, "an IPv4 address", 'as in "192.0.2.1"')]

@@ -1,5 +1,6 @@
 """What pydantic finds wrong with the shape of a document, in words that a vendor can act on."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from reconciler.appliance.written import schema
 from reconciler.appliance.written.health import SIGNAL_KINDS
 from reconciler.appliance.written.network import ApplianceFile
 from reconciler.appliance.yaml.document import Document, Mistake, Path, Position
-from reconciler.appliance.yaml.words import Guesser, kind, shown
+from reconciler.appliance.yaml.words import Guesser, kind, lookalike, shown
 
 _EXPECTED = {
     "string_type": "text",
@@ -28,6 +29,9 @@ _LIMITS = {
     "greater_than_equal": ("{found} is too small", "at least {ge} is needed"),
     "less_than_equal": ("{found} is too large", "at most {le} is allowed"),
 }
+
+# The schema's own versions; what is no version at all is a slip of the pen.
+_NEWER = re.compile(r"reconciler/v(?!1$)[1-9][0-9]{0,3}")
 
 # What others find with more to say about it: `nothings` an empty value also where the model has no key, `references`
 # a name that stands twice or that is missing.
@@ -103,7 +107,10 @@ def _path(document: Document, error: ErrorDetails) -> Path:
 
 def _unknown_key(document: Document, path: Path, known: list[str], guess: str | None) -> Mistake:
     right = f"did you mean `{guess}`?" if guess else f"known here: {', '.join(known)}"
-    return Mistake(document.key(path), path[:-1], f"unknown key {shown(str(path[-1]))}", right)
+    what = f"unknown key {shown(str(path[-1]))}"
+    if found := lookalike(str(path[-1])):
+        what, right = f"{what} has {found[1]} in it", found[2]
+    return Mistake(document.key(path), path[:-1], what, right)
 
 
 def _explain(document: Document, path: Path, error: ErrorDetails, guesser: Guesser) -> Mistake:
@@ -114,7 +121,7 @@ def _explain(document: Document, path: Path, error: ErrorDetails, guesser: Guess
     if code == "missing":
         return Mistake(document.value(path[:-1]), path[:-1], f"the key `{path[-1]}` is missing", "add it")
     if code in _EXPECTED:
-        right = "YAML 1.2 knows only `true` and `false`" if code == "bool_type" and isinstance(found, str) else ""
+        right = _rather(code, path, found)
         return Mistake(place, path, f"expected {_EXPECTED[code]}, found {kind(found)}", right)
     if code == "union_tag_not_found":
         return _no_kind(document, path, found, guesser)
@@ -134,6 +141,17 @@ def _explain(document: Document, path: Path, error: ErrorDetails, guesser: Guess
     return Mistake(place, path, error["msg"][0].lower() + error["msg"][1:], "")
 
 
+def _rather(code: str, path: Path, found: Any) -> str:
+    """What whoever wrote another kind of value may have meant; '' where nobody knows."""
+    if code == "bool_type" and isinstance(found, str):
+        return "YAML 1.2 knows only `true` and `false`"
+    if code == "string_type" and not isinstance(found, dict | list):
+        return "quote it"
+    if path == ("guard",) and (found is False or str(found).lower() in ("off", "no", "none", "false")):
+        return "for a wire without a guard remove the key; `reconcile guard off` switches one off for a while"
+    return ""
+
+
 def _no_kind(document: Document, path: Path, found: Any, guesser: Guesser) -> Mistake:
     kinds = f"one of {', '.join(SIGNAL_KINDS)}"
     if not isinstance(found, dict):
@@ -148,6 +166,9 @@ def _no_kind(document: Document, path: Path, found: Any, guesser: Guesser) -> Mi
 
 
 def _literal(place: Position, path: Path, expected: str, found: Any, guesser: Guesser) -> Mistake:
+    if path == ("schema",) and isinstance(found, str) and _NEWER.fullmatch(found):
+        right = f"this one reads {expected}; {found} needs a newer version of lan-bypass"
+        return Mistake(place, path, "this file is of a later schema than this program knows", right)
     words = [word for word in expected.replace(" or ", ", ").split("'") if word.strip(", ")]
     guess = guesser.closest(found, words) if isinstance(found, str) else None
     what = f"expected {expected}, found {shown(found) if isinstance(found, str) else kind(found)}"

@@ -24,7 +24,7 @@ from ruamel.yaml.events import (
 from ruamel.yaml.reader import ReaderError
 
 from reconciler.appliance.yaml.parser import Parser, Refused
-from reconciler.appliance.yaml.words import show
+from reconciler.appliance.yaml.words import lookalike, show
 
 # An appliance of 1,024 ports, spelled out, takes 150 kB, 25,000 nodes and 6 levels. The bounds leave room beyond that,
 # and keep the worst file that they admit below 3 s of the parser's time.
@@ -56,6 +56,7 @@ _CORE: tuple[tuple[re.Pattern[str], Callable[[str], "Data"]], ...] = (
     (re.compile(r"[-+]?\.(inf|Inf|INF)"), lambda text: -math.inf if text[0] == "-" else math.inf),
     (re.compile(r"\.(nan|NaN|NAN)"), lambda _: math.nan),
 )
+_LEADING_ZERO = re.compile(rf"[-+]?0[0-9]{{1,{_MAX_DIGITS - 2}}}")
 # What a plain scalar must begin with to be anything but text. Most are text: this spares them nine patterns.
 _CORE_BEGINS = frozenset("~nNtTfF-+.0123456789")
 
@@ -149,9 +150,24 @@ def _decode(text: bytes) -> str:
         _refuse(place, (), f"byte 0x{text[error.start]:02x} is not UTF-8", "save the file as UTF-8")
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a file; they end where YAML 1.2 ends them (chapter 5.4)."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def oddity(text: str, place: Position) -> Mistake | None:
+    """A character that only looks like what YAML wants, in the line where the reading ended or in the one before it."""
+    lines = lines_of(text)
+    for line in (place.line, place.line - 1):
+        if 0 < line <= len(lines) and (found := lookalike(lines[line - 1])):
+            column, what, right = found
+            return Mistake(Position(line, column + 1), (), what, right)
+    return None
+
+
 def _place(before: str) -> Position:
-    """The position behind `before`; lines end where YAML 1.2 ends them (chapter 5.4)."""
-    lines = before.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    """The position behind `before`."""
+    lines = lines_of(before)
     return Position(len(lines), len(lines[-1]) + 1)
 
 
@@ -199,6 +215,8 @@ class _Reader:
             mark = error.problem_mark or error.context_mark
             if mark:
                 place = Position(mark.line + 1, mark.column + 1)
+            if culprit := oddity(self.text, place):
+                _refuse(culprit.position, (), culprit.what, culprit.right)
             problem, context = str(error.problem or error.context), str(error.context or "")
             _refuse(place, (), f"not YAML: {show(problem, 200)}", show(context, 200))
         except ReaderError as error:
@@ -244,6 +262,9 @@ class _Reader:
         if isinstance(event, ScalarEvent):
             data = _plain(event.value) if event.style is None else event.value
             self._check_characters(event.value, place, path)
+            if event.style is None and _LEADING_ZERO.fullmatch(event.value):
+                what = f"the number {show(event.value)} begins with a zero: some readers take it for octal"
+                self.mistakes.append(Mistake(place, path, what, f"write {data}, or quote it if it is text"))
         elif isinstance(event, MappingStartEvent):
             data = self._mapping(events, path)
         else:

@@ -11,6 +11,20 @@ from typing import Any
 MAX_GUESSES = 100
 MAX_CANDIDATES = 500
 
+# Editors, office programs and web pages put them where a space or a quotation mark was typed.
+_LOOKALIKES = {
+    "\t": ("a tab", "YAML is spaced with spaces: write some"),
+    "\u00a0": ("a no-break space (U+00A0)", "write a plain space"),
+    "\u202f": ("a narrow no-break space (U+202F)", "write a plain space"),
+    "\u3000": ("an ideographic space (U+3000)", "write a plain space"),
+    "\u200b": ("a space of no width (U+200B)", "remove it"),
+    "\ufeff": ("a space of no width (U+FEFF)", "remove it"),
+    "\u201c": ("a typographic quotation mark (U+201C)", 'write "'),
+    "\u201d": ("a typographic quotation mark (U+201D)", 'write "'),
+    "\u2018": ("a typographic quotation mark (U+2018)", "write '"),
+    "\u2019": ("a typographic quotation mark (U+2019)", "write '"),
+    "\uff1a": ("a wide colon (U+FF1A)", "write a plain one"),
+}
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 
 
@@ -23,6 +37,11 @@ def show(text: str, limit: int = 60) -> str:
 def shown(value: str) -> str:
     """A value quoted for a message, escaped and bounded."""
     return ascii(value) if len(value) <= 60 else ascii(value[:60]) + "…"
+
+
+def lookalike(text: str) -> tuple[int, str, str] | None:
+    """The first character of `text` that looks like another: its index, what it is, and what would be right."""
+    return next(((index, *_LOOKALIKES[c]) for index, c in enumerate(text) if c in _LOOKALIKES), None)
 
 
 def kind(value: Any) -> str:
