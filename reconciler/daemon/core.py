@@ -1,5 +1,7 @@
 """The core of the daemon, without its loop: events in, decisions by the policy, and the network made to match.
 
+What it decides and does, `daemon.telling` puts into words.
+
     events ──▶ policy ──▶ choice ──▶ audit ──▶ plan ──▶ execute ──▶ verify
                  ▲                     │
                  └──── carrier ────────┘
@@ -11,7 +13,6 @@ In the order of a turn stands what must not be late: the guard's lease first, th
 memory, and the VM's restart last, when the attempt that it uses up is on disk.
 """
 
-import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 from reconciler.appliance.declared import Appliance
 from reconciler.daemon.failover import PreparedFailover
 from reconciler.daemon.journal import Journal
+from reconciler.daemon.telling import Telling
 from reconciler.errors import HostError, TransientError
 from reconciler.health import policy, record
 from reconciler.health.signal import Reading, Rebooted
@@ -27,7 +29,6 @@ from reconciler.health.state import (
     Choose,
     Decision,
     Declared,
-    Ending,
     Event,
     Phase,
     Restart,
@@ -38,13 +39,11 @@ from reconciler.health.state import (
     rules_of,
 )
 from reconciler.host.signals import carrier
-from reconciler.network import render
-from reconciler.network.bind import Problem
-from reconciler.network.conflict import Conflicts, Thing, about, suspects
-from reconciler.network.cycle import Host, Report, audit
+from reconciler.network.conflict import Conflicts, Thing, about
+from reconciler.network.cycle import Host, audit
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Change, Difference
-from reconciler.network.plan import Outcome, Plan, Status, plan
+from reconciler.network.plan import Status, plan
 from reconciler.network.recognise import recognise
 
 # Catches what no event told.
@@ -54,11 +53,6 @@ RETRY_MS = 100
 REFUSED_MS = 1_000
 # Carrier readings may change the choice, and the new choice what is looked at; more rounds than this are for later.
 _ROUNDS = 4
-DECISIONS_KEPT = 64
-# The same decision, once more within so long, is not told again.
-REPEATED_MS = 1_000
-# In a log line; the whole plan is what `reconcile --dry-run` is for.
-_CHANGES_TOLD = 8
 
 
 class Memory(Protocol):
@@ -106,20 +100,13 @@ class Guard(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A decision, when it was made."""
-
-    at_ms: int
-    decision: Decision
-
-
 @dataclass(slots=True)
 class Core:
     """Keeps one appliance's network as its health asks for.
 
     `clock`: milliseconds that never step. `restart`: starts what the ladder asks for; its end comes back as an event.
-    `running`: the names of the programs that run on this host.
+    `running`: the names of the programs that run on this host. `path_changed`: called at the end of each turn and when
+    the guard was heard, after the wire was seen to and before anything is remembered: frames may go another way now.
     """
 
     appliance: Appliance
@@ -130,16 +117,13 @@ class Core:
     restart: Callable[[Restart], None]
     running: Callable[[], Collection[str]] = lambda: ()
     guard: Guard | None = None
+    path_changed: Callable[[], None] = lambda: None
     state: State = field(init=False)
     found: Difference | None = field(init=False, default=None)
     conflicts: Conflicts = field(init=False, default_factory=Conflicts)
-    decisions: list[Told] = field(init=False, default_factory=list)
+    telling: Telling = field(init=False)
     mended: int = field(init=False, default=0)
     _heard: dict[tuple[str, str | None], Reading] = field(init=False, default_factory=dict)
-    _problems: dict[Any, Problem] = field(init=False, default_factory=dict)
-    _unread: str = field(init=False, default="")
-    _unreached: str = field(init=False, default="")
-    _told: dict[tuple[str | None, str], int] = field(init=False, default_factory=dict)
     _pending: list[Restart] = field(init=False, default_factory=list)
     _look_ms: int = field(init=False, default=0)
     _switched: bool = field(init=False, default=False)
@@ -148,6 +132,7 @@ class Core:
     _sent: tuple[Change, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
+        self.telling = Telling(self.journal, self.running)
         self._prepared = PreparedFailover(self.host)
 
     def start(self, remembered: Any = None, shift: int | None = None) -> None:
@@ -168,11 +153,7 @@ class Core:
                 self.memory.useless(error)
                 self.state = begin(rules, found, now)
         self._switched = True
-        self.journal.tell(
-            "start",
-            f"{self.appliance.sku}: found {_spell(found)}; wanted {_spell(self.state.choice)}",
-            found=dict(found),
-        )
+        self.telling.begun(self.appliance.sku, found, self.state.choice)
         self._choose()
         self.turn((), changed=True)
 
@@ -193,12 +174,12 @@ class Core:
     def converged(self) -> bool:
         """Whether the network is as wanted, as far as it could be looked at since that was decided."""
         found = self.found
-        return not (found is None or found.changes or found.problems or self._switched or self._unread)
+        return not (found is None or found.changes or found.problems or self._switched or self.unread)
 
     @property
     def unread(self) -> str:
         """Why the network cannot be read; '' where it can."""
-        return self._unread
+        return self.telling.unread
 
     def turn(self, events: Iterable[Event], *, changed: bool = False) -> None:
         """Take events in, decide, and make the network match. `changed`: links may have changed."""
@@ -210,6 +191,7 @@ class Core:
                 self._converge()
             elif self.guard and self.clock() >= self.guard.due_ms:
                 self._hear(self.guard.listen())
+            self.path_changed()
         self._remember()
         pending, self._pending = self._pending, []
         for effect in pending:
@@ -225,6 +207,8 @@ class Core:
         """Hear the guard's probes, which tell something ten times a second, and seldom anything new."""
         if self.guard and (news := self.guard.listen()):
             self.turn(news)
+        else:
+            self.path_changed()
 
     def declare(self, appliance: Appliance) -> None:
         """Go on with a file that was reloaded."""
@@ -260,17 +244,9 @@ class Core:
                 case Restart():
                     self._pending.append(effect)
                 case Decision():
-                    self._decided(effect)
+                    self.telling.decided(effect, self.state.now_ms)
         if isinstance(event, RestartEnded):
-            self._restart_ended(event)
-
-    def _restart_ended(self, ended: RestartEnded) -> None:
-        before, self._unreached = self._unreached, ended.reason if ended.ending is Ending.UNREACHED else ""
-        if ended.ending is Ending.REFUSED:
-            self.journal.tell("restart", f"the VM was not restarted: {ended.reason}", level=logging.ERROR)
-        elif self._unreached != before:
-            # Asked again and again, and told once.
-            self.journal.tell("restart", f"nobody can be asked to restart the VM: {ended.reason}", level=logging.ERROR)
+            self.telling.restart_ended(event)
 
     def _choose(self) -> None:
         """Have the guard know first: by one message the kernel carries the wire past the VM; the switches follow."""
@@ -289,25 +265,6 @@ class Core:
         for reading in news:
             self._step(reading)
 
-    def _decided(self, decision: Decision) -> None:
-        now, thing = self.state.now_ms, (decision.segment, decision.what)
-        told = {one: when for one, when in self._told.items() if now - when < REPEATED_MS}
-        self._told = told if thing in told else {**told, thing: now}
-        if thing in told and decision.routine:
-            # A guest that changes its mind ten times a second fills neither the log nor the decisions that are kept.
-            return
-        self.decisions.append(Told(now, decision))
-        del self.decisions[:-DECISIONS_KEPT]
-        where = f"{decision.segment}: " if decision.segment else ""
-        why = "; ".join(str(reading) for reading in decision.why)
-        self.journal.tell(
-            "decision",
-            f"{where}{decision.what}{f' ({why})' if why else ''}",
-            segment=decision.segment,
-            what=decision.what,
-            why=[str(reading) for reading in decision.why],
-        )
-
     # Reconciling
 
     def _converge(self) -> None:
@@ -315,7 +272,7 @@ class Core:
             found = self._look()
             self._look_ms = self.clock() + AUDIT_MS
             if self._sent:
-                self._tell_sent(found)
+                self._note_sent(found)
             if found.changes:
                 self._mend(found)
             else:
@@ -326,10 +283,7 @@ class Core:
                 self._hear(self.guard.settle(self.found))
         except (TransientError, HostError) as error:
             self._look_ms = self.clock() + (RETRY_MS if error.retry_helps else REFUSED_MS)
-            if str(error) != self._unread:
-                level = logging.WARNING if error.retry_helps else logging.ERROR
-                self.journal.tell("unread", str(error), level=level)
-            self._unread = str(error)
+            self.telling.refused(error)
 
     def _look(self) -> Difference:
         """What differs from what is wanted, once the adapters' carrier has had its say."""
@@ -340,12 +294,7 @@ class Core:
             if self.state.choice == choice:
                 break
         assert self.found is not None  # noqa: S101 - the loop ran
-        if self._unread:
-            self._unread = ""
-            self.journal.tell("read", "the network can be read again")
-        self._tell_problems(self.found)
-        for name, what in self.conflicts.calmed(self.clock()):
-            self.journal.tell("calm", f"{name}: nobody changes back its {what} any more", interface=name, about=what)
+        self.telling.looked(self.found, self.conflicts.calmed(self.clock()))
         return self.found
 
     def _hear_carrier(self, found: Difference) -> None:
@@ -370,8 +319,11 @@ class Core:
             todo = plan(replace(found, changes=changes))
             outcomes = self.host.execute(todo, found.actual, lambda: False)
             after = self._look()
-            self._tell(found, changes, Report(found, todo, outcomes, after), switched=switched)
-            if not switched:
+            if switched:
+                self.telling.switched(self.state.choice, changes, outcomes, len(after.changes))
+            else:
+                self.mended += 1
+                self.telling.mended(changes, outcomes, len(after.changes))
                 self._note(changes, found, {about(one.operation) for one in outcomes if one.status is not Status.DONE})
             if after.changes:
                 waiting = list(after.changes)
@@ -390,61 +342,17 @@ class Core:
 
     def _note(self, changes: Iterable[Change], found: Difference, refused: Collection[Thing]) -> None:
         for change in changes:
-            name, what = thing = about(change)
-            if not self.conflicts.mended(change, self.clock(), _index(change, found), refused=thing in refused):
-                continue
-            if thing in refused:
-                text = f"{name}: its {what} is refused again and again; trying ever more seldom"
-                self.journal.tell("refused", text, level=logging.ERROR, interface=name, about=what)
-                continue
-            live = found.actual.by_name.get(name)
-            names = suspects(change, self.running(), live.switch if live else None)
-            who = f"probably {', '.join(names)}" if names else "somebody"
-            self.journal.tell(
-                "conflict",
-                f"{name}: {who} keeps changing back its {what}; mending it ever more seldom. "
-                "Tell that program to leave the appliance's interfaces alone",
-                level=logging.WARNING,
-                interface=name,
-                about=what,
-                suspects=list(names),
-            )
+            gone = about(change) in refused
+            if self.conflicts.mended(change, self.clock(), _index(change, found), refused=gone):
+                self.telling.conflict(change, found, refused=gone)
 
-    def _tell(self, found: Difference, changes: tuple[Change, ...], report: Report, *, switched: bool) -> None:
-        self.mended += not switched
-        failed = [one for one in report.outcomes if one.status is Status.FAILED]
-        told = [_change(line) for line in map(render.line, changes)]
-        listed = "; ".join(told[:_CHANGES_TOLD]) + ("; …" if len(told) > _CHANGES_TOLD else "")
-        what = f"switched to {_spell(self.state.choice)}" if switched else "mended"
-        left = f"; {len(report.after.changes)} still to make" if report.after.changes else ""
-        self.journal.tell(
-            "switched" if switched else "mended",
-            f"{what}, {len(changes)} change{'s' if len(changes) != 1 else ''}{left}: {listed}",
-            level=logging.INFO if not failed else logging.ERROR,
-            changes=told,
-            failed=[_failure(one) for one in failed],
-        )
-        for one in failed:
-            self.journal.tell("failed", _failure(one), level=logging.ERROR)
-
-    def _tell_sent(self, found: Difference) -> None:
+    def _note_sent(self, found: Difference) -> None:
         left = {about(change) for change in found.changes}
         done = tuple(change for change in self._sent if about(change) not in left)
         self._sent = ()
         self.conflicts.forget()
         if done:
-            self._tell(found, done, Report(found, Plan((), ()), (), found), switched=True)
-
-    def _tell_problems(self, found: Difference) -> None:
-        # What would be right instead may name all NICs of the machine, and is no part of what is wrong.
-        problems = {(one.code, one.role, one.what, one.interface): one for one in found.problems}
-        for key in problems.keys() - self._problems.keys():
-            problem = problems[key]
-            self.journal.tell("problem", str(problem).split("\n")[0], level=logging.ERROR, code=problem.code)
-        for key in self._problems.keys() - problems.keys():
-            problem = self._problems[key]
-            self.journal.tell("solved", f"no longer: {str(problem).split(chr(10))[0]}", code=problem.code)
-        self._problems = problems
+            self.telling.switched(self.state.choice, done, left=len(found.changes))
 
     def _remember(self) -> None:
         value = record.dump(self.state)
@@ -453,28 +361,11 @@ class Core:
             self.memory.remember(self.state)
 
 
-def _failure(outcome: Outcome) -> str:
-    return f"{outcome.operation.link.label}: {render.operation_words(outcome.operation)}: {outcome.why}"
-
-
 def _index(change: Change, found: Difference) -> int:
     """Which interface a change is about; 0: one that is not there."""
     live = found.actual.by_name.get(change.link.name)
     return live.nic.index if live and live.nic else 0
 
 
-def _change(line: render.Line) -> str:
-    if line.old is None or line.new is None:
-        return f"{line.thing}: {line.new or line.old}"
-    return f"{line.thing} {line.about}: {line.old} → {line.new}"
-
-
 def _any_choice(appliance: Appliance) -> Mapping[str, str]:
     return dict.fromkeys(appliance.segments, next(iter(appliance.topologies)))
-
-
-def _spell(choice: Mapping[str, str | None]) -> str:
-    topologies = set(choice.values())
-    if len(topologies) == 1:
-        return topologies.pop() or "no topology"
-    return ", ".join(f"{segment}={topology or 'none'}" for segment, topology in choice.items())

@@ -47,12 +47,12 @@ def status(core: Core, guard: Mapping[str, Any] | None = None) -> dict[str, Any]
         },
         "decisions": [
             {
-                "age_ms": now - told.at_ms,
-                "segment": told.decision.segment,
-                "what": told.decision.what,
-                "why": [str(reading) for reading in told.decision.why],
+                "age_ms": now - one.at_ms,
+                "segment": one.decision.segment,
+                "what": one.decision.what,
+                "why": [str(reading) for reading in one.decision.why],
             }
-            for told in core.decisions
+            for one in core.telling.decisions
         ],
     }
 

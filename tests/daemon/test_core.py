@@ -10,8 +10,8 @@ from fake_kernel import FakeKernel, Killed
 from keeping import BEAT, PROGRAMS, Kept, beat, watched
 from worlds import host, two_ports
 
-from reconciler.daemon import core as keeping_module
 from reconciler.daemon.core import AUDIT_MS, REFUSED_MS, RETRY_MS
+from reconciler.daemon.telling import DECISIONS_KEPT
 from reconciler.errors import HostError, TransientError
 from reconciler.health import record
 from reconciler.health.signal import Reading, State
@@ -711,6 +711,19 @@ def test_everything_that_is_remembered_comes_back_within_one_boot() -> None:
     assert second["vm"]["attempts"] == first["vm"]["attempts"] == 1
 
 
+def test_where_frames_go_is_asked_after_the_wire_and_before_the_disk() -> None:
+    kept = Kept().inspected()
+    moved: list[int] = []
+    kept.core.path_changed = lambda: moved.append(len(kept.kernel.log))
+    kept.order.clear()
+    kept.power(on=False)
+    kept.turn(changed=True)
+    assert moved == [len(kept.kernel.log)]
+    assert kept.order == [f"memory after {moved[0]} operations"]
+    kept.core.listen()
+    assert len(moved) == 2
+
+
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
@@ -722,7 +735,7 @@ def test_what_is_kept_of_decisions_is_bounded() -> None:
         kept.turn(changed=True)
         kept.power(on=True)
         kept.turn(changed=True)
-    assert len(kept.core.decisions) == keeping_module.DECISIONS_KEPT
+    assert len(kept.core.telling.decisions) == DECISIONS_KEPT
 
 
 def test_a_stranger_in_the_switch_is_taken_out_and_nothing_else_is_done_to_it() -> None:

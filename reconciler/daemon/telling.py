@@ -1,0 +1,172 @@
+"""What the core decided, did and found, told: lines of the log, and the decisions that are kept for `status`.
+
+The core decides and knows nothing of words; here nothing is decided but what is worth a line. What says the same again
+says it once: a decision within a second, a problem until it is solved, a refusal until the reason is another.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reconciler.daemon.journal import Journal
+from reconciler.errors import HostError, TransientError
+from reconciler.health.state import Decision, Ending, RestartEnded
+from reconciler.network import render
+from reconciler.network.bind import Problem
+from reconciler.network.conflict import Thing, about, suspects
+from reconciler.network.diff import Change, Difference
+from reconciler.network.plan import Outcome, Status
+
+DECISIONS_KEPT = 64
+# The same decision, once more within so long, is not told again.
+REPEATED_MS = 1_000
+# In a log line; the whole plan is what `reconcile --dry-run` is for.
+_CHANGES_TOLD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision, when it was made."""
+
+    at_ms: int
+    decision: Decision
+
+
+@dataclass(slots=True)
+class Telling:
+    """Lines to `journal`. `running`: the names of the programs that run on this host."""
+
+    journal: Journal
+    running: Callable[[], Collection[str]]
+    decisions: list[Decided] = field(init=False, default_factory=list)
+    unread: str = field(init=False, default="")
+    """Why the network cannot be read; '' where it can."""
+    _lately: dict[tuple[str | None, str], int] = field(init=False, default_factory=dict)
+    _problems: dict[Any, Problem] = field(init=False, default_factory=dict)
+    _unreached: str = field(init=False, default="")
+
+    # What was decided
+
+    def begun(self, sku: str, found: Mapping[str, str | None], wanted: Mapping[str, str]) -> None:
+        """The network was adopted as it was `found`."""
+        self.journal.tell("start", f"{sku}: found {_spell(found)}; wanted {_spell(wanted)}", found=dict(found))
+
+    def decided(self, decision: Decision, now: int) -> None:
+        """The policy decided something."""
+        thing = (decision.segment, decision.what)
+        lately = {one: when for one, when in self._lately.items() if now - when < REPEATED_MS}
+        self._lately = lately if thing in lately else {**lately, thing: now}
+        if thing in lately and decision.routine:
+            # A guest that changes its mind ten times a second fills neither the log nor the decisions that are kept.
+            return
+        self.decisions.append(Decided(now, decision))
+        del self.decisions[:-DECISIONS_KEPT]
+        where = f"{decision.segment}: " if decision.segment else ""
+        why = [str(reading) for reading in decision.why]
+        text = f"{where}{decision.what}" + (f" ({'; '.join(why)})" if why else "")
+        self.journal.tell("decision", text, segment=decision.segment, what=decision.what, why=why)
+
+    def restart_ended(self, ended: RestartEnded) -> None:
+        """A restart of the VM came to its end. That it was done, the policy's decisions tell."""
+        before, self._unreached = self._unreached, ended.reason if ended.ending is Ending.UNREACHED else ""
+        if ended.ending is Ending.REFUSED:
+            self.journal.tell("restart", f"the VM was not restarted: {ended.reason}", level=logging.ERROR)
+        elif self._unreached != before:
+            # Asked again and again, and told once.
+            self.journal.tell("restart", f"nobody can be asked to restart the VM: {ended.reason}", level=logging.ERROR)
+
+    # What was found
+
+    def looked(self, found: Difference, calmed: Iterable[Thing]) -> None:
+        """The network could be read. `calmed`: what nobody changes back any more."""
+        if self.unread:
+            self.unread = ""
+            self.journal.tell("read", "the network can be read again")
+        self._problems_of(found)
+        for name, what in calmed:
+            self.journal.tell("calm", f"{name}: nobody changes back its {what} any more", interface=name, about=what)
+
+    def refused(self, error: TransientError | HostError) -> None:
+        """The network could not be read, or did not hold still."""
+        if str(error) != self.unread:
+            level = logging.WARNING if error.retry_helps else logging.ERROR
+            self.journal.tell("unread", str(error), level=level)
+        self.unread = str(error)
+
+    def _problems_of(self, found: Difference) -> None:
+        # What would be right instead may name all NICs of the machine, and is no part of what is wrong.
+        problems = {(one.code, one.role, one.what, one.interface): one for one in found.problems}
+        for key in problems.keys() - self._problems.keys():
+            problem = problems[key]
+            self.journal.tell("problem", str(problem).split("\n")[0], level=logging.ERROR, code=problem.code)
+        for key in self._problems.keys() - problems.keys():
+            problem = self._problems[key]
+            self.journal.tell("solved", f"no longer: {str(problem).split(chr(10))[0]}", code=problem.code)
+        self._problems = problems
+
+    # What was done
+
+    def switched(
+        self, choice: Mapping[str, str], changes: Collection[Change], outcomes: Iterable[Outcome] = (), left: int = 0
+    ) -> None:
+        """The network follows a choice, by these changes. `left`: so many are still to make."""
+        self._changed("switched", f"switched to {_spell(choice)}", changes, outcomes, left)
+
+    def mended(self, changes: Collection[Change], outcomes: Iterable[Outcome], left: int) -> None:
+        """What somebody else changed was changed back. `left`: as in `switched`."""
+        self._changed("mended", "mended", changes, outcomes, left)
+
+    def _changed(
+        self, event: str, what: str, changes: Collection[Change], outcomes: Iterable[Outcome], left: int
+    ) -> None:
+        failed = [one for one in outcomes if one.status is Status.FAILED]
+        told = [_change(line) for line in map(render.line, changes)]
+        listed = "; ".join(told[:_CHANGES_TOLD]) + ("; …" if len(told) > _CHANGES_TOLD else "")
+        more = f"; {left} still to make" if left else ""
+        self.journal.tell(
+            event,
+            f"{what}, {len(changes)} change{'s' if len(changes) != 1 else ''}{more}: {listed}",
+            level=logging.INFO if not failed else logging.ERROR,
+            changes=told,
+            failed=[_failure(one) for one in failed],
+        )
+        for one in failed:
+            self.journal.tell("failed", _failure(one), level=logging.ERROR)
+
+    def conflict(self, change: Change, found: Difference, *, refused: bool) -> None:
+        """A change is made over and over: somebody else undoes it, or the kernel has `refused` it."""
+        name, what = about(change)
+        if refused:
+            text = f"{name}: its {what} is refused again and again; trying ever more seldom"
+            self.journal.tell("refused", text, level=logging.ERROR, interface=name, about=what)
+            return
+        live = found.actual.by_name.get(name)
+        names = suspects(change, self.running(), live.switch if live else None)
+        who = f"probably {', '.join(names)}" if names else "somebody"
+        self.journal.tell(
+            "conflict",
+            f"{name}: {who} keeps changing back its {what}; mending it ever more seldom. "
+            "Tell that program to leave the appliance's interfaces alone",
+            level=logging.WARNING,
+            interface=name,
+            about=what,
+            suspects=list(names),
+        )
+
+
+def _failure(outcome: Outcome) -> str:
+    return f"{outcome.operation.link.label}: {render.operation_words(outcome.operation)}: {outcome.why}"
+
+
+def _change(line: render.Line) -> str:
+    if line.old is None or line.new is None:
+        return f"{line.thing}: {line.new or line.old}"
+    return f"{line.thing} {line.about}: {line.old} → {line.new}"
+
+
+def _spell(choice: Mapping[str, str | None]) -> str:
+    topologies = set(choice.values())
+    if len(topologies) == 1:
+        return topologies.pop() or "no topology"
+    return ", ".join(f"{segment}={topology or 'none'}" for segment, topology in choice.items())
