@@ -219,7 +219,8 @@ def discover(virtual: bool) -> None:
 
     with Kernel() as kernel:
         vendor, product = hardware.identity()
-        say(skeleton(kernel.observe(), product, vendor, virtual=virtual).rstrip("\n"))
+        text = skeleton(kernel.observe(), product, vendor, virtual=virtual, odd=hardware.odd_interfaces())
+    say(text.rstrip("\n"))
 
 
 @cli.command()

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import count
+from types import MappingProxyType
 
 from reconciler.network.bind import candidates, natural_order
 from reconciler.network.default_route import default_route_interfaces, in_use
@@ -11,17 +12,25 @@ from reconciler.network.state import XEN_BACKEND, Kind, Link, Network, Nic, Sett
 
 # What a file can match by; the kernel allows more.
 _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_MAC = re.compile(r"(?!00(?::00){5})[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 _NAME = re.compile(r"[!#-.0-\[\]-~]{1,100}")
 
 
-def skeleton(actual: Network, sku: str, vendor: str, *, virtual: bool = False) -> str:
-    """The text of a file that validates, with comments that say what to check.
+# What no file may say: it is for a person to fill in.
+FILL_IN = "<fill in>"
 
-    `virtual`: take virtual Ethernet interfaces for NICs, too (in a lab there are no others).
+
+def skeleton(
+    actual: Network, product: str, vendor: str, *, virtual: bool = False, odd: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """The text of a file that validates once each `FILL_IN` is filled in, with comments that say what to check.
+
+    `virtual`: take virtual Ethernet interfaces for NICs, too (in a lab there are no others). `odd`: interfaces that
+    carry no wire, with what they are.
     """
     own = _own(actual)
-    every = sorted((link for link in actual.links if _is_nic(link, virtual)), key=natural_order)
+    nics_there = [link for link in actual.links if _is_nic(link, virtual)]
+    every = sorted((link for link in nics_there if link.name not in odd or link.name in own), key=natural_order)
     matches = _matches(every, actual)
     nics = [link for link in every if link.name in matches]
     management = [link for link in nics if link.name in own]
@@ -32,7 +41,12 @@ def skeleton(actual: Network, sku: str, vendor: str, *, virtual: bool = False) -
     free = (name for name in map("ips{}".format, count()) if name not in actual.by_name)
     return "\n".join(
         [
-            *_head(sku, vendor, actual),
+            *_head(product, vendor, actual),
+            *(
+                f"  # left out: {_comment(f'{link.name}: {odd[link.name]}')}"
+                for link in nics_there
+                if link not in every
+            ),
             *_management(management, matches, own),
             *(line for role, link in ports.items() for line in _port(role, link, matches[link.name], actual)),
             *(line for role in missing for line in _missing(role)),
@@ -69,7 +83,7 @@ def _names(count: int) -> list[str]:
     return ["outside", "inside"][:count] if count <= 2 else [f"port{number}" for number in range(1, count + 1)]
 
 
-def _head(sku: str, vendor: str, actual: Network) -> Iterator[str]:
+def _head(product: str, vendor: str, actual: Network) -> Iterator[str]:
     yield "# yaml-language-server: $schema=./appliance.schema.json"
     yield "# For your editor: reconcile schema > appliance.schema.json"
     yield "# A skeleton, from what this machine told. Check each line with a comment, then `reconcile validate` it."
@@ -77,7 +91,8 @@ def _head(sku: str, vendor: str, actual: Network) -> Iterator[str]:
         yield f"#   {_comment(line)}"
     yield "schema: reconciler/v1"
     yield "appliance:"
-    yield f"  sku: {_sku(sku)} # names the appliance in marks, locks and reports"
+    said = f"; this machine says {_quoted(product)}" if product else ""
+    yield f'  sku: "{FILL_IN}" # the model: names it in marks, locks and reports{said}'
     yield f"  vendor: {_quoted(vendor)}"
     yield "ports:"
 
@@ -98,9 +113,16 @@ def _port(role: str, link: Link, match: str, actual: Network) -> Iterator[str]:
     master = actual.by_name.get(link.switch or "")
     foreign = link.switch and (master is None or marked_by(master.settings.get(Setting.MARK)) is None)
     held = f"in {link.switch}, which is not ours: free it, or give it take_over: true" if foreign else ""
-    known = ", ".join(filter(None, (nic.driver, nic.mac, "carrier" if nic.carrier else "no carrier", held)))
+    known = ", ".join(filter(None, (nic.driver, nic.mac, _cable(link), held)))
     yield f"  {role}: # {_comment(f'{link.name}: {known}')}"
     yield f"    match: {match}"
+
+
+def _cable(link: Link) -> str:
+    if link.settings.get(Setting.UP) is False:
+        # Nobody looks at the cable of an interface that is down.
+        return "down"
+    return "carrier" if link.nic and link.nic.carrier else "no carrier"
 
 
 def _missing(role: str) -> Iterator[str]:
@@ -109,8 +131,13 @@ def _missing(role: str) -> Iterator[str]:
 
 
 def _segments(roles: list[str]) -> Iterator[str]:
+    if len(roles) % 2:
+        yield f'segments: "{FILL_IN}" # {len(roles)} data NICs make no pairs: which are the two ends of one wire?'
+        yield f"#  wire1: [{roles[0]}, {roles[1]}]"
+        yield "#  Each wire is bypassed for itself; a NIC that is in none goes out of `ports` and `adapters`, too."
+        return
     yield "segments: # which ports are the two ends of one wire? Each wire is bypassed for itself."
-    pairs = [roles[at : at + 2] for at in range(0, len(roles), 2)] if len(roles) % 2 == 0 else [roles]
+    pairs = [roles[at : at + 2] for at in range(0, len(roles), 2)]
     for number, ports in enumerate(pairs, 1):
         guess = " # a guess: neighbours by PCI address" if len(pairs) > 1 else ""
         yield f"  wire{number if len(pairs) > 1 else ''}: [{', '.join(ports)}]{guess}"
@@ -142,10 +169,6 @@ def _told(link: Link) -> Iterator[tuple[str, str]]:
     for key, value, form in (("pci", nic.pci, _PCI), ("mac", nic.mac, _MAC), ("name", link.name, _NAME)):
         if value and form.fullmatch(value):
             yield key, value
-
-
-def _sku(text: str) -> str:
-    return _quoted(re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-._+")[:63] or "my-appliance")
 
 
 def _quoted(text: str) -> str:

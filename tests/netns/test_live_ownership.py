@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from live import Live, live
 
-from reconciler.appliance.load import load
-
 pytestmark = pytest.mark.netns
 
 # As routing daemons set it (FRR does): then a route tells no interface, but the number of an object that knows it.
@@ -128,7 +126,7 @@ def test_a_port_that_the_host_uses_is_left_exactly_as_it_is_by_everybody(host: L
 def test_discover_takes_what_has_an_address_for_management(host: Live) -> None:
     host.hand("ip address add 2001:db8::1/64 dev nic0 nodad; ip route delete default; ip link set nic1 up")
     text = host.here_alone("discover", "--all").out
-    of = load(text.encode(), "skeleton.yaml")
+    of = filled(text)
     lines = text.splitlines()
     for name, management in (("mgmt0", True), ("nic0", True), ("nic1", False)):
         (role,) = (line.strip().split(":")[0] for line in lines if f"# {name}: " in line and line.startswith("  "))

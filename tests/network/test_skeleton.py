@@ -1,12 +1,13 @@
-"""`discover`: whatever a machine has, the skeleton validates and finds what it was made of."""
+"""`discover`: whatever a machine has, the skeleton validates once it is filled in, and finds what it was made of."""
 
 from effort import examples
 from fake_kernel import FakeKernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skeletons import filled, load_roles
 from worlds import host, two_ports
 
-from reconciler.appliance.load import load
+from reconciler.appliance.load import InvalidFileError, load
 from reconciler.network.bind import bind
 from reconciler.network.cycle import reconcile
 from reconciler.network.desired import choice_of, desired
@@ -57,17 +58,28 @@ def machines(draw: st.DrawFn) -> Network:
 LINES = st.text(max_size=120)
 
 
+def mistakes(text: str) -> set[str]:
+    """Where a skeleton is not valid yet."""
+    try:
+        load(text.encode(), "skeleton.yaml")
+    except InvalidFileError as error:
+        return {".".join(map(str, mistake.path)) for mistake in error.mistakes}
+    return set()
+
+
 @given(machines(), LINES, LINES, st.booleans())
 @settings(max_examples=examples(300))
 def test_the_skeleton_of_any_machine_validates(network: Network, sku: str, vendor: str, virtual: bool) -> None:
     text = skeleton(network, sku, vendor, virtual=virtual)
-    load(text.encode(), "skeleton.yaml")
+    filled(text)
+    odd = len(load_roles(text)) % 2
+    assert mistakes(text) == {"appliance.sku"} | ({"segments"} if odd else set())
 
 
 @given(machines(), st.booleans())
 @settings(max_examples=examples(200))
 def test_each_port_of_a_skeleton_finds_one_nic_of_its_own(network: Network, virtual: bool) -> None:
-    of = load(skeleton(network, "x", "y", virtual=virtual).encode(), "skeleton.yaml")
+    of = filled(skeleton(network, "x", "y", virtual=virtual))
     bound = bind(of, desired(of, choice_of(of)), network)
     found = [problem for problem in bound.problems if problem.role and not problem.role.name.startswith("change-me")]
     assert found == []
@@ -80,7 +92,7 @@ def test_each_port_of_a_skeleton_finds_one_nic_of_its_own(network: Network, virt
 
 
 def test_the_nic_of_the_default_route_is_guessed_to_be_for_management() -> None:
-    of = load(skeleton(host(two_ports()).observe(), "x", "y").encode(), "skeleton.yaml")
+    of = filled(skeleton(host(two_ports()).observe(), "x", "y"))
     assert [role for role, port in of.ports.items() if port.management] == ["mgmt"]
     assert of.ports["mgmt"].match.pci == "0000:99:00.0"
     assert [str(port.match) for port in of.ports.values() if not port.management] == [
@@ -93,7 +105,7 @@ def test_the_nic_of_the_default_route_is_guessed_to_be_for_management() -> None:
 def roles(kernel: FakeKernel, *, virtual: bool = False) -> tuple[set[str], set[str], str]:
     """The NICs that a skeleton takes for management and for data, by their PCI addresses' buses, and its text."""
     text = skeleton(kernel.observe(), "x", "y", virtual=virtual)
-    of = load(text.encode(), "skeleton.yaml")
+    of = filled(text)
     found: dict[bool, set[str]] = {True: set(), False: set()}
     for port in of.ports.values():
         found[port.management].add((port.match.pci or port.match.name or port.match.mac or "")[5:7])
@@ -127,7 +139,7 @@ def test_a_machine_whose_nics_are_all_in_use_leaves_the_ports_to_be_filled_in() 
     for name in ("eth0", "eth1", "plain0"):
         kernel.routed.add(name)
     text = roles(kernel)[2]
-    of = load(text.encode(), "skeleton.yaml")
+    of = filled(text)
     assert sum(port.management for port in of.ports.values()) == 4
     assert [role for role, port in of.ports.items() if not port.management] == ["change-me-1", "change-me-2"]
 
@@ -158,5 +170,30 @@ def test_the_adapters_of_a_running_xen_guest_are_no_ports() -> None:
 
 def test_what_the_firmware_says_cannot_break_out_of_the_file() -> None:
     evil = 'x"\nports: {}\n# \\ \x1b[31m'
-    of = load(skeleton(host(two_ports()).observe(), evil, evil).encode(), "skeleton.yaml")
+    of = filled(skeleton(host(two_ports()).observe(), evil, evil))
     assert len(of.ports) == 4
+
+
+def test_what_carries_no_wire_is_left_out_with_what_it_is_unless_the_host_uses_it() -> None:
+    kernel = host(two_ports())
+    odd = {"eth1": "a wireless NIC", "eth0": "a virtual function (SR-IOV) of another NIC", "lo": "?", "gone0": "?"}
+    text = skeleton(kernel.observe(), "x", "y", odd=odd)
+    assert "# left out: eth1: a wireless NIC" in text
+    assert text.count("left out") == 1 + ("eth0: the default route" not in text)
+    assert "0000:01:00.0" not in text.split("ports:")[1]
+
+
+def test_a_nic_that_is_down_is_not_said_to_have_no_cable() -> None:
+    kernel = host(two_ports())
+    kernel["eth1"].settings[Setting.UP] = False
+    line = next(
+        line for line in skeleton(kernel.observe(), "x", "y").splitlines() if line.startswith("  ") and "# eth1" in line
+    )
+    assert line.endswith(", down")
+
+
+def test_three_data_nics_make_no_wire_that_we_could_guess() -> None:
+    text = skeleton(host(two_ports()).observe(), "x", "y")
+    assert len(load_roles(text)) == 3
+    assert mistakes(text) == {"appliance.sku", "segments"}
+    assert "3 data NICs make no pairs" in text
