@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from live import Live, live
+from skeletons import filled
 
 pytestmark = pytest.mark.netns
 
