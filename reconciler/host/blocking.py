@@ -9,16 +9,18 @@ ending. Here all threads are daemon threads, and each kind of work has its bound
   only so many may be on the way at once.
 - `Outlet`: text to a reader who may stall. What does not fit is lost, and counted.
 - `Saver`: a file on a disk that may be slow or full. What was overtaken by something newer is never written.
+- `Appender`: the same for a file to which all is added, in order. What does not fit is lost, and counted.
 """
 
 import asyncio
 import contextlib
+import itertools
 import os
 import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from reconciler.errors import UnreachedError
@@ -289,3 +291,46 @@ class Saver:
                 self._working = False
                 return None
             return self._given, self._newest
+
+
+class Appender(Saver):
+    """Has all that it is given written, in order, by a thread: as a `Saver`, with `append` for several values at once.
+
+    Up to `bound` values wait, of which it gets `at_once` at most, again and again until it takes them. One that does
+    not fit is lost: `add` says so, and `lost` counts them.
+    """
+
+    def __init__(
+        self,
+        append: Callable[[Sequence[Any]], object],
+        tried: Callable[[Exception | None], object] = lambda _: None,
+        again_s: float = 10.0,
+        bound: int = 4_096,
+        at_once: int = 256,
+    ) -> None:
+        super().__init__(self._append_all, tried, again_s)
+        self._append, self._bound, self._at_once = append, bound, at_once
+        self._waiting: deque[Any] = deque()
+        self.lost = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many are not written yet."""
+        return len(self._waiting)
+
+    def add(self, value: Any) -> bool:
+        """Have a value written after all others; whether there was room for it. Never blocks, and never fails."""
+        with self._changed:
+            if len(self._waiting) >= self._bound:
+                self.lost += 1
+                return False
+            self._waiting.append(value)
+            self.write(None)
+            return True
+
+    def _append_all(self, _: None) -> None:
+        while batch := list(itertools.islice(self._waiting.copy(), self._at_once)):
+            self._append(batch)
+            with self._changed:
+                for _one in batch:
+                    self._waiting.popleft()

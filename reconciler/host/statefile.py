@@ -60,7 +60,7 @@ class StateFile:
             raise
         # Which name leads to which content is the folder's to keep.
         for one in (folder, *(new.parent for new in made)):
-            _sync(one)
+            sync_folder(one)
 
     def sweep(self) -> None:
         """Take away what processes have left that were ended while they wrote. For a time when nobody writes."""
@@ -85,7 +85,13 @@ class StateFile:
         return aside
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the folder is on disk: which name leads to which content.
+
+    Raises:
+        OSError: it cannot be opened, or the disk refuses.
+
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

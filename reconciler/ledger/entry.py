@@ -29,10 +29,11 @@ class Kind(StrEnum):
     RELOAD = "reload"
     DRILL = "drill"
     # The ledger's own.
-    START = "start"  # the daemon begins
+    START = "start"  # the daemon begins; `evidence`: the segments that the file declares; so with a reload
     STOP = "stop"  # it ended in order
     REPAIRED = "repaired"  # a row was torn, and taken out
-    DROPPED = "dropped"  # old rows were dropped, for their age or for room
+    LOST = "lost"  # entries could not be kept until there was room on the disk
+    CONTINUED = "continued"  # a file begins; the rows before lie in an older one, or were dropped for age or room
 
 
 class Counted(StrEnum):

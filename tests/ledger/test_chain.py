@@ -1,0 +1,111 @@
+"""Rows and their chain: whatever is changed, taken out or put in shows; and nothing of a stranger's file is believed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ledgers import STAMP, chain, entry
+
+from reconciler.ledger.chain import Break, Link, links
+from reconciler.ledger.entry import Counted, Entry, Kind
+from reconciler.ledger.row import MAX_LINE, Row, digest, fitted, line, parse
+
+WHOLE = chain(*(entry(Kind.CUT, at, at + 5) for at in range(10)))
+
+
+def faults(lines: list[bytes]) -> list[str]:
+    return [f"{one.line}: {one.what}" for one in links(lines) if isinstance(one, Break)]
+
+
+def test_what_was_written_is_whole() -> None:
+    assert [one.row.n for one in links(WHOLE) if isinstance(one, Link)] == list(range(1, 11))
+    assert not faults(WHOLE)
+
+
+def changed(text: bytes) -> bytes:
+    return text.replace(b'"frames":0', b'"frames":1')
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ([*WHOLE[:3], changed(WHOLE[3]), *WHOLE[4:]], "5: row 4 is not the one that row 5 was written after: one of them was changed"),
+        ([*WHOLE[:3], *WHOLE[4:]], "4: row 4 is missing"),
+        ([*WHOLE[:3], *WHOLE[6:]], "4: rows 4 to 6 are missing"),
+        ([*WHOLE[:3], WHOLE[2], *WHOLE[3:]], "4: row 3 comes after row 3"),
+        (WHOLE[2:], "1: it begins with row 3: what came before is missing"),
+        ([*WHOLE[:3], b"\0" * 80 + b"\n", *WHOLE[3:]], "4: this is no row: no JSON"),
+        ([*WHOLE[:-1], WHOLE[-1][:-1]], "10: this row is torn: its end is missing"),
+        ([*WHOLE[:-1], WHOLE[-1][:-9]], "10: this is no row: no JSON"),
+    ],
+)  # fmt: skip
+def test_whatever_was_done_to_it_shows(lines: list[bytes], told: str) -> None:
+    assert faults(lines) == [told]
+
+
+def test_a_file_that_continues_says_so() -> None:
+    lines = chain(entry(Kind.CONTINUED, 5, 5), entry(Kind.STOP, 6, 6), after=(41, digest(b"somebody")))
+    assert not faults(lines)
+    assert [one.row.n for one in links(lines) if isinstance(one, Link)] == [42, 43]
+
+
+def test_any_byte_that_is_changed_shows() -> None:
+    text = b"".join(WHOLE)
+    for place in range(0, len(text) - len(WHOLE[-1]), 7):  # nothing follows the last row
+        other = text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :]
+        assert faults(other.splitlines(keepends=True)), place
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"n":' + b"9" * 5_000 + b"}", b"x" * (MAX_LINE + 1),
+        line(Row(n=1, previous="", at_ms=1, monotonic_ms=1, synchronised=True, by=STAMP, entry=entry(Kind.CUT, 5, 4))),
+        WHOLE[0].replace(b'"n":1', b'"n":0'), WHOLE[0].replace(b'"n":1', b'"n":true'), WHOLE[0].replace(b'"n":1', b'"n":1.5'),
+        WHOLE[0].replace(b"ledger/1", b"ledger/2"), WHOLE[0].replace(b'"previous":""', b'"previous":"a"'),
+        WHOLE[0].replace(b'"at_ms":5', b'"at_ms":' + b"9" * 300), WHOLE[0].replace(b'"bytes":0', b'"bytes":-1'),
+        WHOLE[0].replace(b'"cause":""', b'"cause":"' + b"x" * 600 + b'"'), WHOLE[0].replace(b'"cut"', b'"<b>"'),
+    ],
+)  # fmt: skip
+def test_what_is_no_row_is_refused_and_not_repeated(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^[^<\n]{1,120}$"):
+        parse(text)
+
+
+TEXT = st.text(max_size=3_000)
+
+
+@given(TEXT, TEXT, st.lists(TEXT, max_size=40), st.integers(0, 1 << 62), st.sampled_from(Counted))
+def test_whatever_is_told_fits_into_a_row_and_is_read_again(
+    cause: str, who: str, evidence: list[str], frames: int, counted: Counted
+) -> None:
+    told = fitted(
+        Entry(
+            kind=Kind.BYPASSED,
+            from_ms=1,
+            to_ms=None,
+            cause=cause,
+            who=who,
+            evidence=tuple(evidence),
+            frames=frames,
+            counted=counted,
+        )
+    )
+    row = Row(n=7, previous=digest(b""), at_ms=1, monotonic_ms=1, synchronised=False, by=STAMP, entry=told)
+    text = line(row)
+    assert len(text) <= MAX_LINE
+    assert text.count(b"\n") == 1
+    assert text.isascii()
+    assert parse(text) == row
+    assert fitted(told) == told
+
+
+def test_a_row_is_json_that_anybody_can_read() -> None:
+    row = json.loads(WHOLE[0])
+    assert row["format"] == "reconciler.ledger/1"
+    assert row["by"]["appliance"] == STAMP.appliance
+    assert row["entry"]["kind"] == "cut"
+    assert digest(WHOLE[0]) == json.loads(WHOLE[1])["previous"]
+    assert replace(parse(WHOLE[0]), n=2) != parse(WHOLE[0])
