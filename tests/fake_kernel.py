@@ -19,6 +19,8 @@ from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, N
 
 _ANY: dict[Setting, Value] = {
     Setting.UP: False,
+    Setting.LINK_MODE: "default",
+    Setting.DORMANT: False,
     Setting.ARP: True,
     Setting.PROMISCUOUS: False,
     Setting.MARK: "",
@@ -43,7 +45,7 @@ _MTU = {Kind.BRIDGE: (68, 65535), Kind.TAP: (68, 65521), Kind.OTHER: (68, 65535)
 _REFUSED_GROUPS = {Setting.SWITCH_GROUP_FWD_MASK: 0x0007, Setting.GROUP_FWD_MASK: 0x0002}
 _TYPES: dict[Setting, type] = {
     **dict.fromkeys(Setting, bool),
-    **dict.fromkeys((Setting.MAC, Setting.MARK, Setting.ADDRGENMODE, Setting.STATE), str),
+    **dict.fromkeys((Setting.MAC, Setting.MARK, Setting.ADDRGENMODE, Setting.STATE, Setting.LINK_MODE), str),
     **dict.fromkeys((Setting.MTU, Setting.AGEING, Setting.SWITCH_GROUP_FWD_MASK, Setting.GROUP_FWD_MASK), int),
     Setting.ADDRESSES: tuple,
 }
@@ -78,6 +80,10 @@ class Device:
     @property
     def carrier(self) -> bool:
         return bool(self.settings[Setting.UP]) and self.plugged
+
+    @property
+    def running(self) -> bool:
+        return self.carrier and not self.settings[Setting.DORMANT]
 
 
 class FakeKernel:
@@ -176,7 +182,9 @@ class FakeKernel:
 
     def set_up(self, device: Device, up: bool) -> None:
         """Raise or lower an interface, with what follows for memberships."""
-        device.settings[Setting.UP] = up
+        if device.settings[Setting.UP] is not up:
+            device.settings[Setting.UP] = up
+            self._carrier_changed(device)
         for one in self.devices.values():
             if one is device or one.master == device.index:
                 self._settle(one)
@@ -184,14 +192,20 @@ class FakeKernel:
     def plug(self, device: Device, plugged: bool) -> None:
         """Give an interface a carrier, or take it."""
         device.plugged = plugged
+        self._carrier_changed(device)
         self._settle(device)
+
+    @staticmethod
+    def _carrier_changed(device: Device) -> None:
+        """rfc2863_policy() of net/core/link_watch.c."""
+        device.settings[Setting.DORMANT] = device.carrier and device.settings[Setting.LINK_MODE] != "default"
 
     def _settle(self, device: Device) -> None:
         """br_stp_enable_port() and br_stp_disable_port(): a member forwards once it and its bridge are up."""
         bridge = self.devices.get(device.master)
         if bridge is not None and bridge.kind is Kind.BRIDGE:
             first = "listening" if bridge.settings[Setting.STP] else "forwarding"
-            device.settings[Setting.STATE] = first if bridge.settings[Setting.UP] and device.carrier else "disabled"
+            device.settings[Setting.STATE] = first if bridge.settings[Setting.UP] and device.running else "disabled"
 
     def _leave(self, device: Device) -> None:
         old = self.devices.get(device.master)
@@ -251,8 +265,10 @@ class FakeKernel:
     def _link(self, device: Device, *, with_driver: bool) -> Link:
         master = self.devices.get(device.master)
         settings = {Setting.SWITCH: master.name if master else None, **device.settings}
-        if Setting.STATE in settings and not device.carrier:
+        if Setting.STATE in settings and not device.running:
             del settings[Setting.STATE]
+        if device.kind is Kind.BRIDGE or not device.carrier:
+            del settings[Setting.DORMANT]
         if settings.get(Setting.LEARNING) is not False or not (master and marked_by(master.settings[Setting.MARK])):
             settings.pop(Setting.LEARNT, None)
         told = dict(device.nic)
@@ -381,6 +397,8 @@ class FakeKernel:
             self.set_up(device, new)
             return
         device.settings[setting] = new
+        if setting is Setting.DORMANT:
+            self._settle(device)
         if setting is Setting.MTU and device.master:
             self._fit_mtu(self.devices[device.master])
 

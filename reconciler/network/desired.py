@@ -18,6 +18,9 @@ _SILENT: Mapping[Setting, Value] = {
     Setting.ADDRESSES: (),
 }
 
+# With a carrier it forwards, and asks nobody for leave (RFC 2863's "dormant", which 802.1X clients use).
+_READY: Mapping[Setting, Value] = {Setting.LINK_MODE: "default", Setting.DORMANT: False}
+
 _PLAIN_SWITCH: Mapping[Setting, Value] = {
     Setting.SWITCH: None,
     Setting.STP: False,
@@ -101,6 +104,7 @@ def _port(segment: Segment, role: str, holder: Switch | None) -> Link:
     # and a bridge sees to that only while it holds the port; the guard forwards also where none does.
     settings = {
         **_SILENT,
+        **_READY,
         Setting.MTU: segment.mtu,
         Setting.PROMISCUOUS: True,
         Setting.LRO: False,
@@ -112,7 +116,7 @@ def _port(segment: Segment, role: str, holder: Switch | None) -> Link:
 def _adapter(appliance: Appliance, adapter: Adapter, holder: Switch | None, active: set[str]) -> Link:
     role = Role("adapter", adapter.role)
     segment = appliance.segments[holder.segment] if holder else None
-    settings: dict[Setting, Value] = {**_SILENT, Setting.UP: True, **_membership(segment, holder)}
+    settings: dict[Setting, Value] = {**_SILENT, **_READY, Setting.UP: True, **_membership(segment, holder)}
     if segment:
         settings[Setting.MTU] = segment.mtu
     if adapter.ours:

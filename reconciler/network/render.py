@@ -77,6 +77,7 @@ _LINK_WORDS: Mapping[Setting, str] = {
     Setting.PROMISCUOUS: "promisc",
     Setting.MARK: "alias",
     Setting.ADDRGENMODE: "addrgenmode",
+    Setting.LINK_MODE: "mode",
 }
 _BRIDGE_WORDS: Mapping[Setting, str] = {
     Setting.STP: "stp_state",
@@ -157,6 +158,8 @@ def _set_words(setting: Setting, new: Value) -> list[str]:
         return ["nomaster"] if new is None else ["master", str(new)]
     if setting is Setting.UP:
         return ["up" if new else "down"]
+    if setting is Setting.DORMANT:
+        return ["state", "dormant" if new else "up"]
     if setting in _BRIDGE_WORDS:
         return ["type", "bridge", *_bridge_words(setting, new)]
     if setting in _MEMBER_WORDS:

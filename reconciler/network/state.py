@@ -28,6 +28,8 @@ class Setting(StrEnum):
     # Of any link.
     SWITCH = "switch"  # str: the name of the bridge (or other master) that holds it; None: none does
     UP = "up"
+    LINK_MODE = "link-mode"  # str: default; dormant, testing: with a carrier it waits for somebody's word all the same
+    DORMANT = "dormant"  # bool, of what has a carrier: whether it waits for that word, and a switch for it meanwhile
     MTU = "mtu"  # int, bytes
     MAC = "mac"  # str, lower case
     ARP = "arp"  # bool: whether the host answers ARP on it
@@ -90,6 +92,8 @@ MEMBERSHIP_DEFAULTS: Mapping[Setting, Value] = {
 NEW_LINK: Mapping[Setting, Value] = {
     **MEMBERSHIP_DEFAULTS,
     Setting.SWITCH: None,
+    Setting.LINK_MODE: "default",
+    Setting.DORMANT: False,
     Setting.MTU: 1500,
     Setting.ADDRESSES: (),
     Setting.STP: False,

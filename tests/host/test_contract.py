@@ -75,6 +75,7 @@ def test_a_new_nic_has_the_settings_of_the_kernel(kernel: Scenery) -> None:
     assert settings_of(kernel, "nic0") == {
         Setting.SWITCH: None,
         Setting.UP: False,
+        Setting.LINK_MODE: "default",
         Setting.ARP: True,
         Setting.PROMISCUOUS: False,
         Setting.MARK: "",
@@ -167,6 +168,8 @@ def test_the_ipv6_switch_of_an_interface_that_is_gone_is_refused(kernel: Scenery
 VALUES: dict[Setting, Value] = {
     Setting.SWITCH: None,
     Setting.UP: True,
+    Setting.LINK_MODE: "dormant",
+    Setting.DORMANT: True,
     Setting.MTU: 1400,
     Setting.MAC: "02:00:00:00:00:77",
     Setting.ARP: False,
@@ -208,7 +211,8 @@ _OF_BRIDGE = [
     Setting.NF_CALL_IP6TABLES,
     Setting.NF_CALL_ARPTABLES,
 ]
-_OF_ANY = [one for one in VALUES if one not in (*_OF_BRIDGE, *MEMBERSHIP_DEFAULTS, Setting.SWITCH, Setting.LRO)]
+_NEEDS_MORE = (Setting.SWITCH, Setting.DORMANT, Setting.LRO)
+_OF_ANY = [one for one in VALUES if one not in (*_OF_BRIDGE, *MEMBERSHIP_DEFAULTS, *_NEEDS_MORE)]
 
 
 @pytest.mark.parametrize("setting", _OF_ANY)
@@ -216,7 +220,26 @@ def test_a_setting_of_a_nic_is_what_it_was_set_to(kernel: Scenery, setting: Sett
     kernel.nic("nic0", 1)
     before = dict(settings_of(kernel, "nic0"))
     assert run(kernel, change("nic0", setting, VALUES[setting])) == [DONE]
-    assert settings_of(kernel, "nic0") == {**before, setting: VALUES[setting]}
+    with_carrier: dict[Setting, Value] = {Setting.DORMANT: False} if setting is Setting.UP else {}
+    assert settings_of(kernel, "nic0") == {**before, setting: VALUES[setting], **with_carrier}
+
+
+@pytest.mark.parametrize("mode", ["default", "dormant"])
+def test_a_member_that_waits_is_let_run_and_forwards(kernel: Scenery, mode: str) -> None:
+    kernel.nic("nic0", 1)
+    kernel.bridge("br0", BRIDGE_MAC)
+    kernel.put("nic0", "br0")
+    kernel.up("br0")
+    kernel.up("nic0")
+    eventually(kernel, "nic0", Setting.STATE, "forwarding")
+    waits = [change("nic0", Setting.LINK_MODE, mode), change("nic0", Setting.DORMANT, True)]
+    assert run(kernel, *waits) == [DONE, DONE]
+    told = settings_of(kernel, "nic0")
+    assert (told[Setting.DORMANT], told[Setting.LINK_MODE], told.get(Setting.STATE)) == (True, mode, None)
+    runs = [change("nic0", Setting.LINK_MODE, "default"), change("nic0", Setting.DORMANT, False)]
+    assert run(kernel, *runs) == [DONE, DONE]
+    told = settings_of(kernel, "nic0")
+    assert (told[Setting.DORMANT], told[Setting.LINK_MODE], told[Setting.STATE]) == (False, "default", "forwarding")
 
 
 @pytest.mark.parametrize("setting", [*_OF_ANY, *_OF_BRIDGE])

@@ -68,6 +68,7 @@ VALUES: dict[Setting, list[Value]] = {
     Setting.GROUP_FWD_MASK: [0xFFFD],
     Setting.STATE: list(STATES),
     Setting.ADDRGENMODE: ["eui64", "none", "stable_secret", "random"],
+    Setting.LINK_MODE: ["default", "dormant", "testing"],
     Setting.MTU: [9_000],
     Setting.MAC: ["02:00:00:00:00:0f"],
     Setting.MARK: ["reconciler:x:switch:y", ""],
@@ -85,6 +86,7 @@ def test_what_pyroute2_writes_we_read_as_we_meant_it(setting: Setting) -> None:
         assert (kind, flags) == (rtnetlink.RTM_NEWLINK if nested else rtnetlink.RTM_SETLINK, rtnetlink.NLM_F_REQUEST)
         running = bytearray(message[begin:end] + rtnetlink.attribute(rtnetlink.IFLA_IFNAME, b"x\0"))
         running[8] |= rtnetlink.IFF_RUNNING
+        running[10] |= rtnetlink.IFF_LOWER_UP >> 16
         told = answers.link(bytes(running), 0, len(running))
         assert (told.index, told.settings[setting]) == (7, value)
 
@@ -315,6 +317,9 @@ def test_every_link_is_read_as_pyroute2_reads_it(zoo: Namespace) -> None:
         assert ours.settings[Setting.PROMISCUOUS] is bool(theirs["flags"] & 0x100)
         assert ours.carrier is bool(theirs["flags"] & 0x10000)
         assert ours.settings[Setting.MTU] == theirs.get("IFLA_MTU")
+        assert ours.settings[Setting.LINK_MODE] == ("default", "dormant", "testing")[theirs.get("IFLA_LINKMODE")]
+        waits = theirs.get("IFLA_OPERSTATE") in ("DORMANT", "TESTING")
+        assert ours.settings.get(Setting.DORMANT) == (waits if ours.carrier and ours.kind is not Kind.BRIDGE else None)
         assert ours.settings[Setting.MARK] == (theirs.get("IFLA_IFALIAS") or "")
         address = theirs.get("IFLA_ADDRESS")
         if address and len(address) == 17:

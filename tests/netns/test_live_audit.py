@@ -36,6 +36,10 @@ TAMPERINGS: dict[str, tuple[str, set[tuple[str, str]]]] = {
     "port down": ("ip link set nic0 down", {(NIC, "up")}),
     # A switch that nobody ever had to set the size of follows its smallest member.
     "port mtu": ("ip link set nic0 mtu 1400", {(NIC, "mtu"), (SWITCH, "mtu")}),
+    "port mode": ("ip link set nic0 mode dormant", {(NIC, "link-mode")}),
+    "port dormant": ("ip link set nic0 state dormant", {(NIC, "dormant")}),
+    "adapter mode": ("ip link set vnet0 mode dormant", {("vnet0", "link-mode")}),
+    "adapter dormant": ("ip link set vnet0 mode dormant state dormant", {("vnet0", "link-mode"), ("vnet0", "dormant")}),
     "port arp": ("ip link set nic0 arp on", {(NIC, "arp")}),
     "port promiscuous": ("ip link set nic0 promisc off", {(NIC, "promiscuous")}),
     "port addrgenmode": ("ip link set nic0 addrgenmode eui64", {(NIC, "addrgenmode")}),

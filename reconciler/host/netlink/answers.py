@@ -34,8 +34,10 @@ from reconciler.host.netlink.rtnetlink import (
     IFLA_LINK,
     IFLA_LINK_NETNSID,
     IFLA_LINKINFO,
+    IFLA_LINKMODE,
     IFLA_MASTER,
     IFLA_MTU,
+    IFLA_OPERSTATE,
     IFLA_PARENT_DEV_BUS_NAME,
     IFLA_PARENT_DEV_NAME,
     IFLA_PERM_ADDRESS,
@@ -43,6 +45,7 @@ from reconciler.host.netlink.rtnetlink import (
     IFLA_TUN_PERSIST,
     IFLA_TUN_TYPE,
     INET6,
+    LINK_MODES,
     MEMBER,
     NDMSG,
     NEXTHOP,
@@ -62,6 +65,7 @@ from reconciler.host.netlink.rtnetlink import (
     STATES,
     U32,
     USER_HZ_MS,
+    WAITING,
     Place,
     attributes,
     string,
@@ -126,8 +130,12 @@ def link(data: bytes, offset: int, end: int) -> RawLink:
         settings[Setting.MTU] = _u32(data, told, IFLA_MTU)
     if IFLA_ADDRESS in told and told[IFLA_ADDRESS][1] - told[IFLA_ADDRESS][0] == 6:
         settings[Setting.MAC] = _mac(data, told[IFLA_ADDRESS])
+    if IFLA_LINKMODE in told:
+        settings[Setting.LINK_MODE] = _word(LINK_MODES, data[told[IFLA_LINKMODE][0]])
     running = bool(flags & IFF_RUNNING)
     kind = _linkinfo(data, told[IFLA_LINKINFO], settings, running) if IFLA_LINKINFO in told else Kind.OTHER
+    if flags & IFF_LOWER_UP and kind is not Kind.BRIDGE and IFLA_OPERSTATE in told:
+        settings[Setting.DORMANT] = data[told[IFLA_OPERSTATE][0]] in WAITING
     if IFLA_AF_SPEC in told:
         _inet6(data, told[IFLA_AF_SPEC], settings)
     lower = _u32(data, told, IFLA_LINK) if IFLA_LINK in told and IFLA_LINK_NETNSID not in told else 0

@@ -10,6 +10,7 @@ from reconciler.host.netlink.rtnetlink import (
     AF_INET,
     BRIDGE,
     FLAGS,
+    LINK_MODES,
     MEMBER,
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -100,6 +101,10 @@ def _attribute(setting: Setting, value: Any) -> tuple[str, Any]:
             return "IFLA_MTU", value
         case Setting.MARK:
             return "IFLA_IFALIAS", value
+        case Setting.LINK_MODE:
+            return "IFLA_LINKMODE", LINK_MODES.index(value)
+        case Setting.DORMANT:
+            return "IFLA_OPERSTATE", "DORMANT" if value else "UP"
         case Setting.ADDRGENMODE:
             mode = "IFLA_INET6_ADDR_GEN_MODE", ADDRGENMODES.index(value)
             return "IFLA_AF_SPEC", nest(("AF_INET6", nest(mode)))

@@ -31,6 +31,7 @@ RTEXT_FILTER_SKIP_STATS = 8
 USER_HZ_MS = 10  # a bridge counts its ageing time in hundredths of a second
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
+IFLA_OPERSTATE, IFLA_LINKMODE = 16, 17
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 18, 20, 26, 29, 37
 IFLA_PROP_LIST, IFLA_ALT_IFNAME, IFLA_PERM_ADDRESS = 52, 53, 54
 IFLA_PARENT_DEV_NAME, IFLA_PARENT_DEV_BUS_NAME = 56, 57
@@ -55,6 +56,9 @@ U16, U32 = struct.Struct("=H"), struct.Struct("=I")
 U8 = struct.Struct("=B")
 
 ADDRGENMODES = ("eui64", "none", "stable_secret", "random")
+LINK_MODES = ("default", "dormant", "testing")
+# RFC 2863: what has a carrier and waits for somebody (IF_OPER_TESTING, IF_OPER_DORMANT).
+WAITING = frozenset({4, 5})
 STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
 
 
