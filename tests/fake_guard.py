@@ -15,9 +15,9 @@ from typing import Any
 from fake_kernel import FakeKernel
 
 from reconciler.errors import HostError
-from reconciler.guard.events import Counted, Installed, Removed, TableFound
+from reconciler.guard.events import Counted, Installed, LeasesFound, Removed, TableFound
 from reconciler.guard.orders import Heard, Order, Report
-from reconciler.guard.rules import Contents, Guarded, Ruleset, removal
+from reconciler.guard.rules import REMEMBERED_MS, Contents, Guarded, Ruleset, removal
 
 _SET = re.compile(
     r"^\tset (\S+) \{ typeof [^;]+;(?: size 4;)?(?: flags \S+;)?(?: elements = \{ (.*) \};)? \}$", re.MULTILINE
@@ -28,6 +28,10 @@ _CHAIN = re.compile(
 )
 _FOREVER = 1 << 62
 REPORT_MS = 100
+
+
+def _ms(timeout: str) -> int:
+    return REMEMBERED_MS if timeout == "30d" else int(timeout.removesuffix("ms"))
 
 
 class Ear:
@@ -322,6 +326,7 @@ class FakeTable:
                 if last > then:
                     until = last + self._lease_ms(one)
                     self.sets[one]["ether"] = max(self.sets[one]["ether"], until)
+                    self.sets[one.replace("/lease/", "/renewed/")]["ether"] = last + REMEMBERED_MS
         self.sets = {name: {key: until for key, until in one.items() if until > now} for name, one in self.sets.items()}
         if self.traffic:
             self._count(segments, now - then)
@@ -407,7 +412,7 @@ class FakeTable:
         for name, told_elements in sets.items():
             for element in (told_elements or "").split(", ") if told_elements else ():
                 key, _, timeout = element.partition(" timeout ")
-                self._set(name, key, int(timeout.removesuffix("ms")) if timeout else None)
+                self._set(name, key, _ms(timeout) if timeout else None)
         self.rules, self.passed, self._prepared = text, counters, {}
         self.installed += 1
         self.handle += 1
@@ -452,8 +457,14 @@ class FakeTable:
                 contents[one.name] = self.contents(one)
         return TableFound(fingerprint, contents, self.handle, self.counters())
 
-    def standing(self, bound: Iterable[Guarded]) -> frozenset[str]:
-        return frozenset(one.name for one in bound if self.stands(one))
+    def standing(self, bound: Iterable[Guarded]) -> LeasesFound:
+        bound = tuple(bound)
+        standing = frozenset(one.name for one in bound if self.stands(one))
+        return LeasesFound(standing, {one.name: self._renewed_ms(one) for one in bound if one.name not in standing})
+
+    def _renewed_ms(self, one: Guarded) -> int | None:
+        until = [self._elements(way.renewed).get("ether") for way in one.directions]
+        return max((self.wires.clock() + REMEMBERED_MS - each for each in until if each), default=None)
 
     def count(self) -> Counted:
         return Counted(None if self.rules is None else self.handle, self.counters())
@@ -476,7 +487,7 @@ class FakeTable:
         tokens = [bytes.fromhex(key.replace(":", "")) for key in self._elements(f"{one.name}/granted")]
         until = aside.get("ether")
         left = None if until is None else 0 if until == _FOREVER else until - self.wires.clock()
-        return Contents(tokens[0] if tokens else None, self.stands(one), left)
+        return Contents(tokens[0] if tokens else None, self.stands(one), left, self._renewed_ms(one))
 
     def _elements(self, name: str) -> Mapping[str, int]:
         self.wires.advance()
@@ -538,3 +549,4 @@ class FakeTable:
     def _lease(self, one: Guarded) -> None:
         for direction in one.directions:
             self._set(direction.lease, "ether", one.guard.lease_ms)
+            self._set(direction.renewed, "ether", REMEMBERED_MS)

@@ -35,7 +35,7 @@ class Table(Protocol):
     """The guard's table in the kernel; the contract stands with `host.guard.table.Table`."""
 
     def find(self, bound: Iterable[Guarded]) -> events.TableFound: ...  # noqa: D102
-    def standing(self, bound: Iterable[Guarded]) -> frozenset[str]: ...  # noqa: D102
+    def standing(self, bound: Iterable[Guarded]) -> events.LeasesFound: ...  # noqa: D102
     def contents(self, one: Guarded) -> Contents: ...  # noqa: D102
     def count(self) -> events.Counted: ...  # noqa: D102
     def install(self, ruleset: Ruleset) -> events.Installed: ...  # noqa: D102
@@ -243,7 +243,7 @@ class GuardEffects:
             case effects.FindTable(bound):
                 return self._slowly(effect, lambda: self._table.find(bound))
             case effects.FindLeases(bound):
-                return events.LeasesFound(self._table.standing(bound))
+                return self._table.standing(bound)
             case effects.Count():
                 return self._table.count()
             case effects.Install(made):

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from reconciler.guard import orders
 from reconciler.guard.effects import Count, Grant, Renew, StandAside, Tell, Withdraw
-from reconciler.guard.events import Chosen
+from reconciler.guard.events import Chosen, LeasesFound
 from reconciler.guard.rules import Guarded, stance
 from reconciler.guard.state import SegmentGuard
 from reconciler.guard.table import ACTS, Act, Held
@@ -89,14 +89,24 @@ def _proven(turn: Turn, one: Guarded, segment: SegmentGuard) -> bool:
     return turn.state.canaries.proven(one, wanted, turn.now)
 
 
-def leases(turn: Turn, standing: frozenset[str]) -> None:
+def expire(turn: Turn, one: Guarded, renewed_ms: int | None) -> None:
+    """A lease of a segment has run out: by what the kernel tells of its last renewal, a lease's time after that."""
+    exposure = turn.state.segments[one.name].exposure
+    if renewed_ms is None:
+        exposure = exposure.opened(turn.now, one.guard.lease_ms)
+    else:
+        exposure = exposure.tripped(turn.now - renewed_ms, one.guard.lease_ms, turn.now)
+    turn.change(one.name, held=Held.EXPIRED, exposure=exposure)
+
+
+def leases(turn: Turn, found: LeasesFound) -> None:
     """Which segments' leases stand: what does not has run out, and what the daemon renews is renewed."""
     for one in turn.state.bound:
         segment = turn.state.segments[one.name]
         if segment.held is not Held.GRANTED:
             continue
-        if one.name not in standing:
-            turn.change(one.name, held=Held.EXPIRED)
+        if one.name not in found.standing:
+            expire(turn, one, found.renewed_ms.get(one.name))
         elif one.guard.by_daemon and not segment.failed and turn.now - segment.renewed_at >= one.guard.lease_ms // 4:
             turn.do(Renew(one))
             turn.change(one.name, renewed_at=turn.now)

@@ -41,9 +41,10 @@ class TableFound:
 
 @dataclass(frozen=True, slots=True)
 class LeasesFound:
-    """The answer to `FindLeases`: the segments all of whose leases stand."""
+    """The answer to `FindLeases`: the segments all of whose leases stand; of the others, `Contents.renewed_ms`."""
 
     standing: frozenset[str]
+    renewed_ms: Mapping[str, int | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

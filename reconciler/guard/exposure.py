@@ -22,6 +22,8 @@ class Count(NamedTuple):
 
 
 NOTHING = Count()
+# The kernel counts a lease in ticks of at most so long (HZ=100), and truncates.
+TICK_MS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,9 @@ class Exposure:
     """Times in milliseconds.
 
     `open_since`: since when no lease stands and nothing stands aside; None while the VM (or the switches) have the
-    wire. `open_ms`: for how long that was so before. `trips`: how often the kernel was first. `total`: all that was
-    counted; `told`, `told_ms`: how much of it, and of the time, was told already. `seen`: what the table `handle` had
-    counted when it was last looked at.
+    wire. `open_within`: how well that is known. `open_ms`: for how long that was so before. `trips`: how often the
+    kernel was first. `total`: all that was counted; `told`, `told_ms`: how much of it, and of the time, was told
+    already. `seen`: what the table `handle` had counted when it was last looked at.
     """
 
     open_since: int | None = None
@@ -42,10 +44,17 @@ class Exposure:
     seen: Count = NOTHING
     handle: int | None = None
     told_ms: int = 0
+    open_within: int = 0
 
-    def opened(self, now: int) -> Self:
+    def opened(self, now: int, within: int = 0) -> Self:
         """The guard has the wire from now on, if it had it not already."""
-        return self if self.open_since is not None else replace(self, open_since=now)
+        return self if self.open_since is not None else replace(self, open_since=now, open_within=within)
+
+    def tripped(self, renewed: int, lease_ms: int, now: int, *, within: int = TICK_MS) -> Self:
+        """It has it since a lease's time after it was renewed last, whatever was known before that."""
+        if self.open_since is not None and self.open_since >= renewed:
+            return self
+        return replace(self, open_since=min(renewed + lease_ms, now), open_within=within)
 
     def closed(self, now: int) -> Self:
         """It has it no more."""
@@ -90,6 +99,7 @@ class Exposure:
             "seen": list(self.seen),
             "handle": self.handle,
             "told_ms": self.told_ms,
+            "open_within": self.open_within,
         }
 
     @classmethod
@@ -103,7 +113,7 @@ class Exposure:
         total, told, seen = (Count(*map(int, kept[name])) for name in ("total", "told", "seen"))
         since, handle = (None if kept[name] is None else int(kept[name]) for name in ("open_since", "handle"))
         spans = int(kept["open_ms"]), int(kept["trips"])
-        return cls(since, *spans, total, told, seen, handle, int(kept["told_ms"]))
+        return cls(since, *spans, total, told, seen, handle, int(kept["told_ms"]), int(kept.get("open_within", 0)))
 
 
 NO_EXPOSURE = Exposure()

@@ -91,12 +91,20 @@ def _adopt(turn: Turn, found: Mapping[str, Contents]) -> None:
             continue
         if held.token is not None:
             turn.change(one.name, token=held.token)
-            turn.hold(one.name, Held.GRANTED if held.held else Held.EXPIRED)
+            if held.held:
+                turn.hold(one.name, Held.GRANTED)
+            else:
+                consent.expire(turn, one, held.renewed_ms)
         elif held.aside_ms:
             turn.hold(one.name, Held.ADOPTING, adopting_until=turn.now + held.aside_ms)
         elif held.aside_ms is not None:
             turn.hold(one.name, Held.ASIDE)
         else:
+            if held.renewed_ms is not None:
+                # It was withdrawn, some time in the last lease's.
+                exposure = turn.state.segments[one.name].exposure
+                since, lease_ms = turn.now - held.renewed_ms, one.guard.lease_ms
+                turn.change(one.name, exposure=exposure.tripped(since, 0, turn.now, within=lease_ms))
             turn.hold(one.name, Held.NOTHING)
 
 
@@ -111,7 +119,7 @@ def _replace(turn: Turn, found: TableFound, *, live: bool) -> None:
         held = found.contents.get(one.name)
         if old is not None and segment.held is Held.GRANTED and held is not None and not held.held:
             # It ran out, and nobody has seen it yet: no other table gives it back.
-            turn.change(one.name, held=Held.EXPIRED)
+            consent.expire(turn, old, held.renewed_ms)
             consent.act(turn, old)
         elif old is not None and old.adapters != one.adapters:
             # Who is behind others has proven nothing.

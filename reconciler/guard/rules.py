@@ -10,7 +10,8 @@ emits is dropped. All of this happens in rules; nobody has to be alive for it.
 
 A lease is renewed by a probe that comes back at the end of its direction and bears a token that was *granted*, but only
 while all leases stand. So a guard that has tripped stays tripped until it is granted anew, whatever the VM still holds:
-a probe that was sent before the trip renews nothing after it.
+a probe that was sent before the trip renews nothing after it. Beside each lease stands when it was renewed last, for as
+long as nobody may be there to ask: so the moment of a trip is known, whoever has slept through it.
 
 The host finds a segment in one of three *stances*:
 
@@ -35,6 +36,9 @@ _PRIORITY = -500
 NEGATIVE = 0x80
 # The set of all source addresses of probes: at an adapter that is not a probe's end, it is dropped.
 _MARKS = "marks"
+# So long the time of the last renewal is told by the kernel, whoever is dead meanwhile: longer than machines are left
+# without a daemon. In the words of nft, and as the kernel counts.
+_REMEMBERED, REMEMBERED_MS = "30d", 30 * 24 * 3_600_000
 # The two bits of a MAC address's first byte (IEEE 802): locally administered, and not a group.
 _LOCAL, _GROUP = 0x02, 0x01
 
@@ -75,6 +79,11 @@ class Direction:
         """The name of its lease's set: in a ring, where it leads says which direction it is."""
         return f"{self.segment}/lease/{self.target}"
 
+    @property
+    def renewed(self) -> str:
+        """The name of the set whose element tells, by what is left of its time, when the lease was renewed last."""
+        return f"{self.segment}/renewed/{self.target}"
+
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
@@ -102,12 +111,14 @@ class Contents:
     """What the table holds beside its rules, of one segment: put into a new table, so that nothing trips by it.
 
     `token`: the granted one, None without consent. `held`: whether the leases stand. `aside_ms`: for how long the guard
-    stands aside; 0 for ever, None not at all.
+    stands aside; 0 for ever, None not at all. `renewed_ms`: how long ago that lease was renewed for which it is
+    longest; None: the table has never had any, and in a table to be put.
     """
 
     token: bytes | None = None
     held: bool = False
     aside_ms: int | None = None
+    renewed_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +280,8 @@ def _sets(one: Guarded, held: Contents) -> Iterator[str]:
     for direction in one.directions:
         lease = [f"ether timeout {one.guard.lease_ms}ms"] if held.held else []
         yield from _set(direction.lease, "meta iiftype", "size 4; flags dynamic,timeout;", lease)
+        now = [f"ether timeout {_REMEMBERED}"] if held.held else []
+        yield from _set(direction.renewed, "meta iiftype", "size 4; flags dynamic,timeout;", now)
     yield from _set(f"{one.name}/drain", "meta iiftype", "flags timeout;", [])
     aside = [] if held.aside_ms is None else ["ether" + (f" timeout {held.aside_ms}ms" if held.aside_ms else "")]
     yield from _set(f"{one.name}/aside", "meta iiftype", "flags timeout;", aside)
@@ -287,6 +300,7 @@ def _probes(one: Guarded) -> Iterator[str]:
     """The chains that a probe goes to at its end."""
     for direction in one.directions:
         renew = f"{_leases(one)} update @{direction.lease} {{ meta iiftype timeout {one.guard.lease_ms}ms }}"
+        renew += f" update @{direction.renewed} {{ meta iiftype timeout {_REMEMBERED} }}"
         rules = [] if one.guard.by_daemon else [f"ether daddr @{one.name}/granted {renew}"]
         yield from _chain(f"{one.name}/probe/{direction.target}", "", [*rules, "drop"])
 

@@ -144,7 +144,7 @@ def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...
             installing.removed(turn, event)
             turn.keep()
         case LeasesFound():
-            consent.leases(turn, event.standing)
+            consent.leases(turn, event)
             _conclude(turn)
         case Counted():
             installing.counted(turn, event)

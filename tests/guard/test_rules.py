@@ -265,8 +265,9 @@ def test_without_a_peer_nothing_is_left_to_forward_to() -> None:
 
 def test_a_probe_renews_its_lease_where_all_stand_and_is_seen_by_nobody() -> None:
     told, leases = text(many()), "meta iiftype @wire/lease/p1 meta iiftype @wire/lease/p0"
+    renew = "update @wire/lease/p1 { meta iiftype timeout 200ms } update @wire/renewed/p1 { meta iiftype timeout 30d }"
     assert chain(told, "wire/probe/p1") == [
-        f"ether daddr @wire/granted {leases} update @wire/lease/p1 {{ meta iiftype timeout 200ms }}",
+        f"ether daddr @wire/granted {leases} {renew}",
         "drop",
     ]
     ours = mark_of(SECRET, "wire").hex(":")

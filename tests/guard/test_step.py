@@ -30,7 +30,7 @@ from reconciler.guard.events import (
     Tick,
 )
 from reconciler.guard.orders import Heard, Report
-from reconciler.guard.rules import Guarded, Place
+from reconciler.guard.rules import Contents, Guarded, Place
 from reconciler.guard.state import Life, State
 from reconciler.guard.step import begin, due, step, taken_away
 from reconciler.guard.table import Held
@@ -356,6 +356,34 @@ def test_while_the_guard_has_the_wire_it_is_counted_with_each_report_and_kept() 
     machine.now += 100
     machine.report()
     assert not machine.of(effects.Count)
+
+
+@pytest.mark.parametrize(("ago", "since"), [(250, -50), (300, -100), (150, 0), (None, 0)])
+def test_a_trip_was_when_the_kernel_says_and_not_when_it_was_seen(ago: int | None, since: int) -> None:
+    machine = Machine().granted()
+    machine.now += 5_000
+    machine.tell(Tick())
+    machine.tell(LeasesFound(frozenset(), {"wire": ago}))
+    assert machine.state.segments["wire"].exposure.trips == 1
+    assert machine.state.segments["wire"].exposure.open_since == machine.now + since
+    assert machine.state.segments["wire"].exposure.open_within == (LEASE_MS if ago is None else 10)
+
+
+@pytest.mark.parametrize(
+    ("token", "ago", "since", "within"), [(b"t" * 6, 8_200, 8_000, 10), (None, 8_200, 8_200, LEASE_MS)]
+)
+def test_a_process_that_comes_late_knows_since_when_the_guard_has_the_wire(
+    token: bytes | None, ago: int, since: int, within: int
+) -> None:
+    kept = [one.value for one in Machine().granted().asked if isinstance(one, effects.Keep)][-1]
+    assert kept["segments"]["wire"]["open_since"] is None
+    again = Machine(now=60_000)
+    again.state = begin(OF, b"t" * 16, b"m" * 16, kept)
+    again.tell(Chosen(BYPASS, frozenset()))
+    again.tell(Observed(bound(3, 4), frozenset(), frozenset()))
+    again.tell(TableFound("print", {"wire": Contents(token, renewed_ms=ago)}, 1, {}))
+    assert again.state.segments["wire"].exposure.open_since == 60_000 - since
+    assert again.state.segments["wire"].exposure.open_within == within
 
 
 def test_what_was_counted_of_a_segment_outlives_its_guard() -> None:

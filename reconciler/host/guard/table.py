@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from reconciler.errors import HostError
-from reconciler.guard.events import Counted, Installed, Removed, TableFound
-from reconciler.guard.rules import Contents, Guarded, Ruleset, comment_of, table_of
+from reconciler.guard.events import Counted, Installed, LeasesFound, Removed, TableFound
+from reconciler.guard.rules import REMEMBERED_MS, Contents, Guarded, Ruleset, comment_of, table_of
 from reconciler.host.guard import nftables
 from reconciler.host.guard.messages import LEASE_KEY, TableHead, add, batch, flush, remove_table
 from reconciler.host.guard.netfilter import Netfilter
@@ -130,9 +130,12 @@ class KernelTable:
         found = self._found(self._netfilter)
         return Counted(None, {}) if found is None else Counted(found.handle, self._netfilter.counters(self._name))
 
-    def standing(self, bound: Iterable[Guarded]) -> frozenset[str]:
-        """The segments all of whose leases stand."""
-        return frozenset(one.name for one in bound if self.stands(one))
+    def standing(self, bound: Iterable[Guarded]) -> LeasesFound:
+        """The segments all of whose leases stand; and of the others, when they were renewed last."""
+        bound = tuple(bound)
+        standing = frozenset(one.name for one in bound if self.stands(one))
+        fallen = (one for one in bound if one.name not in standing)
+        return LeasesFound(standing, {one.name: self._renewed_ms(self._netfilter, one) for one in fallen})
 
     def contents(self, one: Guarded) -> Contents:
         """What the table holds for a segment."""
@@ -145,7 +148,12 @@ class KernelTable:
             granted[0].key if granted else None,
             self._stands(netfilter, one),
             None if not aside else aside[0].expires_ms or 0,
+            self._renewed_ms(netfilter, one),
         )
+
+    def _renewed_ms(self, netfilter: Netfilter, one: Guarded) -> int | None:
+        found = [netfilter.elements(self._name, direction.renewed) for direction in one.directions]
+        return max((REMEMBERED_MS - (each[0].expires_ms or 0) for each in found if each), default=None)
 
     def stands(self, one: Guarded) -> bool:
         """Whether all leases of a segment stand."""
@@ -160,7 +168,7 @@ class KernelTable:
             one.name: _encoded(
                 self._name,
                 one.name,
-                tuple(direction.lease for direction in one.directions),
+                tuple((direction.lease, direction.renewed) for direction in one.directions),
                 one.guard.lease_ms,
                 one.guard.drain_ms,
             )
@@ -191,9 +199,11 @@ class KernelTable:
 
 # Asked for whenever the table was looked at; and what is said depends on little.
 @functools.lru_cache(maxsize=1024)
-def _encoded(table: str, segment: str, leases: tuple[str, ...], lease_ms: int, drain_ms: int) -> _Prepared:
-    flushed = [flush(table, lease) for lease in leases]
-    given = [add(table, lease, LEASE_KEY, lease_ms) for lease in leases]
+def _encoded(table: str, segment: str, leases: tuple[tuple[str, str], ...], lease_ms: int, drain_ms: int) -> _Prepared:
+    flushed = [flush(table, lease) for lease, _ in leases]
+    given = [add(table, lease, LEASE_KEY, lease_ms) for lease, _ in leases]
+    for _, renewed in leases:
+        given += [flush(table, renewed), add(table, renewed, LEASE_KEY, REMEMBERED_MS)]
     emptied = [*flushed, *(flush(table, f"{segment}/{name}") for name in ("granted", "aside", "drain"))]
     drain = [add(table, f"{segment}/drain", LEASE_KEY, drain_ms)] if drain_ms else []
     aside = add(table, f"{segment}/aside", LEASE_KEY)

@@ -63,6 +63,7 @@ def test_nothing_is_encoded_once_it_is_prepared_but_a_token(
     flushed = [(FLUSH, lease) for lease in leases]
     nothing = [*flushed, (FLUSH, "edge/granted"), (FLUSH, "edge/aside"), (FLUSH, "edge/drain")]
     given = [(ADD, lease) for lease in leases]
+    given += [said for way in one.directions for said in ((FLUSH, way.renewed), (ADD, way.renewed))]
     drain = [(ADD, "edge/drain")] if one.guard.drain_ms else []
     assert [said(batch) for batch in sent] == [
         *[nothing] * 2,
