@@ -47,6 +47,7 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
     Runs in the foreground and logs to standard error. SIGHUP reads the file anew; SIGTERM ends it, and leaves the
     network as it is.
     """
+    from reconciler.control.ask import digest
     from reconciler.daemon.journal import DescriptorJournal, adopt_strays
     from reconciler.host.blocking import exit_within
     from reconciler.host.lock import lock
@@ -64,7 +65,7 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
         from reconciler.daemon.loop import LAST_RESORT_S, Daemon
 
         # Without one, whoever started us has closed it.
-        journal = DescriptorJournal(_STDERR if sys.stderr else None, as_json=form == "json")
+        journal = DescriptorJournal(_STDERR if sys.stderr else None, as_json=form == "json", digest=digest(text))
         adopt_strays(journal)
         last_resort = lambda: exit_within(LAST_RESORT_S, 1)  # noqa: E731
         status = 0

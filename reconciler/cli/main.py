@@ -97,6 +97,7 @@ def once(
 ) -> None:
     """Compare, and mend unless `dry_run`; ends the process with the exit status."""
     from reconciler.control import client
+    from reconciler.control.ask import digest
 
     text = places.read_file(file)
     if not topologies and not against and (status := client.answer(text, dry_run=dry_run, output=output)) is not None:
@@ -108,11 +109,12 @@ def once(
         client.check_free(appliance.sku, dry_run=dry_run, topologies=topologies)
     choice = _choice(appliance, topologies, None if against else client.choice(appliance.sku, dry_run=dry_run))
     if dry_run:
-        sys.exit(_audit(appliance, choice, against, output))
-    sys.exit(_apply(appliance, choice, output, wait))
+        sys.exit(_audit(appliance, choice, against, output, digest(text)))
+    sys.exit(_apply(appliance, choice, output, wait, digest(text)))
 
 
-def _audit(appliance: Any, choice: dict[str, str], against: Path | None, output: str) -> int:
+def _audit(appliance: Any, choice: dict[str, str], against: Path | None, output: str, digest: str) -> int:
+    from reconciler.host.envelope import enveloped
     from reconciler.network import report
     from reconciler.network.cycle import audit
     from reconciler.network.plan import plan
@@ -132,13 +134,14 @@ def _audit(appliance: Any, choice: dict[str, str], against: Path | None, output:
     if output == "commands":
         show(report.commands(plan(found), found))
     elif output == "json":
-        say_json(report.drift_json(appliance, choice, found))
+        say_json(enveloped(report.drift_json(appliance, choice, found), digest))
     else:
         show(report.drift(appliance, choice, found))
     return 1 if found.problems else DRIFT if found.changes else 0
 
 
-def _apply(appliance: Any, choice: dict[str, str], output: str, wait: float) -> int:
+def _apply(appliance: Any, choice: dict[str, str], output: str, wait: float, digest: str) -> int:
+    from reconciler.host.envelope import enveloped
     from reconciler.host.lock import lock
     from reconciler.host.netlink.kernel import Kernel
     from reconciler.host.privileges import check_may_administer
@@ -151,7 +154,7 @@ def _apply(appliance: Any, choice: dict[str, str], output: str, wait: float) -> 
         done = reconcile(kernel, appliance, choice, stop)
         interrupted = stop()
     if output == "json":
-        say_json(report.result_json(appliance, choice, done, interrupted))
+        say_json(enveloped(report.result_json(appliance, choice, done, interrupted), digest))
     else:
         show(report.result(appliance, choice, done, interrupted))
     return 0 if done.converged and not interrupted else 1
@@ -229,11 +232,12 @@ def observe() -> None:
 
     Needs no privileges. Holds interface names, MAC addresses and IP addresses of this machine, nothing else of it.
     """
+    from reconciler.host.envelope import enveloped
     from reconciler.host.netlink.kernel import Kernel
     from reconciler.network.record import dump
 
     with Kernel() as kernel:
-        say_json(dump(kernel.observe()))
+        say_json(enveloped(dump(kernel.observe()), None))
 
 
 @cli.command()

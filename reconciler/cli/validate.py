@@ -9,7 +9,9 @@ from reconciler.appliance.declared import Appliance
 from reconciler.appliance.load import InvalidFileError, load
 from reconciler.appliance.yaml.document import Mistake, spell
 from reconciler.console import say, say_json
+from reconciler.control.ask import digest
 from reconciler.errors import HostError
+from reconciler.host.envelope import enveloped
 from reconciler.host.places import read_file
 
 # Versioned: a change that could break a reader counts up.
@@ -41,7 +43,8 @@ def files(paths: Iterable[Path]) -> list[Path]:
 class Checked:
     """What became of one file: `sku` and `summary` of a valid one, else `mistakes`, or why it was not even read.
 
-    `explained`: the mistakes as text, each with its line of the file.
+    `digest`: SHA-256 of what was read, in hexadecimal; '' if nothing was. `explained`: the mistakes as text, each with
+    its line of the file.
     """
 
     file: str
@@ -50,6 +53,7 @@ class Checked:
     mistakes: tuple[Mistake, ...] = ()
     unreadable: str = ""
     explained: str = ""
+    digest: str = ""
 
     @property
     def valid(self) -> bool:
@@ -60,12 +64,15 @@ class Checked:
 def check(path: Path) -> Checked:
     """Load and prove one file."""
     try:
-        appliance = load(read_file(path), str(path))
-    except InvalidFileError as error:
-        return Checked(str(path), mistakes=tuple(error.mistakes), explained=error.explained)
+        text = read_file(path)
     except HostError as error:
         return Checked(str(path), unreadable=str(error))
-    return Checked(str(path), appliance.sku, ", ".join(_parts(appliance)))
+    which = digest(text)
+    try:
+        appliance = load(text, str(path))
+    except InvalidFileError as error:
+        return Checked(str(path), mistakes=tuple(error.mistakes), explained=error.explained, digest=which)
+    return Checked(str(path), appliance.sku, ", ".join(_parts(appliance)), digest=which)
 
 
 def run(paths: list[Path], *, as_json: bool) -> int:
@@ -77,7 +84,8 @@ def run(paths: list[Path], *, as_json: bool) -> int:
             _say(one)
     wrong = sum(not one.valid for one in checked)
     if as_json:
-        say_json({"format": VALIDATION_FORMAT, "valid": not wrong, "files": [_json(one) for one in checked]})
+        made = {"format": VALIDATION_FORMAT, "valid": not wrong, "files": [_json(one) for one in checked]}
+        say_json(enveloped(made, None))
     elif len(paths) > 1:
         say(f"{len(paths) - wrong} of {len(paths)} files are valid")
     return 1 if wrong else 0
@@ -107,6 +115,7 @@ def _say(one: Checked) -> None:
 def _json(one: Checked) -> dict[str, Any]:
     return {
         "file": one.file,
+        "digest": one.digest or None,
         "valid": one.valid,
         "sku": one.sku or None,
         "unreadable": one.unreadable or None,

@@ -10,6 +10,7 @@ from reconciler.daemon.status import status
 from reconciler.daemon.turns import Turns
 from reconciler.errors import RequestError
 from reconciler.health.state import MAX_HOLD_MS, Hold, HoldPlaced, HoldReleased
+from reconciler.host.envelope import enveloped
 from reconciler.network import report
 from reconciler.network.cycle import Report
 from reconciler.network.diff import Difference
@@ -68,7 +69,7 @@ class Requests:
 
     async def _status(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         about = self._about()
-        return {"status": {**status(self._core, about.get("guard")), **about}}
+        return {"status": enveloped({**status(self._core, about.get("guard")), **about}, self.digest)}
 
     async def _choice(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         return {"sku": self._core.appliance.sku, "choice": self._core.state.choice, "digest": self.digest}
@@ -81,7 +82,7 @@ class Requests:
         made: dict[str, Any] = {"mine": True, "changes": len(found.changes), "problems": len(found.problems)}
         match request.get("output"):
             case "json":
-                made["json"] = report.drift_json(core.appliance, core.state.choice, found)
+                made["json"] = enveloped(report.drift_json(core.appliance, core.state.choice, found), self.digest)
             case "commands":
                 made["lines"] = list(report.commands(plan(found), found))
             case _:
@@ -97,7 +98,8 @@ class Requests:
         done = Report(before, Plan((), ()), (), after)
         made: dict[str, Any] = {"mine": True, "converged": done.converged}
         if request.get("output") == "json":
-            made["json"] = report.result_json(core.appliance, core.state.choice, done, interrupted=False)
+            told = report.result_json(core.appliance, core.state.choice, done, interrupted=False)
+            made["json"] = enveloped(told, self.digest)
         else:
             made["lines"] = list(report.result(core.appliance, core.state.choice, done, interrupted=False))
         return made

@@ -22,7 +22,7 @@ from reconciler.network.diff import Difference
 from reconciler.network.path import Gate
 from reconciler.network.recognise import recognise
 
-_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR, "critical": logging.CRITICAL}
 # Each effect has one answer at the most, and few answers ask for more. A step that goes on for longer is a bug.
 _MOST_STEPS = 1_000
 

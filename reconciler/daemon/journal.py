@@ -1,7 +1,7 @@
 """What the daemon tells whoever reads its log: one line for each thing that it decided, did, or could not do.
 
-Text for people, or JSON for programs: each line an object with `time`, `level`, `event` (stable, for programs), `text`,
-and what belongs to the event.
+Text for people, or JSON for programs: each line an object with `level`, `event` (see `log_events`), `text`, what
+belongs to the event, and the envelope of all our JSON. Where journald reads, each line begins with its priority.
 """
 
 import contextlib
@@ -10,16 +10,20 @@ import logging
 import os
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from reconciler.console import escaped
+from reconciler.host import clock
 from reconciler.host.blocking import Outlet
+from reconciler.host.envelope import enveloped, utc
+from reconciler.log_events import EventName
+
+# Versioned: a change that could break a reader counts up.
+LOG_FORMAT = "reconciler.log/1"
 
 # sd-daemon(3): the priority that journald takes from the beginning of a line.
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
@@ -39,33 +43,43 @@ class Lines(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    at_s: float
-    event: str
+    at_ms: int
+    event: EventName
     text: str
     level: int
     data: Mapping[str, Any]
 
 
 class Journal:
-    """Lines to `out`, as text or JSON. Any thread may tell something."""
+    """Lines to `out`, as text or JSON. Any thread may tell something.
 
-    def __init__(self, out: Lines, *, as_json: bool = False) -> None:
+    `priority`: each line begins with its own, for journald. `digest`: the appliance file's, which JSON lines bear; who
+    reads another file puts another one.
+    """
+
+    def __init__(self, out: Lines, *, as_json: bool = False, priority: bool = False, digest: str | None = None) -> None:
         self._out = out
-        self._line = _json if as_json else _journald if os.environ.get("JOURNAL_STREAM") else _text
+        self._as_json, self._priority, self.digest = as_json, priority, digest
         self._kept: list[_Told] = []
         self._gathering = 0
         # Held for moments only. Again by the same thread where a destructor complains meanwhile.
         self._lock = threading.RLock()
 
-    def tell(self, event: str, text: str, *, level: int = logging.INFO, **data: Any) -> None:
+    def tell(self, event: EventName, text: str, *, level: int = logging.INFO, **data: Any) -> None:
         """Write one line. Text and data may be a stranger's: they are escaped."""
         with self._lock:
-            self._kept.append(_Told(time.time(), event, text, level, data))
+            self._kept.append(_Told(clock.wall_ms(), event, text, level, data))
             if not self._gathering or len(self._kept) >= _GATHERED:
                 self._write()
 
     def bug(
-        self, error: BaseException, about: str = "", *, event: str = "bug", level: int = logging.ERROR, **data: Any
+        self,
+        error: BaseException,
+        about: str = "",
+        *,
+        event: EventName = "bug",
+        level: int = logging.ERROR,
+        **data: Any,
     ) -> None:
         """Tell of an error that nobody foresaw: one line with the place where it happened, and never a traceback."""
         calls = traceback.extract_tb(error.__traceback__)[-_CALLS_TOLD:]
@@ -101,15 +115,23 @@ class Journal:
             for told in kept:
                 self._out.write(self._line(told))
 
+    def _line(self, told: _Told) -> str:
+        if self._as_json:
+            line = _json(told, self.digest)
+        else:
+            # journald knows the time.
+            line = _words(told) if self._priority else f"{utc(told.at_ms)} {_words(told)}"
+        return f"<{_PRIORITY[told.level]}>{line}\n" if self._priority else f"{line}\n"
+
 
 class DescriptorJournal(Journal):
     """A journal that is read at the other end of `descriptor`, by somebody who may stall. None: by nobody."""
 
-    def __init__(self, descriptor: int | None, *, as_json: bool = False) -> None:
+    def __init__(self, descriptor: int | None, *, as_json: bool = False, digest: str | None = None) -> None:
         if descriptor is None:
             descriptor = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         self._outlet = Outlet(descriptor, self._lost_line)
-        super().__init__(self._outlet, as_json=as_json)
+        super().__init__(self._outlet, as_json=as_json, priority=_is_journald(descriptor), digest=digest)
 
     @property
     def lost(self) -> int:
@@ -123,7 +145,7 @@ class DescriptorJournal(Journal):
     def _lost_line(self, number: int) -> str:
         what = "1 line was lost" if number == 1 else f"{number} lines were lost"
         text = f"{what} here: the reader of the log was not there, or too slow"
-        return self._line(_Told(time.time(), "lost", text, logging.WARNING, {"lines": number}))
+        return self._line(_Told(clock.wall_ms(), "lost", text, logging.WARNING, {"lines": number}))
 
 
 def adopt_strays(journal: Journal) -> None:
@@ -158,25 +180,21 @@ class _Strays(logging.Handler):
             self._journal.tell("library", f"{record.name}: {text}", level=max(record.levelno, logging.WARNING))
 
 
-def _json(told: _Told) -> str:
+def _is_journald(descriptor: int) -> bool:
+    """Whether systemd's journal reads there: the variable tells its stream, and who inherits it may write elsewhere."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _json(told: _Told, digest: str | None) -> str:
     level = logging.getLevelName(told.level).lower()
-    line = {"time": _time(told), "level": level, "event": told.event, "text": told.text, **told.data}
-    return json.dumps(line, default=str) + "\n"
-
-
-def _text(told: _Told) -> str:
-    return f"{_time(told)} {_words(told)}\n"
-
-
-def _journald(told: _Told) -> str:
-    """It knows the time, and takes the priority."""
-    return f"<{_PRIORITY[told.level]}>{_words(told)}\n"
+    line = {"format": LOG_FORMAT, "level": level, "event": told.event, "text": told.text, **told.data}
+    return json.dumps(enveloped(line, digest, told.at_ms), default=str)
 
 
 def _words(told: _Told) -> str:
     loud = f"{logging.getLevelName(told.level).lower()}: " if told.level >= logging.WARNING else ""
     return f"{loud}{escaped(told.text)}"
-
-
-def _time(told: _Told) -> str:
-    return datetime.fromtimestamp(told.at_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

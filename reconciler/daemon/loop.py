@@ -313,7 +313,8 @@ class Daemon:
         def declare() -> None:
             restart_by_it()
             self._turns.enter(lambda core: core.declare(appliance))
-            self._text, self._requests.digest = text, digest(text)
+            self._text = text
+            self._requests.digest = self._journal.digest = digest(text)
 
         # From here on nobody waits for anything.
         self._sources.change(appliance, declare)

@@ -12,6 +12,7 @@ from typing import Any
 from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError, TransientError
 from reconciler.health.state import Decision, Ending, RestartEnded
+from reconciler.log_events import EventName
 from reconciler.network import render
 from reconciler.network.bind import Problem
 from reconciler.network.conflict import Thing, about, suspects
@@ -118,7 +119,7 @@ class Telling:
         self._changed("mended", "mended", changes, outcomes, left)
 
     def _changed(
-        self, event: str, what: str, changes: Collection[Change], outcomes: Iterable[Outcome], left: int
+        self, event: EventName, what: str, changes: Collection[Change], outcomes: Iterable[Outcome], left: int
     ) -> None:
         failed = [one for one in outcomes if one.status is Status.FAILED]
         told = [_change(line) for line in map(render.line, changes)]

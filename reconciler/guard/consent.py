@@ -65,7 +65,7 @@ def _trip(turn: Turn, one: Guarded, segment: SegmentGuard) -> None:
         turn.canaries(turn.state.canaries.trip(one.name))
     how = "cut" if one.guard.closed else "bypassed"
     text = f"{one.name}: {how} by the guard, which has tripped: a lease of {one.guard.lease_ms} ms ran out"
-    turn.do(Tell("tripped", text, "warning", {"segment": one.name}))
+    turn.do(Tell("tripped", text, "critical" if one.guard.closed else "warning", {"segment": one.name}))
 
 
 def _grant(turn: Turn, one: Guarded, segment: SegmentGuard) -> None:

@@ -5,13 +5,12 @@ Each is carried out at once, in the order of the step; where something comes of 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from reconciler.guard.orders import Orders
 from reconciler.guard.rules import Guarded, Ruleset
 from reconciler.health.signal import Reading
-
-Level = Literal["info", "warning", "error"]
+from reconciler.log_events import EventName, Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ class Readings:
 class Tell:
     """A line for the journal."""
 
-    event: str
+    event: EventName
     text: str
     level: Level = "info"
     data: Mapping[str, Any] = field(default_factory=dict)

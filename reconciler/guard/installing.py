@@ -16,6 +16,7 @@ from reconciler.guard.rules import Contents, Guarded, Ruleset, Stance, digest_of
 from reconciler.guard.state import Putting, SegmentGuard, State
 from reconciler.guard.table import Held
 from reconciler.guard.turn import Turn
+from reconciler.log_events import EventName
 
 # How often the table is compared although nobody seems to have changed it.
 CHECK_MS = 10_000
@@ -243,7 +244,7 @@ def counted(turn: Turn, event: Counted) -> None:
             turn.change(one.name, returned=False)
 
 
-def _tell(turn: Turn, one: Guarded, event: str, how: str) -> None:
+def _tell(turn: Turn, one: Guarded, event: EventName, how: str) -> None:
     exposure, new, lasted_ms = turn.state.segments[one.name].exposure.told_now(turn.now)
     turn.change(one.name, exposure=exposure)
     what = "were cut" if one.guard.closed else "went past the VM"

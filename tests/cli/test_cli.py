@@ -22,6 +22,9 @@ from reconciler.network.state import Kind, Role, Setting, mark
 COMMANDS = ["validate", "discover", "observe", "schema", "demo"]
 
 
+ENVELOPE = {"format", "time", "host", "version", "digest"}
+
+
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECONCILER_STATE_DIR", str(tmp_path / "state"))
@@ -212,7 +215,7 @@ def test_the_plan_for_programs_has_its_documented_shape(file: str, kernel: FakeK
     done = run("-f", file, "-n", "-o", "json", "--against", recorded(kernel, tmp_path))
     value = json.loads(done.out)
     assert (done.code, done.err) == (1, "")
-    assert set(value) == {"format", "appliance", "choice", "converged", "changes", "problems", "warnings"}
+    assert set(value) == {*ENVELOPE, "appliance", "choice", "converged", "changes", "problems", "warnings"}
     assert value["format"] == "reconciler.plan/1"
     assert value["choice"] == {"wire": "inspect"}
     assert value["converged"] is False

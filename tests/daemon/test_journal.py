@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler import __version__
 from reconciler.daemon.journal import DescriptorJournal, Journal
 
 EVIL = "\x1b[31mred\nnext\u202e"
@@ -21,9 +22,11 @@ def _no_journald(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
 
 
-def told(level: int = logging.INFO, text: str = "hello", *, as_json: bool = False, **data: object) -> str:
+def told(
+    level: int = logging.INFO, text: str = "hello", *, as_json: bool = False, priority: bool = False, **data: object
+) -> str:
     stream = io.StringIO()
-    Journal(stream, as_json=as_json).tell("event", text, level=level, **data)
+    Journal(stream, as_json=as_json, priority=priority, digest="00ff").tell("event", text, level=level, **data)
     return stream.getvalue()
 
 
@@ -35,19 +38,43 @@ def test_text_has_the_time_and_is_loud_only_where_it_matters() -> None:
     assert re.fullmatch(time + " critical: hello\n", told(logging.CRITICAL))
 
 
-@pytest.mark.parametrize(
-    ("level", "priority"),
-    [(logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (logging.ERROR, 3), (logging.CRITICAL, 2)],
-)
-def test_journald_gets_each_priority_and_no_time(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], level: int, priority: int
-) -> None:
-    monkeypatch.setenv("JOURNAL_STREAM", "8:1234")
-    line = told(level)
+PRIORITIES = [
+    (logging.DEBUG, 7),
+    (logging.INFO, 6),
+    (logging.WARNING, 4),
+    (logging.ERROR, 3),
+    (logging.CRITICAL, 2),
+]
+
+
+@pytest.mark.parametrize(("level", "priority"), PRIORITIES)
+def test_journald_gets_each_priority_and_no_time(level: int, priority: int) -> None:
+    line = told(level, priority=True)
     assert line.startswith(f"<{priority}>")
     assert line.endswith("hello\n")
     assert not re.search(r"\d{4}-", line)
-    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("level", "priority"), PRIORITIES)
+def test_journald_gets_each_priority_of_json_too(level: int, priority: int) -> None:
+    line = told(level, as_json=True, priority=True)
+    assert line.startswith(f"<{priority}>{{")
+    assert json.loads(line.removeprefix(f"<{priority}>"))["level"] == logging.getLevelName(level).lower()
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("journalds", [True, False])
+def test_only_the_stream_that_journald_reads_gets_priorities(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, as_json: bool, journalds: bool
+) -> None:
+    writer = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    found = os.fstat(writer)
+    # Whoever redirects a service's stderr leaves the variable as it was.
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino if journalds else found.st_ino + 1}")
+    journal = DescriptorJournal(writer, as_json=as_json)
+    journal.tell("guard", "hello", level=logging.WARNING)
+    assert journal.flush(5)
+    assert (tmp_path / "log").read_text().startswith("<4>") is journalds
 
 
 def test_json_is_one_object_a_line_with_what_belongs_to_the_event() -> None:
@@ -55,7 +82,17 @@ def test_json_is_one_object_a_line_with_what_belongs_to_the_event() -> None:
     value = json.loads(line)
     assert line.count("\n") == 1
     assert value.pop("time").endswith("Z")
-    assert value == {"level": "error", "event": "event", "text": "hello", "code": "x", "why": ["a", "b"]}
+    assert value == {
+        "format": "reconciler.log/1",
+        "host": os.uname().nodename,
+        "version": __version__,
+        "digest": "00ff",
+        "level": "error",
+        "event": "event",
+        "text": "hello",
+        "code": "x",
+        "why": ["a", "b"],
+    }
 
 
 def test_a_strangers_text_is_escaped() -> None:
@@ -140,6 +177,7 @@ def test_an_internal_error_is_one_line_with_its_place() -> None:
 
 STRAYS = """
 import asyncio, json, logging, os, sys, threading, time, warnings
+from reconciler import __version__
 from reconciler.daemon.journal import DescriptorJournal, adopt_strays
 journal = DescriptorJournal(sys.stderr.fileno(), as_json=True)
 adopt_strays(journal)

@@ -1,0 +1,73 @@
+"""The events of the log: a contract with whoever filters or counts its lines (docs/formats.md).
+
+A name, once given, means the same for ever. Another meaning is another event.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+Level = Literal["info", "warning", "error", "critical"]
+
+EventName = Literal[
+    "bug",
+    "calm",
+    "conflict",
+    "control",
+    "decision",
+    "failed",
+    "guard",
+    "inspected",
+    "library",
+    "lost",
+    "memory",
+    "mended",
+    "prober",
+    "problem",
+    "read",
+    "refused",
+    "reload",
+    "restart",
+    "solved",
+    "source",
+    "start",
+    "stop",
+    "switched",
+    "tripped",
+    "unread",
+]
+
+
+class Logged(NamedTuple):
+    """What a line of an event says, and the names of the data that it may bear beside its text."""
+
+    meaning: str
+    data: tuple[str, ...] = ()
+
+
+EVENTS: Mapping[EventName, Logged] = {
+    "start": Logged("the daemon has begun: what it found and what it wants", ("found",)),
+    "stop": Logged("the daemon ends: what it leaves behind"),
+    "reload": Logged("the file was read anew, or was not taken over"),
+    "decision": Logged("what was decided, and the readings that led to it", ("segment", "what", "why", "times")),
+    "switched": Logged("the network was switched to other topologies", ("changes", "failed")),
+    "mended": Logged("what somebody had changed was put back", ("changes", "failed")),
+    "failed": Logged("an operation was refused, or the daemon could not begin"),
+    "problem": Logged("something cannot or must not be made as declared", ("code",)),
+    "solved": Logged("a problem is none any more", ("code",)),
+    "conflict": Logged("somebody keeps changing something back", ("interface", "about", "suspects")),
+    "refused": Logged("something is refused again and again", ("interface", "about")),
+    "calm": Logged("nobody changes it back any more", ("interface", "about")),
+    "unread": Logged("the network cannot be read"),
+    "read": Logged("the network can be read again"),
+    "tripped": Logged("the guard was first: a lease ran out", ("segment",)),
+    "inspected": Logged("inspected again, and what went past the VM, or was cut", ("segment", "frames", "bytes")),
+    "guard": Logged("the guard was set, put back, taken away, or is in trouble", ("segment", "frames", "bytes")),
+    "prober": Logged("the process that sends the probes: trouble, or another one"),
+    "restart": Logged("the VM could not be restarted"),
+    "source": Logged("what gathers a signal is in trouble", ("signal", "where")),
+    "memory": Logged("what a restart of the daemon would know cannot be kept, or can be again"),
+    "control": Logged("whoever shall be let in to ask and steer cannot be"),
+    "library": Logged("a library complains"),
+    "lost": Logged("lines are missing here: the reader of the log stalled", ("lines",)),
+    "bug": Logged("an internal error: please report it", ("where",)),
+}
