@@ -358,9 +358,30 @@ class TestFile:
             check()
         path.touch()
         assert check()[0] == "healthy"
-        for offset_s in (-11, 11):
-            os.utime(path, times=(time.time() + offset_s,) * 2)
-            assert check()[0] == "failed"
+
+    def test_what_was_written_before_anybody_looked_is_as_old_as_it_says(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.touch()
+        os.utime(path, times=(time.time() - 11,) * 2)
+        assert probe("file", str(path), fresher_than="10s")()[0] == "failed"
+
+    @pytest.mark.parametrize("step_s", [-86_400, 86_400])
+    def test_a_clock_that_is_set_neither_ages_nor_freshens_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: int
+    ) -> None:
+        path, wall, ticks = tmp_path / "file", time.time, [100.0]
+        path.touch()
+        check = probe("file", str(path), fresher_than="10s")
+        monkeypatch.setattr(agent.time, "monotonic", lambda: ticks[0])
+        assert check()[0] == "healthy"
+        monkeypatch.setattr(agent.time, "time", lambda: wall() + step_s)
+        ticks[0] = 105.0
+        assert check()[0] == "healthy"
+        ticks[0] = 111.0
+        assert check() == ("failed", f"{path} was written 11 s ago")
+        # Written by that clock, it bears that date.
+        os.utime(path, times=(wall() + step_s,) * 2)
+        assert check()[0] == "healthy"
 
 
 class TestBridge:
@@ -418,22 +439,39 @@ class Clock:
             on_failure=on_failure,
         )
 
-    def at(self, now: float, state: str | None, *, running_since: float | None = None) -> str:
+    def at(
+        self, now: float, state: str | None, *, running_since: float | None = None, failures: int | None = None
+    ) -> str:
+        """What is said; a run that failed is the second in a row, unless told otherwise."""
         reading = None if state is None else (state, "why")
         running = running_since is not None
-        self.check._progress = (running, running_since if running else now, reading, "")
+        failed = failures if failures is not None else 2 if state == "failed" else 0
+        self.check._progress = (running, running_since if running else now, reading, failed, "")
         judged: str = self.check.judge(now)[0]
         return judged
 
 
 class TestJudgement:
-    def test_a_failure_is_failed_at_once(self) -> None:
+    def test_the_second_failed_run_in_a_row_is_failed_and_not_the_beats_that_repeat_the_first(self) -> None:
         clock = Clock()
-        assert [clock.at(0, "healthy"), clock.at(1, "failed"), clock.at(2, "healthy")] == [
-            "healthy",
-            "failed",
-            "healthy",
-        ]
+        assert clock.at(0, "healthy") == "healthy"
+        for now in (1.0, 1.1, 1.2, 1.3):
+            assert clock.at(now, "failed", failures=1) == "degraded"
+        assert clock.check.judge(1.3)[1] == "why; asked again"
+        assert clock.at(1.4, "failed", failures=2) == "failed"
+        assert clock.at(2, "healthy") == "healthy"
+
+    def test_a_failed_run_is_repeated_at_once_and_not_in_its_turn(self) -> None:
+        runs: list[float] = []
+
+        def action(_deadline: float) -> tuple[str, str]:
+            runs.append(time.monotonic())
+            return "failed", "why"
+
+        check = agent.Check("x", action, every_s=3600, timeout_s=60)
+        check.start()
+        assert eventually(lambda: check._progress[3] == 2)
+        assert len(runs) == 2
 
     def test_tolerance(self) -> None:
         clock = Clock(tolerate_s=10)
@@ -458,25 +496,32 @@ class TestJudgement:
         clock = Clock()
         assert clock.at(0, "healthy") == "healthy"
         assert clock.at(1.4, "healthy", running_since=1.0) == "healthy"
-        assert clock.at(1.6, "healthy", running_since=1.0) == "failed"
-        assert clock.check.judge(1.6)[1] == "no answer within 500 ms"
+        assert clock.at(1.6, "healthy", running_since=1.0) == "degraded"
+        assert clock.check.judge(1.6)[1] == "no answer within 500 ms; asked again"
+        # Asked again, and late again; or not even that, since it never came back.
+        assert clock.at(2.1, "failed", running_since=1.5, failures=1) == "failed"
+        assert Clock().at(0.6, None, running_since=0.0) == "failed"
+        clock = Clock()
+        assert clock.at(0, "healthy") == "healthy"
+        assert clock.at(2.1, "healthy", running_since=1.0) == "failed"
+        assert clock.check.judge(2.1)[1] == "no answer within 500 ms"
 
     def test_silence_that_another_check_judges(self) -> None:
         check = agent.Check("x", lambda _: ("healthy", ""), every_s=1.0, timeout_s=0.5, on_silence="degraded")
-        check._progress = (True, 1.0, ("healthy", ""), "")
+        check._progress = (True, 1.0, ("healthy", ""), 0, "")
         assert check.judge(1.6) == ("degraded", "no answer within 500 ms")
-        check._progress = (False, 1.0, ("failed", "frozen"), "")
+        check._progress = (False, 1.0, ("failed", "frozen"), 2, "")
         assert check.judge(1.7) == ("failed", "frozen")
 
     def test_obstacles(self) -> None:
         check = Clock().check
-        check._progress = (True, 0.0, None, "")
+        check._progress = (True, 0.0, None, 0, "")
         assert check.obstacle(0.4) == "x: no result yet"
         assert check.obstacle(0.6) == ""  # its time limit is a result
-        check._progress = (False, 1.0, ("healthy", ""), "")
+        check._progress = (False, 1.0, ("healthy", ""), 0, "")
         assert check.obstacle(2.9) == ""
         assert check.obstacle(3.1) == "x: its thread does not come round"
-        check._progress = (False, 1.0, ("healthy", ""), "cannot start a process")
+        check._progress = (False, 1.0, ("healthy", ""), 0, "cannot start a process")
         assert check.obstacle(1.0) == "x: cannot start a process"
 
 

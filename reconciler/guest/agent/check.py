@@ -12,6 +12,7 @@ from reconciler.guest.agent.readings import DEGRADED, FAILED, HEALTHY, TYPE_CHEC
 if TYPE_CHECKING:
     from reconciler.guest.agent.readings import Probe, Reading
 
+RUNS_TO_FAIL = 2  # one slow or failed run proves nothing: it is repeated at once, and that one is believed
 OVERDUE_S = 2.0  # a check that begins later than this means that checks do not run
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -38,9 +39,9 @@ class Check:
         self._on_silence = on_silence
         self._on_failure = on_failure
         self._thread: threading.Thread | None = None
-        # Whether the probe runs; since when, or when it is due; the last reading; why it could not be run. One tuple,
-        # because its thread replaces it while the main thread reads it.
-        self._progress: tuple[bool, float, Reading | None, str] = (False, 0.0, None, "")
+        # Whether the probe runs; since when, or when it is due; the last reading; how many runs in a row have failed;
+        # why it could not be run. One tuple, because its thread replaces it while the main thread reads it.
+        self._progress: tuple[bool, float, Reading | None, int, str] = (False, 0.0, None, 0, "")
         # Only what was healthy before is tolerated: software that is still starting does not inspect yet.
         self._tolerable = False
         self._failed_since: float | None = None
@@ -49,7 +50,7 @@ class Check:
         """Start the thread, if it is not there yet; raises CannotRun."""
         if self._thread is not None:
             return
-        self._progress = (False, time.monotonic(), None, "")
+        self._progress = (False, time.monotonic(), None, 0, "")
         thread = threading.Thread(target=self._loop, name=self.name, daemon=True)
         try:
             thread.start()
@@ -60,16 +61,18 @@ class Check:
     def _loop(self) -> None:
         due = time.monotonic()
         reading: Reading | None = None
+        failures = 0
         while True:
             began, obstacle = time.monotonic(), ""
-            self._progress = (True, began, reading, obstacle)
+            self._progress = (True, began, reading, failures, obstacle)
             try:
                 reading = self._read(began + self._timeout_s)
+                failures = failures + 1 if reading[0] == FAILED else 0
             except CannotRun as error:
                 obstacle = str(error)
             now = time.monotonic()
-            due = next_due(due, self._every_s, now)
-            self._progress = (False, due, reading, obstacle)
+            due = now if failures == 1 and not obstacle else next_due(due, self._every_s, now)
+            self._progress = (False, due, reading, failures, obstacle)
             # Not Event.wait: before Python 3.11 it waits by the clock on the wall, which may be set back.
             time.sleep(due - now)
 
@@ -96,7 +99,7 @@ class Check:
 
     def obstacle(self, now: float) -> str:
         """Return why there is nothing to say about this check, or an empty text."""
-        running, at, reading, obstacle = self._progress
+        running, at, reading, _, obstacle = self._progress
         if obstacle:
             return f"{self.name}: {obstacle}"
         if not running and now - at > OVERDUE_S:
@@ -107,9 +110,11 @@ class Check:
 
     def judge(self, now: float) -> Reading:
         """Return what is to be said at this moment."""
-        running, at, reading, _ = self._progress
+        running, at, reading, failures, _ = self._progress
         if reading is None or (running and now - at > self._timeout_s):
             reading = self._silence()
+            # One that never comes back stands for all the runs that it keeps from being made.
+            failures += int((now - at) / self._timeout_s)
         state, reason = reading
         if state != FAILED:
             self._failed_since = None
@@ -117,5 +122,7 @@ class Check:
             return reading
         if self._failed_since is None:
             self._failed_since = now
+        if failures < RUNS_TO_FAIL and self._tolerable:
+            return DEGRADED, f"{reason}; asked again"
         self._tolerable = self._tolerable and now - self._failed_since < self._tolerate_s
         return (DEGRADED if self._tolerable else self._on_failure), reason
