@@ -8,12 +8,24 @@ from typing import Any, NamedTuple
 
 import click
 
+from reconciler.warning import Severity, Warning
+
+_COLOURS = {Severity.NOTE: None, Severity.WARNING: "yellow", Severity.ERROR: "red"}
+
 
 class Said(NamedTuple):
     """A line of output: fit for a terminal already, with colours that are dropped where they are not wanted."""
 
     text: str
     error: bool = False
+
+
+def warned(warning: Warning, before: str = "", *, error: bool = False) -> Said:
+    """Bad news, as everybody prints it; each of its lines with this `before` it."""
+    first, *more = escaped(str(warning), but="\n").split("\n")
+    severity = click.style(warning.severity, fg=_COLOURS[warning.severity])
+    lines = (f"{severity}: {first}", *(f"    {line.strip()}" for line in more))
+    return Said("\n".join(before + line for line in lines), error)
 
 
 def show(lines: Iterable[Said]) -> None:

@@ -28,7 +28,7 @@ class Warning:  # noqa: A001 - the field's word; Python's own warnings are used 
     `about`: the thing: a role as the file spells it (`port outside`), an interface, a segment, a signal, or '' where
     the whole host or appliance is meant. `text`: what is wrong, without naming the thing again. `remedy`: what would
     be right, as a sentence's second half or a command; '' where nothing is to be done. Text that comes from outside is
-    not escaped here: whoever prints it does.
+    not escaped here: whoever prints it does. A remedy that lists something has a line for each.
     """
 
     code: str
@@ -40,6 +40,12 @@ class Warning:  # noqa: A001 - the field's word; Python's own warnings are used 
     def __str__(self) -> str:
         where = f"{self.about}: " if self.about else ""
         return f"{where}{self.text}{f'; {self.remedy}' if self.remedy else ''}"
+
+    @property
+    def line(self) -> str:
+        """The same in one line, as a log has it. What a remedy lists stands in lines of its own."""
+        first, *more = str(self).split("\n")
+        return f"{first} {'; '.join(map(str.strip, more))}" if more else first
 
     def as_json(self) -> dict[str, Any]:
         """A JSON value with the five fields."""

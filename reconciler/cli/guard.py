@@ -56,7 +56,7 @@ def on(group_file: Path | None, file: Path | None, boot: bool) -> None:
             done = reconcile(kernel, appliance, fallback)
             set_guard(appliance, done.after)
             if not done.converged:
-                wrong = [f"{problem.role}: {problem.what}" for problem in done.after.problems]
+                wrong = [problem.line for problem in done.after.problems]
                 raise HostError(
                     "the guard is set, but not all of the wire is up: " + "; ".join(wrong or ["see --dry-run"])
                 )

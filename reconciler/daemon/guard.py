@@ -21,6 +21,7 @@ from reconciler.network.desired import segments_of
 from reconciler.network.diff import Difference
 from reconciler.network.path import Gate
 from reconciler.network.recognise import recognise
+from reconciler.network.state import Role
 
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR, "critical": logging.CRITICAL}
 # Each effect has one answer at the most, and few answers ask for more. A step that goes on for longer is a bug.
@@ -318,7 +319,7 @@ class GuardEffects:
 
 def in_place(appliance: Appliance, found: Difference) -> frozenset[str]:
     """The segments in which nothing is left to change that their traffic depends on."""
-    place = segments_of(appliance)
-    roles = [change.link.role for change in found.changes] + [problem.role for problem in found.problems]
-    in_motion = {place.get((role.kind, role.name)) for role in roles if role}
+    place = {str(Role(*role)): segment for role, segment in segments_of(appliance).items()}
+    things = [str(change.link.role) for change in found.changes] + [problem.about for problem in found.problems]
+    in_motion = {place.get(thing) for thing in things}
     return frozenset(name for name in appliance.segments if name not in in_motion)

@@ -7,17 +7,16 @@ says it once: a decision within a second, a problem until it is solved, a refusa
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError, TransientError
 from reconciler.health.state import Decision, Ending, RestartEnded
 from reconciler.log_events import EventName
 from reconciler.network import render
-from reconciler.network.bind import Problem
 from reconciler.network.conflict import Thing, about, suspects
 from reconciler.network.diff import Change, Difference
 from reconciler.network.plan import Outcome, Status
+from reconciler.warning import Warning
 
 DECISIONS_KEPT = 64
 # The same decision, once more within so long, is not told again.
@@ -44,7 +43,7 @@ class Telling:
     unread: str = field(init=False, default="")
     """Why the network cannot be read; '' where it can."""
     _lately: dict[tuple[str | None, str], int] = field(init=False, default_factory=dict)
-    _problems: dict[Any, Problem] = field(init=False, default_factory=dict)
+    _problems: dict[tuple[str, str, str], Warning] = field(init=False, default_factory=dict)
     _unreached: str = field(init=False, default="")
 
     # What was decided
@@ -97,13 +96,13 @@ class Telling:
 
     def _problems_of(self, found: Difference) -> None:
         # What would be right instead may name all NICs of the machine, and is no part of what is wrong.
-        problems = {(one.code, one.role, one.what, one.interface): one for one in found.problems}
+        problems = {(one.code, one.about, one.text): one for one in found.problems}
         for key in problems.keys() - self._problems.keys():
             problem = problems[key]
-            self.journal.tell("problem", str(problem).split("\n")[0], level=logging.ERROR, code=problem.code)
+            self.journal.tell("problem", problem.line, level=logging.ERROR, code=problem.code)
         for key in self._problems.keys() - problems.keys():
             problem = self._problems[key]
-            self.journal.tell("solved", f"no longer: {str(problem).split(chr(10))[0]}", code=problem.code)
+            self.journal.tell("solved", f"no longer: {problem.about}: {problem.text}", code=problem.code)
         self._problems = problems
 
     # What was done

@@ -2,43 +2,29 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from reconciler.appliance.declared import Appliance, Match, Port
 from reconciler.network.state import Kind, Link, Network, Nic, Role, Setting
+from reconciler.warning import Severity, Warning
 
 _NO_MAC = "00:00:00:00:00:00"  # loopback's
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that keeps the desired network from coming true and that no operation of ours may or can mend.
-
-    `code` is stable, for programs. `role` is None where the whole host is meant.
-    """
-
-    code: str
-    role: Role | None
-    what: str
-    right: str
-    interface: str = ""
-
-    def __str__(self) -> str:
-        where = f"{self.role}: " if self.role else ""
-        return f"{where}{self.what}; {self.right}"
-
-
-# Codes of the problems by which it is not known which NIC a port is.
+# Codes of the warnings by which it is not known which NIC a port is.
 NOT_FOUND = frozenset({"port-missing", "port-ambiguous", "port-shared"})
 
 
 class Bound(NamedTuple):
-    """The desired network with the names of the live interfaces in it, less what could not be found, and why."""
+    """The desired network with the names of the live interfaces in it, less what could not be found, and why.
+
+    `problems`: about the roles that could not be found.
+    """
 
     desired: Network
     management: frozenset[str]
-    problems: tuple[Problem, ...]
+    problems: tuple[Warning, ...]
 
 
 def names_of(appliance: Appliance) -> frozenset[str] | None:
@@ -59,7 +45,7 @@ def bind(appliance: Appliance, desired: Network, actual: Network) -> Bound:
     that is missing is a problem, unless it is not required.
     """
     names: dict[str, str] = {}
-    problems: list[Problem] = []
+    problems: list[Warning] = []
     nics = _Nics(actual)
     for port in appliance.ports.values():
         found = nics.matching(port.match)
@@ -71,18 +57,19 @@ def bind(appliance: Appliance, desired: Network, actual: Network) -> Bound:
         names[port.role] for port in appliance.ports.values() if port.management and port.role in names
     )
     problems += _claimed_twice(appliance, names)
-    claimed = {problem.role for problem in problems}
+    claimed = {problem.about for problem in problems}
     links: list[Link] = []
     for link in desired.links:
         assert link.role is not None  # noqa: S101 - every desired link has one
         if link.role.kind == "port":
-            if link.role.name in names and link.role not in claimed:
+            if link.role.name in names and str(link.role) not in claimed:
                 links.append(_at(link, actual.by_name[names[link.role.name]]))
         elif link.role.kind == "switch" or link.kind is Kind.TAP or link.name in actual.by_name:
             links.append(link)
         elif link.required:
             right = "start the VM, or mend vm.adapters in the file"
-            problems.append(Problem("adapter-missing", link.role, f"no interface `{link.name}`", right, link.name))
+            what = f"no interface `{link.name}`"
+            problems.append(Warning("adapter-missing", Severity.ERROR, str(link.role), what, right))
     return Bound(replace(desired, links=tuple(links)), management, tuple(problems))
 
 
@@ -145,20 +132,18 @@ def _at(link: Link, live: Link) -> Link:
     return replace(link, name=live.name, settings=settings)
 
 
-def _not_found(port: Port, found: Iterable[Link], actual: Network) -> Problem:
+def _not_found(port: Port, found: Iterable[Link], actual: Network) -> Warning:
     names = [link.name for link in found]
-    what = (
-        f"{len(names)} interfaces match {port.match}: {', '.join(names)}"
-        if names
-        else f"no interface matches {port.match}"
-    )
     nics = list(candidates(actual))
     seen = "\n    ".join(["this machine has:", *nics]) if nics else "this machine has no NIC"
-    code = "port-ambiguous" if names else "port-missing"
-    return Problem(code, Role("port", port.role), what, seen)
+    about = str(Role("port", port.role))
+    if not names:
+        return Warning("port-missing", Severity.ERROR, about, f"no interface matches {port.match}", seen)
+    what = f"{len(names)} interfaces match {port.match}: {', '.join(names)}"
+    return Warning("port-ambiguous", Severity.ERROR, about, what, seen)
 
 
-def _claimed_twice(appliance: Appliance, names: dict[str, str]) -> Iterator[Problem]:
+def _claimed_twice(appliance: Appliance, names: dict[str, str]) -> Iterator[Warning]:
     """Roles whose matches found the same NIC: none of the data ports among them may be touched."""
     roles_of: dict[str, list[str]] = {}
     for role, name in names.items():
@@ -170,4 +155,5 @@ def _claimed_twice(appliance: Appliance, names: dict[str, str]) -> Iterator[Prob
             if not appliance.ports[role].management:
                 others = ", ".join(f"port {other}" for other in roles if other != role)
                 what = f"`{name}` is also what {others} matches"
-                yield Problem("port-shared", Role("port", role), what, "make the matches in the file distinct", name)
+                about, right = str(Role("port", role)), "make the matches in the file distinct"
+                yield Warning("port-shared", Severity.ERROR, about, what, right)

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reconciler.appliance.declared import Appliance
-from reconciler.network.bind import Problem, bind
+from reconciler.network.bind import bind
 from reconciler.network.ownership import claim
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Link, Network, Setting, Value
+from reconciler.warning import Severity, Warning, worst_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +39,20 @@ Change = Make | Set | Remove
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """All that differs: the changes that mend it, and the problems that no change of ours can mend.
+    """All that differs: the changes that mend it, and the problems: what no change of ours may or can mend.
 
     `desired` and `actual` are the networks that were compared, the desired one bound to live interfaces.
     """
 
     changes: tuple[Change, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[Warning, ...]
     desired: Network
     actual: Network
+
+    @property
+    def warnings(self) -> tuple[Warning, ...]:
+        """All bad news of the network, the worst first: the problems, and dangers that no difference is about."""
+        return worst_first((*self.problems, *_dangers(self.actual)))
 
 
 def difference(appliance: Appliance, wanted: Network, actual: Network) -> Difference:
@@ -82,3 +88,11 @@ def _settings(link: Link, live: Link) -> Iterator[Set]:
             continue
         if setting in now and now[setting] != new:
             yield Set(link, setting, now[setting], new)
+
+
+def _dangers(actual: Network) -> Iterator[Warning]:
+    """What is dangerous about a host although no operation of ours mends it."""
+    if actual.bridge_netfilter:
+        off = " ".join(f"net.bridge.{name}=0" for name in actual.bridge_netfilter)
+        what = "br_netfilter is on: the host's firewall sees bridged frames, and may drop them"
+        yield Warning("bridge-netfilter", Severity.WARNING, "", what, f"turn it off: sysctl -w {off}")

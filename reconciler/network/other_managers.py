@@ -112,7 +112,7 @@ def _looked_up(appliance: Appliance, actual: Network | None) -> dict[str, Match]
     name_of = {link.role.name: link.name for link in bound.desired.links if link.role and link.role.kind == "port"}
     for port in missing:
         if port.role not in name_of:
-            what = (str(one) for one in bound.problems if one.role == Role("port", port.role))
+            what = (one.line for one in bound.problems if one.about == str(Role("port", port.role)))
             raise UnspeakableError(next(what, f"port {port.role}: not found on this machine"))
         name = name_of[port.role]
         nic = actual.by_name[name].nic

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from reconciler.appliance.declared import Appliance
-from reconciler.network.bind import NOT_FOUND, Bound, Problem
+from reconciler.network.bind import NOT_FOUND, Bound
 from reconciler.network.default_route import default_route_interfaces, in_use
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, Role, Setting, marked_by, pinned_mac
+from reconciler.warning import Severity, Warning
 
 
 class Claims(NamedTuple):
@@ -20,12 +21,13 @@ class Claims(NamedTuple):
     desired: Network
     strangers: tuple[Link, ...]  # somebody's interfaces in a switch of ours, that are to leave it
     leftovers: tuple[Link, ...]  # marked as ours, and not desired any more
-    problems: tuple[Problem, ...]
+    problems: tuple[Warning, ...]
 
 
 def claim(appliance: Appliance, bound: Bound, actual: Network) -> Claims:
     """Divide the world into what the appliance may change and what it must not."""
-    problems: list[Problem] = []
+    problems: list[Warning] = []
+    refused: set[str] = set()
     kept: list[Link] = []
     # A default route or an address on a switch of ours is somebody's tampering with that switch, and protects nothing.
     ours = lambda link: is_ours(appliance, link)  # noqa: E731
@@ -37,13 +39,15 @@ def claim(appliance: Appliance, bound: Bound, actual: Network) -> Claims:
             kept.append(link)
         else:
             problems.append(reason)
-    refused = {problem.interface for problem in problems}
+            refused.add(link.name)
     # Nothing is moved into a switch that is not ours to fill.
     kept = [_where_it_is(link) if link.switch in refused else link for link in kept]
     desired = replace(bound.desired, links=tuple(kept))
-    strangers, warned = _strangers(appliance, bound, actual, own_connection)
+    strangers, left = _strangers(appliance, bound, actual, own_connection)
+    own = bound.management | own_connection
+    warned = (_intruder(link) if link.name in own else _unknown(link) for link in left)
     # What holds somebody who must not be touched stays, too.
-    kept_in = {problem.role.name for problem in warned if problem.role}
+    kept_in = {link.switch for link in left}
     leftovers = tuple(
         link
         for link in actual.links
@@ -72,7 +76,7 @@ class _Host(NamedTuple):
     in_use: Mapping[str, str]
 
 
-def _refusal(appliance: Appliance, link: Link, host: _Host, actual: Network) -> Problem | None:
+def _refusal(appliance: Appliance, link: Link, host: _Host, actual: Network) -> Warning | None:
     live = actual.by_name.get(link.name)
     if live is None or link.role is None:
         return None
@@ -109,7 +113,7 @@ def _carries(unresolved: tuple[int, ...]) -> str:
 _TAKE_OVER = "free it, or give it `take_over: true` in the file"
 
 
-def _refuse_maker(appliance: Appliance, link: Link, live: Link) -> Problem | None:
+def _refuse_maker(appliance: Appliance, link: Link, live: Link) -> Warning | None:
     """A switch or tap that exists must be ours already."""
     if live.kind is not link.kind:
         return _no("name-taken", link, f"is the name of another kind of interface ({live.kind})", "rename one of them")
@@ -123,8 +127,8 @@ def _refuse_maker(appliance: Appliance, link: Link, live: Link) -> Problem | Non
     return _no("foreign", link, whose, right)
 
 
-def _no(code: str, link: Link, what: str, right: str) -> Problem:
-    return Problem(code, link.role, f"refused: `{link.name}` {what}", right, link.name)
+def _no(code: str, link: Link, what: str, right: str) -> Warning:
+    return Warning(code, Severity.ERROR, str(link.role), f"refused: `{link.name}` {what}", right)
 
 
 def _may_take_over(appliance: Appliance, role: Role) -> bool:
@@ -141,8 +145,8 @@ def _where_it_is(link: Link) -> Link:
 
 def _strangers(
     appliance: Appliance, bound: Bound, actual: Network, own_connection: frozenset[str]
-) -> tuple[tuple[Link, ...], tuple[Problem, ...]]:
-    """Members of our switches that nobody declared there.
+) -> tuple[tuple[Link, ...], tuple[Link, ...]]:
+    """Members of our switches that nobody declared there: those that are to leave, and those that are left alone.
 
     Who is in a switch of ours is ours to say; but not at the price of the host's own connection, and not while a port
     was not found: its NIC may be there under another name, carrying the traffic.
@@ -152,19 +156,17 @@ def _strangers(
     found = [link for link in actual.links if link.switch in ours and link.name not in known]
     own = bound.management | own_connection
     unsure = any(problem.code in NOT_FOUND for problem in bound.problems)
-    problems = tuple(
-        _intruder(link) if link.name in own else _unknown(link) for link in found if unsure or link.name in own
-    )
-    return tuple(link for link in found if not unsure and link.name not in own), problems
+    stays = {link.name for link in found if unsure or link.name in own}
+    return tuple(link for link in found if link.name not in stays), tuple(link for link in found if link.name in stays)
 
 
-def _unknown(link: Link) -> Problem:
+def _unknown(link: Link) -> Warning:
     what = f"`{link.name}`, undeclared, is in our switch `{link.switch}`, and may be the port that was not found"
     right = "it is not touched: mend the port's match first"
-    return Problem("stranger", Role("switch", link.switch or ""), what, right, link.name)
+    return Warning("stranger", Severity.ERROR, str(Role("switch", link.switch or "")), what, right)
 
 
-def _intruder(link: Link) -> Problem:
+def _intruder(link: Link) -> Warning:
     what = f"`{link.name}`, the host's own connection, is in our switch `{link.switch}`"
     right = f"it is not touched: take it out by hand (ip link set {link.name} nomaster)"
-    return Problem("management", Role("switch", link.switch or ""), what, right, link.name)
+    return Warning("management", Severity.ERROR, str(Role("switch", link.switch or "")), what, right)

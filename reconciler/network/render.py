@@ -4,13 +4,12 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from reconciler.network.bind import Problem
 from reconciler.network.diff import Change, Difference, Make, Remove, Set
 from reconciler.network.plan import AT_CREATION, MakeLink, Operation, Plan, RemoveLink, SetLink
-from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, Setting, Value
+from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Setting, Value
 
 # Versioned: a change that could break a reader counts up.
-PLAN_FORMAT = "reconciler.plan/1"
+PLAN_FORMAT = "reconciler.plan/2"
 
 
 class Line(NamedTuple):
@@ -184,7 +183,7 @@ def _member_words(setting: Setting, value: Value) -> list[str]:
     return [word, _on(value) if isinstance(value, bool) else str(value), *forget]
 
 
-def as_json(sku: str, choice: Mapping[str, str], found: Difference, warnings: list[str]) -> dict[str, Any]:
+def as_json(sku: str, choice: Mapping[str, str], found: Difference) -> dict[str, Any]:
     """A dry run for programs; see docs/auditor.md for its shape."""
     return {
         "format": PLAN_FORMAT,
@@ -192,8 +191,7 @@ def as_json(sku: str, choice: Mapping[str, str], found: Difference, warnings: li
         "choice": dict(choice),
         "converged": not found.changes and not found.problems,
         "changes": [_change_json(change) for change in found.changes],
-        "problems": [problem_json(problem) for problem in found.problems],
-        "warnings": warnings,
+        "warnings": [warning.as_json() for warning in found.warnings],
     }
 
 
@@ -208,19 +206,3 @@ def _change_json(change: Change) -> dict[str, Any]:
             return {"change": "set", **common, "setting": setting.value, "old": old, "new": new}
         case Remove():
             return {"change": "remove", **common}
-
-
-def problem_json(problem: Problem) -> dict[str, Any]:
-    """A problem for programs."""
-    role = {"kind": problem.role.kind, "name": problem.role.name} if problem.role else None
-    where = {"code": problem.code, "role": role, "interface": problem.interface or None}
-    return {**where, "what": problem.what, "right": problem.right}
-
-
-def warnings(actual: Network) -> list[str]:
-    """What is dangerous about a host although no operation of ours mends it."""
-    if not actual.bridge_netfilter:
-        return []
-    off = " ".join(f"net.bridge.{name}=0" for name in actual.bridge_netfilter)
-    what = "danger: br_netfilter is on: the host's firewall sees bridged frames, and may drop them"
-    return [f"{what}; turn it off: sysctl -w {off}"]

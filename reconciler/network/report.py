@@ -9,42 +9,37 @@ from typing import Any
 import click
 
 from reconciler.appliance.declared import Appliance
-from reconciler.console import Said, escaped
+from reconciler.console import Said, escaped, warned
 from reconciler.network import render
 from reconciler.network.cycle import Report
 from reconciler.network.diff import Change, Difference, Set
 from reconciler.network.plan import Outcome, Plan, Status
 
 # Versioned: a change that could break a reader counts up.
-REPORT_FORMAT = "reconciler.report/1"
+REPORT_FORMAT = "reconciler.report/2"
 
 
 def drift(appliance: Appliance, choice: Mapping[str, str], found: Difference) -> Iterator[Said]:
-    """A dry run as text: a line per change, the problems, and what it comes to."""
+    """A dry run as text: a line per change, the warnings, and what it comes to."""
     yield _said(_title(appliance, choice))
     for text in _lines(found.changes):
         yield Said(text)
-    yield from _problems(found)
+    yield from (warned(warning, error=True) for warning in found.warnings)
     count = len(found.changes)
     if count == 0 and not found.problems:
         yield _said("nothing to do: the network is as declared")
     else:
-        refused = f", {_count(len(found.problems), 'problem')}" if found.problems else ""
-        yield _said(f"{_count(count, 'change')} to make{refused}; nothing was changed")
+        yield _said(f"{_count(count, 'change')} to make{_errors(found)}; nothing was changed")
 
 
 def drift_json(appliance: Appliance, choice: Mapping[str, str], found: Difference) -> Any:
     """A dry run for programs: a JSON value."""
-    return render.as_json(appliance.sku, choice, found, render.warnings(found.actual))
+    return render.as_json(appliance.sku, choice, found)
 
 
 def commands(plan: Plan, found: Difference) -> Iterator[Said]:
     """A dry run as commands that can be pasted; what is no command is a comment."""
-    for problem in found.problems:
-        # A problem may have several lines; none of them may become a command.
-        yield _said(f"# not done: {problem}".replace("\n", "\n# "))
-    for warning in render.warnings(found.actual):
-        yield _said(f"# {warning}")
+    yield from (warned(warning, before="# ") for warning in found.warnings)
     for command in render.commands(plan):
         yield _said(command)
 
@@ -63,25 +58,25 @@ def result(appliance: Appliance, choice: Mapping[str, str], report: Report, inte
         yield _said(
             f"skipped: {_count(skipped, 'operation')} that needed what failed or came after an interruption", error=True
         )
-    yield from _problems(report.after)
+    yield from (warned(warning, error=True) for warning in report.after.warnings)
     made = len(report.before.changes) - sum(_about(change) in left for change in report.before.changes)
     state = "the network is as declared" if report.converged else f"{_count(len(left), 'change')} still to make"
-    if report.after.problems:
-        state += f", {_count(len(report.after.problems), 'problem')}"
-    yield _said(f"{'interrupted: ' if interrupted else ''}{_count(made, 'change')} made; {state}")
+    yield _said(
+        f"{'interrupted: ' if interrupted else ''}{_count(made, 'change')} made; {state}{_errors(report.after)}"
+    )
 
 
 def result_json(appliance: Appliance, choice: Mapping[str, str], report: Report, interrupted: bool) -> Any:
     """What applying did, for programs: a JSON value."""
-    found = render.as_json(appliance.sku, choice, report.before, render.warnings(report.after.actual))
-    remaining = render.as_json(appliance.sku, choice, report.after, [])
+    found = render.as_json(appliance.sku, choice, report.before)
+    remaining = render.as_json(appliance.sku, choice, report.after)
     return {
         **found,
         "format": REPORT_FORMAT,
         "converged": report.converged,
         "interrupted": interrupted,
         "operations": [_outcome_json(outcome) for outcome in report.outcomes],
-        "problems": remaining["problems"],
+        "warnings": remaining["warnings"],
         "remaining": remaining["changes"],
     }
 
@@ -118,12 +113,8 @@ def _about(change: Change) -> tuple[str, str]:
     return change.link.name, change.setting.value if isinstance(change, Set) else type(change).__name__
 
 
-def _problems(found: Difference) -> Iterator[Said]:
-    for problem in found.problems:
-        first, *more = str(problem).split("\n")
-        yield _said("\n    ".join([f"problem: {first}", *map(str.strip, more)]), error=True)
-    for warning in render.warnings(found.actual):
-        yield _said(warning, error=True)
+def _errors(found: Difference) -> str:
+    return f", {_count(len(found.problems), 'error')}" if found.problems else ""
 
 
 def _operation(outcome: Outcome) -> str:

@@ -82,7 +82,7 @@ def test_a_dry_run_with_a_problem_exits_1_and_tells_it_on_stderr(file: str, kern
     done = run("-f", file, "-n", "--against", recorded(kernel, tmp_path))
     assert done.code == 1
     assert "no interface matches name eth0" in done.err
-    assert "1 problem" in done.out
+    assert "1 error" in done.out
 
 
 @pytest.mark.parametrize(
@@ -215,15 +215,19 @@ def test_the_plan_for_programs_has_its_documented_shape(file: str, kernel: FakeK
     done = run("-f", file, "-n", "-o", "json", "--against", recorded(kernel, tmp_path))
     value = json.loads(done.out)
     assert (done.code, done.err) == (1, "")
-    assert set(value) == {*ENVELOPE, "appliance", "choice", "converged", "changes", "problems", "warnings"}
-    assert value["format"] == "reconciler.plan/1"
+    assert set(value) == {*ENVELOPE, "appliance", "choice", "converged", "changes", "warnings"}
+    assert value["format"] == "reconciler.plan/2"
     assert value["choice"] == {"wire": "inspect"}
     assert value["converged"] is False
     assert {change["change"] for change in value["changes"]} == {"make", "set", "remove"}
-    assert [(one["code"], one["role"]) for one in value["problems"]] == [
-        ("port-missing", {"kind": "port", "name": "outside"})
+    assert [(one["code"], one["severity"], one["about"]) for one in value["warnings"]] == [
+        ("port-missing", "error", "port outside"),
+        ("bridge-netfilter", "warning", ""),
     ]
-    assert "net.bridge.bridge-nf-call-iptables=0" in value["warnings"][0]
+    missing, danger = value["warnings"]
+    assert set(missing) == {"code", "severity", "about", "text", "remedy"}
+    assert "\n    eth1: " in missing["remedy"]
+    assert "net.bridge.bridge-nf-call-iptables=0" in danger["remedy"]
 
 
 def test_validation_for_programs_has_its_documented_shape(file: str, tmp_path: Path) -> None:

@@ -246,7 +246,9 @@ def test_what_is_refused_is_left_exactly_as_it_is(host: Live) -> None:
     before = host.dump(*names)
     done = host.here("-o", "json")
     assert done.code == 1
-    assert [(one["code"], one["interface"]) for one in json.loads(done.out)["problems"]] == [("foreign-switch", "nic0")]
+    assert [(one["code"], one["about"]) for one in json.loads(done.out)["warnings"]] == [
+        ("foreign-switch", "port outside")
+    ]
     assert host.dump(*names) == before
     host.hand("ip link delete br0; ip link delete hers0")
     host.converge()

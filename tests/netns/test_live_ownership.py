@@ -64,8 +64,8 @@ def test_the_port_of_a_default_route_is_left_alone_however_the_route_is_told(hos
     for words in (["-o", "json"], ["--dry-run", "-o", "json"], ["--dry-run", "--against", str(recorded), "-o", "json"]):
         done = host.here(*words)
         assert done.code == 1
-        problems = json.loads(done.out)["problems"]
-        assert [(one["code"], one["interface"]) for one in problems] == [("default-route", "nic0")], words
+        warnings = json.loads(done.out)["warnings"]
+        assert [(one["code"], one["about"]) for one in warnings] == [("default-route", "port outside")], words
         assert host.dump("nic0") == before
 
 
@@ -100,7 +100,7 @@ def test_a_port_that_the_host_uses_is_left_exactly_as_it_is_by_everybody(host: L
     for words in (["--dry-run"], ["--dry-run", "--against", str(recorded)], [], ["-t", "bypass"]):
         done = host.here(*words, "-o", "json")
         assert done.code == 1
-        assert [(one["code"], one["interface"]) for one in json.loads(done.out)["problems"]] == [("in-use", "nic0")]
+        assert [(one["code"], one["about"]) for one in json.loads(done.out)["warnings"]] == [("in-use", "port outside")]
         assert host.dump("nic0") == before, words
     # The guard at boot does what can be done without it, and says what could not.
     done = host.here("guard", "on", "--boot")

@@ -58,30 +58,30 @@ def test_a_port_is_found_by_all_that_its_match_gives(match: dict[str, Any], name
 def test_a_port_that_is_missing_lists_what_there_is(match: dict[str, Any]) -> None:
     of = of_match(match, {"name": "wan"})
     found = audit(machine(), of, choice_of(of))
-    assert [(one.code, str(one.role)) for one in found.problems] == [("port-missing", "port outside")]
+    assert [(one.code, one.about) for one in found.problems] == [("port-missing", "port outside")]
     for words in ("eth10: pci 0000:00:00.0, mac 02:00:00:00:00:00, driver igb, no carrier", "eth2: ", "wan: "):
-        assert words in found.problems[0].right
+        assert words in found.problems[0].remedy
 
 
 def test_a_missing_port_lists_all_nics_also_where_the_file_names_all_it_needs() -> None:
     of = of_match({"name": "gone0"}, {"name": "wan"})
     assert names_of(of) is not None
     found = audit(machine(), of, choice_of(of))
-    assert "driver igb" in found.problems[0].right
+    assert "driver igb" in found.problems[0].remedy
 
 
 def test_two_interfaces_for_one_port_are_both_left_alone() -> None:
     of = of_match({"driver": "igb"}, {"name": "wan"})
     found = audit(machine(), of, choice_of(of))
     assert [one.code for one in found.problems] == ["port-ambiguous"]
-    assert "eth10, eth2" in found.problems[0].what
+    assert "eth10, eth2" in found.problems[0].text
     assert not {"eth10", "eth2"} & {change.link.name for change in found.changes}
 
 
 def test_one_interface_for_two_ports_is_left_alone() -> None:
     of = of_match({"pci": "0000:00:00.0"}, {"name": "eth10"})
     found = audit(machine(), of, choice_of(of))
-    assert [(one.code, str(one.role)) for one in found.problems] == [
+    assert [(one.code, one.about) for one in found.problems] == [
         ("port-shared", "port outside"),
         ("port-shared", "port inside"),
     ]
@@ -97,7 +97,7 @@ def test_a_management_port_that_is_missing_is_reported() -> None:
         }
     )
     problems = audit(machine(), of, choice_of(of)).problems
-    assert [(problem.code, str(problem.role)) for problem in problems] == [("port-missing", "port mgmt")]
+    assert [(problem.code, problem.about) for problem in problems] == [("port-missing", "port mgmt")]
 
 
 def test_a_port_is_pinned_to_the_address_in_its_nic() -> None:

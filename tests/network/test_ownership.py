@@ -11,6 +11,7 @@ from reconciler.appliance.declared import Appliance
 from reconciler.network.cycle import Report, reconcile
 from reconciler.network.desired import choice_of
 from reconciler.network.state import Kind, Role, Setting, mark, pinned_mac
+from reconciler.warning import Warning
 
 
 def ports(**outside: Any) -> dict[str, Any]:
@@ -29,9 +30,14 @@ def turn(of: Appliance, kernel: FakeKernel, topology: str = "inspect") -> Report
     return reconcile(kernel, of, choice_of(of, topology))
 
 
+def interface(problem: Warning) -> str:
+    """The one that it names first, if any."""
+    return [*problem.text.split("`"), ""][1]
+
+
 def codes(report: Report) -> list[tuple[str, str, str]]:
     """Code, role and interface of each problem."""
-    return [(one.code, str(one.role), one.interface) for one in report.after.problems]
+    return [(one.code, one.about, interface(one)) for one in report.after.problems]
 
 
 def test_a_foreign_bridge_with_the_name_of_a_switch_is_refused_and_nothing_enters_it() -> None:
@@ -40,7 +46,7 @@ def test_a_foreign_bridge_with_the_name_of_a_switch_is_refused_and_nothing_enter
     before = kernel.observe().by_name["sw-outside"]
     report = turn(of, kernel)
     assert codes(report) == [("foreign", "switch sw-outside", "sw-outside")]
-    assert "was not made by us" in report.after.problems[0].what
+    assert "was not made by us" in report.after.problems[0].text
     after = kernel.observe()
     assert after.by_name["sw-outside"] == before
     assert after.by_name["eth0"].switch is None
@@ -56,7 +62,7 @@ def test_a_foreign_tap_with_the_name_of_an_adapter_is_refused() -> None:
     before = kernel.observe().by_name["tap0"]
     report = turn(of, kernel)
     assert codes(report) == [("foreign", "adapter outside", "tap0")]
-    assert "declare it as `interface`" in report.after.problems[0].right
+    assert "declare it as `interface`" in report.after.problems[0].remedy
     assert kernel.observe().by_name["tap0"] == before
     assert kernel.observe().by_name["eth0"].switch == "sw-outside"
 
@@ -68,7 +74,7 @@ def test_what_bears_the_mark_of_another_appliance_is_refused_by_its_name(kind: K
     before = kernel.observe().by_name[name]
     report = turn(of, kernel)
     assert [one.code for one in report.after.problems] == ["foreign"]
-    assert "belongs to the appliance `another`" in report.after.problems[0].what
+    assert "belongs to the appliance `another`" in report.after.problems[0].text
     assert kernel.observe().by_name[name] == before
 
 
@@ -176,7 +182,7 @@ def test_a_port_that_somebody_uses_is_refused(hold: Callable[[FakeKernel], None]
     before = kernel.observe().by_name["eth0"]
     report = turn(of, kernel)
     assert codes(report) == [(code, "port outside", "eth0")]
-    assert "take_over: true" in report.after.problems[0].right
+    assert "take_over: true" in report.after.problems[0].remedy
     assert kernel.observe().by_name["eth0"] == before
     assert kernel.observe().by_name["eth1"].switch == "sw-inside"
     assert not report.converged
@@ -196,7 +202,7 @@ def test_while_a_default_route_leads_nobody_knows_where_it_is_said() -> None:
     of, kernel = two_ports(), host(two_ports())
     _unresolved(kernel)
     (problem,) = turn(of, kernel).after.problems
-    assert "`eth0` may carry the default route: the kernel does not tell where nexthop 7 leads" in problem.what
+    assert "`eth0` may carry the default route: the kernel does not tell where nexthop 7 leads" in problem.text
 
 
 @pytest.mark.parametrize(
@@ -314,7 +320,7 @@ def test_a_stranger_stays_while_it_may_be_a_port_that_was_not_found(port: str) -
     report = turn(of, kernel)
     found = {code for code, _, _ in codes(report)}
     assert found == {"port-missing", "stranger"}
-    strangers = {problem.interface for problem in report.after.problems if problem.code == "stranger"}
+    strangers = {interface(problem) for problem in report.after.problems if problem.code == "stranger"}
     assert strangers == {"stranger0"} | ({"renamed0"} if port == "eth0" else set())
     assert kernel.observe() == before
 
@@ -340,7 +346,7 @@ def test_the_hosts_own_connection_in_a_switch_of_ours_is_told_and_left(connectio
     before = kernel.observe()
     report = turn(of, kernel)
     assert codes(report) == [("management", "switch sw-outside", connection)]
-    assert f"ip link set {connection} nomaster" in report.after.problems[0].right
+    assert f"ip link set {connection} nomaster" in report.after.problems[0].remedy
     assert kernel.observe() == before
 
 
@@ -420,7 +426,7 @@ def test_adapters_of_a_vm_that_is_down_are_missed_in_inspect_only() -> None:
     assert turn(of, kernel, "bypass").converged
     report = turn(of, kernel)
     assert codes(report) == [("adapter-missing", "adapter outside", "vif0")]
-    assert "start the VM" in report.after.problems[0].right
+    assert "start the VM" in report.after.problems[0].remedy
     # All the same the port goes where it belongs: when the VM is back, its adapter is all that is missing.
     assert kernel.observe().by_name["eth0"].switch == "sw-outside"
     kernel.add("vif0")

@@ -93,7 +93,7 @@ def _parse_or_refuse(text: str) -> None:
     of = two_ports()
     found = difference(of, desired(of, choice_of(of)), actual)
     todo = plan(found)
-    json.dumps(render.as_json(of.sku, {}, found, render.warnings(actual)))
+    json.dumps(render.as_json(of.sku, {}, found))
     assert len(list(map(render.line, found.changes))) == len(found.changes)
     assert len(list(render.commands(todo))) >= len(todo.operations) * bool(found.changes)
 
