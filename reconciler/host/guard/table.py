@@ -58,11 +58,11 @@ class KernelTable:
         It takes long (libnftables, and the kernel's waits for each hook), and may be called in another thread.
 
         Raises:
-            HostError: libnftables is missing, or the kernel refused.
+            HostError: libnftables is missing, the kernel refused, or the table of that name is not ours.
 
         """
         with Netfilter() as own:
-            found = own.tables().get(self._name)
+            found = self._found(own)
             before = Counted(found.handle, own.counters(self._name)) if found else None
             nftables.run(ruleset.text)
             return Installed(own.fingerprint(self._name), before)

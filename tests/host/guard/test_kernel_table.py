@@ -8,7 +8,8 @@ import pytest
 from rules import nft
 
 from reconciler.appliance.declared import Guard
-from reconciler.guard.rules import Guarded, Place, comment_of, table_of
+from reconciler.errors import HostError
+from reconciler.guard.rules import Guarded, Place, comment_of, ruleset, table_of
 from reconciler.host.guard import messages
 from reconciler.host.guard.table import KernelTable
 from reconciler.host.netlink import encoder, rtnetlink
@@ -109,3 +110,17 @@ def test_our_table_is_taken_away_by_its_number_and_no_other(monkeypatch: pytest.
         monkeypatch.setattr(table._netfilter, "send", faster)
         table.remove()
         assert table_of("x") in nft("list", "tables")
+
+
+@pytest.mark.netns
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("whose", ["", '{ comment "somebody\'s"; }'])
+def test_a_table_of_its_name_that_is_not_ours_is_refused_and_left(whose: str) -> None:
+    one = guarded()
+    nft("-f", "-", text=f"add table netdev {table_of('x')} {whose}\nadd counter netdev {table_of('x')} theirs\n")
+    before = nft("list", "ruleset")
+    with KernelTable("x") as table:
+        for act in (lambda: table.find([one]), lambda: table.install(ruleset("x", [one], b"secret", {})), table.remove):
+            with pytest.raises(HostError, match="was not made by us"):
+                act()
+    assert nft("list", "ruleset") == before
