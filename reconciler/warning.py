@@ -1,6 +1,6 @@
 """Bad news, in one form, whoever found it: what a dry run, the status, the log, metrics and alerts show.
 
-A warning says of one thing what is wrong with it and what would mend it. Its code is stable, for programs, and each
+A warning says of one thing what is wrong with it and what would repair it. Its code is stable, for programs, and each
 code is told in docs/warnings.md.
 """
 

@@ -37,7 +37,7 @@ _ZOMBIES: dict[int, str] = {}
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write what tests/golden expects anew")
+    parser.addoption("--update-golden", action="store_true", help="write what tests/golden expects again")
     parser.addoption(
         "--quick", action="store_true", help="two minutes: no VM, nothing that is marked long, fewer seeds"
     )

@@ -16,7 +16,7 @@ from fake_kernel import FakeKernel
 
 from reconciler.errors import HostError
 from reconciler.guard.events import Counted, Installed, LeasesFound, Removed, TableFound
-from reconciler.guard.orders import Heard, Order, Report
+from reconciler.guard.orders import DirectionReport, Order, Report
 from reconciler.guard.rules import REMEMBERED_MS, Contents, Guarded, Ruleset, removal
 
 _SET = re.compile(
@@ -155,16 +155,16 @@ class Wires:
         self.advance()
         if self.process is None or self.process.hung or self.clock() < self.process.up:
             return None
-        told = tuple(self._heard(self.process, one) for one in self.process.orders.values())
+        told = tuple(self._report_of(self.process, one) for one in self.process.orders.values())
         now = self.clock()
         return Report(now * 1_000, told, 0, 0, 0, 0, "fifo 10", "", now - self.process.consented)
 
-    def _heard(self, process: Process, order: Order) -> Heard:
+    def _report_of(self, process: Process, order: Order) -> DirectionReport:
         last, now = process.returned.get(order.name), self.clock()
         fresh = last is not None and (now - last) * 1_000 < order.lost_us
         state = "unproven" if last is None else "back" if fresh else "lost"
         sent = (now - process.since[order.name]) * 1_000 // order.every_us
-        return Heard(
+        return DirectionReport(
             order.name,
             order.template.frame[:12],
             state,
@@ -183,7 +183,7 @@ class FakeProber:
     def __init__(self, wires: Wires) -> None:
         self.wires = wires
         self.process: Process | None = None
-        self.told: list[Report] = []
+        self.ready: list[Report] = []
         self.refuses = ""
         self.reason = "it has ended"
         self.pid: int | None = None
@@ -246,12 +246,12 @@ class FakeProber:
             self.wires.process, self.wires.ending = None, self.wires.clock() + self.wires.end_ms
         self.process = None
 
-    def heard(self) -> Sequence[Report]:
+    def reports(self) -> Sequence[Report]:
         self.wires.advance()
-        told, self.told = self.told, []
+        ready, self.ready = self.ready, []
         if self.process is not self.wires.process:
             self.process = None
-        return told
+        return ready
 
 
 class FakeTable:

@@ -1,4 +1,4 @@
-"""The faults: each breaks something when it is entered, and mends it when it is left."""
+"""The faults: each breaks something when it is entered, and repairs it when it is left."""
 
 import contextlib
 import signal

@@ -1,4 +1,4 @@
-"""One fault, measured: traffic flows, something breaks, is left so, is mended, and all is as it was before."""
+"""One fault, measured: traffic flows, something breaks, is left so, is repaired, and all is as it was before."""
 
 import contextlib
 import os
@@ -19,9 +19,9 @@ _LONGEST_NAP_S = 1.0
 # What is still under way when the sources have stopped.
 _UNDER_WAY_S = 0.1
 _MS = 1_000_000
-# Arrivals at the very moment when something was mended are none of before.
+# Arrivals at the very moment when something was repaired are none of before.
 _SLACK_NS = 2 * _MS
-# A silence that lasts until the fault is mended is a longer one than the machine's own.
+# A silence that lasts until the fault is repaired is a longer one than the machine's own.
 _LEAST_MS = 50
 
 
@@ -31,7 +31,7 @@ class _Gap:
 
     begin_ns: int
     end_ns: int
-    mended: bool
+    repaired: bool
 
     @property
     def ms(self) -> float:
@@ -50,16 +50,16 @@ def once(stage: Stage, scene: Scene) -> Run:
         with scene.fault(stage):
             stage.by_hand()
             _nap(scene.lasts_s, traffic)
-            mended_ns = time.time_ns()
+            repaired_ns = time.time_ns()
         stage.recover()
         stage.flowing(traffic)
         after, again = stage.passed(), stage.trips()
         marks |= stage.marks()
         whole = traffic.stop(patience_s=_UNDER_WAY_S)
         leaks, others = strays.counted(marks)
-        told = _told(stage, scene, began_ns, mended_ns)
+        told = _told(stage, scene, began_ns, repaired_ns)
         flows = traffic.flows[: stage.struck()]
-        gaps = [_gap(flow, began_ns, mended_ns) for flow in flows]
+        gaps = [_gap(flow, began_ns, repaired_ns) for flow in flows]
         since = [flow.measure(began_ns) for flow in flows]
         cut = [gap for flow, gap in zip(flows, gaps, strict=True) if flow.measure(gap.begin_ns, gap.end_ns).lost]
         worst = max(gaps, key=lambda gap: gap.ms)
@@ -67,7 +67,7 @@ def once(stage: Stage, scene: Scene) -> Run:
         return Run(
             detected_ms=None if told is None else max(0.0, (told - max(began_ns, quiet_ns)) / _MS),
             outage_ms=worst.ms,
-            mended=worst.mended,
+            repaired=worst.repaired,
             lost=sum(one.lost for one in since),
             lost_after=sum(flow.measure(worst.end_ns).lost for flow in flows),
             elsewhere=sum(one.lost + one.duplicated + one.reordered for one in whole[len(flows) :]),
@@ -101,19 +101,19 @@ def _nap(seconds: float, traffic: Traffic) -> None:
             traffic.arrived()
 
 
-def _gap(flow: Flow, began_ns: int, mended_ns: int) -> _Gap:
+def _gap(flow: Flow, began_ns: int, repaired_ns: int) -> _Gap:
     """The longest silence between the fault and its end; one that lasts until then is followed to its own end."""
-    gap = _longest(flow, flow.measure(began_ns, mended_ns))
-    if gap.end_ns < mended_ns - _SLACK_NS or gap.ms < _LEAST_MS:
+    gap = _longest(flow, flow.measure(began_ns, repaired_ns))
+    if gap.end_ns < repaired_ns - _SLACK_NS or gap.ms < _LEAST_MS:
         return gap
     whole = _longest(flow, flow.measure(began_ns))
-    return _Gap(whole.begin_ns, whole.end_ns, mended=True) if whole.begin_ns <= gap.begin_ns else gap
+    return _Gap(whole.begin_ns, whole.end_ns, repaired=True) if whole.begin_ns <= gap.begin_ns else gap
 
 
 def _longest(flow: Flow, found: Measured) -> _Gap:
     assert flow.sent is not None
     begin_ns = flow.sent.first_ns + round(found.gap_at_s * 1e9)
-    return _Gap(begin_ns, begin_ns + round(found.longest_gap_s * 1e9), mended=False)
+    return _Gap(begin_ns, begin_ns + round(found.longest_gap_s * 1e9), repaired=False)
 
 
 def _stale(arrivals: Arrivals, began_ns: int) -> int:
@@ -123,10 +123,10 @@ def _stale(arrivals: Arrivals, began_ns: int) -> int:
     )
 
 
-def _told(stage: Stage, scene: Scene, began_ns: int, mended_ns: int) -> int | None:
+def _told(stage: Stage, scene: Scene, began_ns: int, repaired_ns: int) -> int | None:
     """When the daemon told that it acts."""
     # Its clock has milliseconds.
-    lines = (line for line in stage.journal() if began_ns - _MS <= line["ns"] <= mended_ns)
+    lines = (line for line in stage.journal() if began_ns - _MS <= line["ns"] <= repaired_ns)
     return next((line["ns"] for line in lines if scene.told(line)), None)
 
 

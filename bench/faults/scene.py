@@ -60,7 +60,7 @@ class Run:
         detected_ms: From the last frame before the outage (from the fault, if there was none) until the daemon acted,
             by its journal. None: it did not, or there is none.
         outage_ms: The longest gap between two arrivals, in the direction where it was longer.
-        mended: Whether it lasted until somebody mended the fault.
+        repaired: Whether it lasted until somebody repaired the fault.
         lost: Frames lost in the first segment, from the fault until all is as it was.
         lost_after: Those of them that were sent after the outage had ended.
         elsewhere: Frames lost, duplicated or reordered in the other segments.
@@ -76,7 +76,7 @@ class Run:
 
     detected_ms: float | None
     outage_ms: float
-    mended: bool
+    repaired: bool
     lost: int
     lost_after: int
     elsewhere: int
@@ -208,7 +208,7 @@ class Scene:
 
     Attributes:
         name: What the table calls it.
-        fault: Breaks something when entered, and mends it when left.
+        fault: Breaks something when entered, and repairs it when left.
         expected: By mode, what must hold.
         setting: Where.
         modes: Those that apply.

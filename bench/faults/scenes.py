@@ -33,8 +33,8 @@ def _put_back(line: Line) -> bool:
     return line["event"] == "guard" and "put" in str(line["text"])
 
 
-def _mended(line: Line) -> bool:
-    return str(line["event"]) == "mended"
+def _repaired(line: Line) -> bool:
+    return str(line["event"]) == "repaired"
 
 
 _SURICATA = Setting(inside=Inside.SURICATA)
@@ -124,10 +124,10 @@ SCENES = (
     Scene(
         "somebody takes a port out of its switch",
         acts.port_moved,
-        {Mode.BOTH: (Acts(50, "mended"),)},
+        {Mode.BOTH: (Acts(50, "repaired"),)},
         modes=KEPT,
         afresh=3,
-        told=_mended,
+        told=_repaired,
     ),
     Scene("a port's cable out, and in again", acts.cable_out, {Mode.BOTH: (STILL_LEASED,)}, modes=KEPT),
     Scene(

@@ -42,7 +42,7 @@ _SOME = 100
 _INSIDE_MS = 1.0
 # Of a VM that is stopped, some 750 small frames: about what a tap and a virtio ring hold.
 _HELD_BYTES = 300_000
-# Short, so that runs follow each other soon. Nobody restarts the VM: what breaks it, mends it.
+# Short, so that runs follow each other soon. Nobody restarts the VM: what breaks it, repairs it.
 _HEALTH = {
     "grace": "300ms",
     "hold_down": "200ms",
@@ -126,7 +126,7 @@ class Stage:
                 spawned(["ip", "-force", "-batch", str(self._batch)], self.made.environment, (0, 1))
 
     def recover(self) -> None:
-        """Once the fault is mended: back to how it was, in every mode."""
+        """Once the fault is repaired: back to how it was, in every mode."""
         if self.mode is Mode.HAND:
             self._move("inspect")
         else:

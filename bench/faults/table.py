@@ -30,7 +30,7 @@ from reconciler.lab.namespaces import LabUnavailableError
 LATE_MS = 5.0
 # Of those, so many are played again; then they count like any other.
 _SPARE = 5
-# A stage that is in no state to go on is built anew, so often.
+# A stage that is in no state to go on is built again, so often.
 _STAGES = 2
 _COLUMNS = (
     "fault",
@@ -75,11 +75,11 @@ class Played:
         """Median and worst."""
         if not self.runs:
             return "–"
-        if all(run.mended for run in self.runs):
-            return "until mended"
+        if all(run.repaired for run in self.runs):
+            return "until repaired"
         values = [run.outage_ms for run in self.runs]
-        some = sum(run.mended for run in self.runs)
-        return f"{statistics.median(values):.1f} ({max(values):.1f}){f', {some} × until mended' if some else ''}"
+        some = sum(run.repaired for run in self.runs)
+        return f"{statistics.median(values):.1f} ({max(values):.1f}){f', {some} × until repaired' if some else ''}"
 
 
 def play(scene: Scene, mode: Mode, runs: int, *, journal: bool = False) -> Played:

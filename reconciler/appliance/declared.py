@@ -86,7 +86,7 @@ class Guard:
     """The dead-man switch of a segment; durations in milliseconds.
 
     `lease_ms`: how long one returned probe keeps the VM trusted. `closed`: tripped, it cuts the wire instead of joining
-    it. `latch`: after a trip the policy's hold-down has to pass; else the VM's path being proven anew is enough.
+    it. `latch`: after a trip the policy's hold-down has to pass; else the VM's path being proven again is enough.
     `grace_ms`: how long probes go on without the daemon. `drain_ms`: how long the VM may still emit what it holds when
     traffic leaves it on purpose. `by_daemon`: the daemon renews the lease on its verdict, and probes do not.
     """

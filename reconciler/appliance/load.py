@@ -12,7 +12,7 @@ from reconciler.appliance.yaml.document import Document, DocumentError, Mistake
 from reconciler.appliance.yaml.excerpt import excerpt
 from reconciler.errors import ReconcilerError
 
-# Who has more to mend reads no further either; and a hostile file cannot fill a terminal or a log.
+# Who has more to correct reads no further either; and a hostile file cannot fill a terminal or a log.
 MAX_MISTAKES = 100
 
 
@@ -31,8 +31,8 @@ class InvalidFileError(ReconcilerError):
     @property
     def explained(self) -> str:
         """Each mistake with the line that it is about, and a mark under the place."""
-        told = ((str(mistake), excerpt(self._text, mistake.position)) for mistake in self.mistakes)
-        return "\n".join(f"{self.name}:{what}\n{where}".rstrip("\n") for what, where in told)
+        listed = ((str(mistake), excerpt(self._text, mistake.position)) for mistake in self.mistakes)
+        return "\n".join(f"{self.name}:{what}\n{where}".rstrip("\n") for what, where in listed)
 
 
 def load(text: bytes, name: str) -> Appliance:
@@ -69,7 +69,7 @@ def _proof(read: Document, appliance: Appliance) -> Iterator[Mistake]:
 def _proof_of_the_rest(read: Document) -> Iterator[Mistake]:
     """Proofs of a file that has mistakes elsewhere, so that all come at once.
 
-    Where the mistakes are in what the proofs are about, there is nothing to prove until they are mended.
+    Where the mistakes are in what the proofs are about, there is nothing to prove until they are corrected.
     """
     graph = _graph_only(read.data)
     file, _ = shape.validate(graph)
@@ -103,4 +103,7 @@ def _in_order(found: list[Mistake]) -> list[Mistake]:
     if len(ordered) <= MAX_MISTAKES:
         return ordered
     first, rest = ordered[:MAX_MISTAKES], ordered[MAX_MISTAKES:]
-    return [*first, Mistake(rest[0].position, (), f"and {len(rest)} more mistakes from here on", "mend the first ones")]
+    return [
+        *first,
+        Mistake(rest[0].position, (), f"and {len(rest)} more mistakes from here on", "correct the first ones"),
+    ]

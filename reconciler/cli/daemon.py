@@ -44,7 +44,7 @@ def _seconds(_context: click.Context, _option: click.Parameter, value: str) -> i
 def run(group_file: Path | None, file: Path | None, form: str, group: str | None, stop_topology: str | None) -> None:
     """Keep the appliance on the topology that its health asks for, for ever.
 
-    Runs in the foreground and logs to standard error. SIGHUP reads the file anew; SIGTERM ends it, and leaves the
+    Runs in the foreground and logs to standard error. SIGHUP reads the file again; SIGTERM ends it, and leaves the
     network as it is.
     """
     from reconciler.control.ask import digest
@@ -96,11 +96,11 @@ def status(group_file: Path | None, file: Path | None, output: str, watch: bool)
     be seen, or no daemon answers; 3 something differs; 2 wrong usage. Of several, the first in this order.
     """
     from reconciler.cli.status_text import exit_status, shown
-    from reconciler.control.client import told
+    from reconciler.control.client import answer_of
 
     last: list[str] = []
     while True:
-        found = told(file or group_file, do="status")["status"]
+        found = answer_of(file or group_file, do="status")["status"]
         lines = list(shown(found))
         # Ages pass by themselves.
         now = [re.sub(r"[0-9]+", "", line.text) for line in lines]
@@ -122,9 +122,9 @@ def status(group_file: Path | None, file: Path | None, output: str, watch: bool)
 def why(group_file: Path | None, file: Path | None, output: str, everything: bool) -> None:
     """Tell what was decided lately, and which readings led to it."""
     from reconciler.cli.status_text import reasons
-    from reconciler.control.client import told
+    from reconciler.control.client import answer_of
 
-    found = told(file or group_file, do="status")["status"]
+    found = answer_of(file or group_file, do="status")["status"]
     if output == "json":
         say_json({"format": found["format"], "segments": found["segments"], "decisions": found["decisions"]})
     else:
@@ -141,13 +141,13 @@ def why(group_file: Path | None, file: Path | None, output: str, everything: boo
 @click.pass_obj
 def hold(group_file: Path | None, topology: str, seconds: int, reason: str, file: Path | None) -> None:
     """Pin all segments, or one, to a topology for a while. The VM is not restarted meanwhile."""
-    from reconciler.control.client import told
+    from reconciler.control.client import answer_of
 
     segment, equals, name = topology.rpartition("=")
     if equals and not segment:
         raise click.UsageError(f"no segment before the = in {topology!a}; for all segments leave the = out")
     where = {"segment": segment} if segment else {}
-    _steered(told(file or group_file, do="hold", topology=name, seconds=seconds, reason=reason, **where))
+    _steered(answer_of(file or group_file, do="hold", topology=name, seconds=seconds, reason=reason, **where))
 
 
 @click.command()
@@ -156,9 +156,9 @@ def hold(group_file: Path | None, topology: str, seconds: int, reason: str, file
 @click.pass_obj
 def release(group_file: Path | None, segment: str | None, file: Path | None) -> None:
     """Take back the holds on all segments, or on one."""
-    from reconciler.control.client import told
+    from reconciler.control.client import answer_of
 
-    _steered(told(file or group_file, do="release", **({"segment": segment} if segment else {})))
+    _steered(answer_of(file or group_file, do="release", **({"segment": segment} if segment else {})))
 
 
 def _steered(answer: dict[str, Any]) -> None:
@@ -175,11 +175,11 @@ def _steered(answer: dict[str, Any]) -> None:
 @FILE
 @click.pass_obj
 def reload(group_file: Path | None, file: Path | None) -> None:
-    """Have the daemon read its file anew. A broken file changes nothing."""
-    from reconciler.control.client import told
+    """Have the daemon read its file again. A broken file changes nothing."""
+    from reconciler.control.client import answer_of
 
     # The file may have changed since the daemon read it: its appliance is asked for by name only.
-    say(f"{told(file or group_file, do='reload')['sku']}: the file was reloaded")
+    say(f"{answer_of(file or group_file, do='reload')['sku']}: the file was reloaded")
 
 
 COMMANDS = (run, status, why, hold, release, reload)

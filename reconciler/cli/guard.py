@@ -36,7 +36,7 @@ def on(group_file: Path | None, file: Path | None, boot: bool) -> None:
     With --boot for an early unit, so that frames pass from the first moment (`reconcile unit --print guard`).
     """
     file = file or group_file
-    if answer := _told(file, on=True):
+    if answer := _answer_of(file, on=True):
         say(f"{answer['sku']}: the guard is set; the daemon keeps it")
         _check_kept(answer)
         return
@@ -72,7 +72,7 @@ def off(group_file: Path | None, file: Path | None) -> None:
     A running daemon leaves it away until `reconcile guard on`, or until the machine boots.
     """
     file = file or group_file
-    if answer := _told(file, on=False):
+    if answer := _answer_of(file, on=False):
         say(f"{answer['sku']}: the guard was taken away; the daemon leaves it away until `reconcile guard on`")
         _check_kept(answer)
         return
@@ -120,13 +120,13 @@ def _guarded(file: Path | None) -> Any:
     return appliance
 
 
-def _told(file: Path | None, *, on: bool) -> dict[str, Any] | None:
+def _answer_of(file: Path | None, *, on: bool) -> dict[str, Any] | None:
     """What the daemon says that did it: the one that keeps `file`, or the only one. None: none runs."""
     from reconciler.control import client
     from reconciler.control.ask import NoDaemonError
 
     try:
-        return client.told(file, do="guard", on=on)
+        return client.answer_of(file, do="guard", on=on)
     except NoDaemonError:
         return None
 

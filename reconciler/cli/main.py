@@ -71,7 +71,7 @@ DRIFT = 3
 def cli(context: click.Context, /, file: Path | None, **options: Any) -> None:
     """Make the kernel's network match the appliance file, once.
 
-    Without a command, the network is compared with the file and what differs is mended. With --dry-run it is only
+    Without a command, the network is compared with the file and what differs is repaired. With --dry-run it is only
     compared. Exit status: 0 as declared, 1 failed or invalid, 2 wrong usage, 3 --dry-run found drift.
     """
     context.obj = file
@@ -95,7 +95,7 @@ def cli(context: click.Context, /, file: Path | None, **options: Any) -> None:
 def once(
     file: Path, *, topologies: tuple[str, ...], dry_run: bool, against: Path | None, output: str, wait: float
 ) -> None:
-    """Compare, and mend unless `dry_run`; ends the process with the exit status."""
+    """Compare, and repair unless `dry_run`; ends the process with the exit status."""
     from reconciler.control import client
     from reconciler.control.ask import digest
 

@@ -46,8 +46,8 @@ def shown(status: Any) -> Iterator[Said]:
     name = max((len(_name(signal)) for signal in status["signals"]), default=0)
     state = max((len(signal["state"]) for signal in status["signals"]), default=0)
     for signal in status["signals"]:
-        told = f"{_colour(signal['state'], state)}  {escaped(signal['reason'])}{_age(signal)}"
-        yield Said(f"  {_name(signal):{name}}  {told}")
+        text = f"{_colour(signal['state'], state)}  {escaped(signal['reason'])}{_age(signal)}"
+        yield Said(f"  {_name(signal):{name}}  {text}")
     for problem in network["problems"]:
         yield Said(f"  problem: {escaped(problem['text'])}")
     for conflict in network["conflicts"]:
@@ -134,16 +134,16 @@ def span(milliseconds: int) -> str:
 
 def _segment(segment: Any) -> Iterator[Said]:
     hold = segment["hold"]
-    told = f"{escaped(segment['name'])}: "
+    text = f"{escaped(segment['name'])}: "
     if segment["path"] != _MEANT.get(segment["topology"], segment["path"]):
-        told += click.style(_path(segment["path"], segment["path_by"]), fg=_COLOURS[segment["path"]]) + "; wanted: "
-    told += f"{segment['topology']} for {span(segment['since_ms'])}"
-    told += f", the VM is {_colour(segment['verdict'])} here"
+        text += click.style(_path(segment["path"], segment["path_by"]), fg=_COLOURS[segment["path"]]) + "; wanted: "
+    text += f"{segment['topology']} for {span(segment['since_ms'])}"
+    text += f", the VM is {_colour(segment['verdict'])} here"
     if segment["hold_down_left_ms"] is not None:
-        told += f", back to inspect in {span(segment['hold_down_left_ms'])}"
+        text += f", back to inspect in {span(segment['hold_down_left_ms'])}"
     if segment["flaps"]:
-        told += f", failed {segment['flaps']} times soon after a return"
-    yield Said(told)
+        text += f", failed {segment['flaps']} times soon after a return"
+    yield Said(text)
     if hold:
         yield Said(
             f"    held on {hold['topology']} by {escaped(hold['owner'])} for {span(hold['left_ms'])} more: "
@@ -180,14 +180,14 @@ def _guarded(segment: Any) -> str:
         "missing": click.style("is not in the kernel", fg="red"),
         "unknown": click.style("the kernel does not tell", fg="red"),
     }
-    told = words[segment["state"]]
+    text = words[segment["state"]]
     if segment["trips"]:
-        told += f"; tripped {segment['trips']} time{'s' if segment['trips'] != 1 else ''}"
+        text += f"; tripped {segment['trips']} time{'s' if segment['trips'] != 1 else ''}"
     passed = segment["passed"]
     if passed["frames"]:
         what = "kept from the wire" if segment["state"] == "cut" else "went past the VM"
-        told += f"; {passed['frames']} frames ({passed['bytes']} bytes) {what}, in {span(segment['open_ms'])}"
-    return told
+        text += f"; {passed['frames']} frames ({passed['bytes']} bytes) {what}, in {span(segment['open_ms'])}"
+    return text
 
 
 def _vm(vm: Any) -> Iterator[Said]:
@@ -202,8 +202,8 @@ def _name(signal: Any) -> str:
 
 
 def _age(signal: Any) -> str:
-    heard = signal["heard_ms"]
-    return "" if heard is None or heard < 2_000 else f"  ({span(heard)} ago)"
+    observed_ms = signal["observed_ms"]
+    return "" if observed_ms is None or observed_ms < 2_000 else f"  ({span(observed_ms)} ago)"
 
 
 def _colour(word: str, width: int = 0) -> str:

@@ -98,7 +98,7 @@ def _check_all(paths: list[Path]) -> Iterator[Checked]:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    # Forked, also where Python would start them anew by now: with `-c`, and so with modules of the current folder.
+    # Forked, also where Python would start new interpreters by now: with `-c`, so with the current folder's modules.
     with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
         yield from pool.map(check, paths, chunksize=16)
 

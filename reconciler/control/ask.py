@@ -132,11 +132,11 @@ def _state(pid: int) -> str:
     """What of a process changes as soon as it does anything: the state of its first thread, and how often it slept."""
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-            told = dict(line.split(":", 1) for line in file if ":" in line)
+            fields = dict(line.split(":", 1) for line in file if ":" in line)
     except OSError:
         return ""
-    moved = [told.get(f"{how}voluntary_ctxt_switches", "").strip() for how in ("", "non")]
-    return " ".join([told.get("State", "").strip()[:1], *moved])
+    moved = [fields.get(f"{how}voluntary_ctxt_switches", "").strip() for how in ("", "non")]
+    return " ".join([fields.get("State", "").strip()[:1], *moved])
 
 
 def _connect(channel: socket.socket, path: Path, patience: _Patience) -> None:

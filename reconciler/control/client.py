@@ -13,26 +13,26 @@ _HUNG: dict[Path, HungError] = {}
 
 
 def answer(text: bytes, *, dry_run: bool, output: str) -> int | None:
-    """Have a daemon that keeps a file of this content compare or mend, and print it; the exit status, or None."""
+    """Have a daemon that keeps a file of this content compare or repair, and print it; the exit status, or None."""
     which = digest(text)
     for path in running(places.run_dir()):
         try:
-            told = ask(path, do="audit" if dry_run else "reconcile", digest=which, output=output)
+            answer = ask(path, do="audit" if dry_run else "reconcile", digest=which, output=output)
         except HungError as error:
             _HUNG[path] = error
             continue
         except (HostError, TransientError):
             # One that was killed leaves its socket behind; another appliance's may not be for us.
             continue
-        if not told.get("mine"):
+        if not answer.get("mine"):
             continue
-        if "json" in told:
-            say_json(told["json"])
+        if "json" in answer:
+            say_json(answer["json"])
         else:
-            show(Said(str(line), bool(error)) for line, error in told["lines"])
+            show(Said(str(line), bool(error)) for line, error in answer["lines"])
         if not dry_run:
-            return 0 if told["converged"] else 1
-        return 1 if told["problems"] else 3 if told["changes"] else 0
+            return 0 if answer["converged"] else 1
+        return 1 if answer["problems"] else 3 if answer["changes"] else 0
     return None
 
 
@@ -105,7 +105,7 @@ def _daemon_of(text: bytes) -> Path | None:
     return None
 
 
-def told(file: Path | None, **request: Any) -> dict[str, Any]:
+def answer_of(file: Path | None, **request: Any) -> dict[str, Any]:
     """What the daemon that is meant answers to a request; see `daemon_of` and `ask`."""
     path = daemon_of(file)
     if hung := _HUNG.get(path):

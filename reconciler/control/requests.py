@@ -23,8 +23,8 @@ MAX_REASON = 200
 class Requests:
     """Answers for one core. What changes something enters by `turns`; what only looks, looks at its core.
 
-    `reload` reads the file anew; `digest` is the file's. `unkept` waits until what was decided is on disk, and says why
-    it is not there; '' if it is.
+    `reload` reads the file again; `digest` is the file's. `unkept` waits until what was decided is on disk, and says
+    why it is not there; '' if it is.
     """
 
     def __init__(

@@ -122,8 +122,8 @@ class Core:
     found: Difference | None = field(init=False, default=None)
     conflicts: Conflicts = field(init=False, default_factory=Conflicts)
     telling: Telling = field(init=False)
-    mended: int = field(init=False, default=0)
-    _heard: dict[tuple[str, str | None], Reading] = field(init=False, default_factory=dict)
+    repaired: int = field(init=False, default=0)
+    _observed: dict[tuple[str, str | None], Reading] = field(init=False, default_factory=dict)
     _pending: list[Restart] = field(init=False, default_factory=list)
     _look_ms: int = field(init=False, default=0)
     _switched: bool = field(init=False, default=False)
@@ -190,7 +190,7 @@ class Core:
             if changed or self.clock() >= self._look_ms:
                 self._converge()
             elif self.guard and self.clock() >= self.guard.due_ms:
-                self._hear(self.guard.listen())
+                self._observe(self.guard.listen())
             self.path_changed()
         self._remember()
         pending, self._pending = self._pending, []
@@ -216,7 +216,7 @@ class Core:
         self._prepared.discard()
         if self.guard:
             self.guard.declare(appliance)
-        self._heard.clear()
+        self._observed.clear()
         self.conflicts.forget()
         self._switched = True
         self.turn((Declared(rules_of(appliance)),), changed=True)
@@ -261,7 +261,7 @@ class Core:
         going = [name for name, topology in self.state.choice.items() if topology == fallback(name)]
         self._sent += self._prepared.fire(name for name in going if not (self.guard and self.guard.waits_until(name)))
 
-    def _hear(self, news: Iterable[Reading]) -> None:
+    def _observe(self, news: Iterable[Reading]) -> None:
         for reading in news:
             self._step(reading)
 
@@ -274,13 +274,13 @@ class Core:
             if self._sent:
                 self._note_sent(found)
             if found.changes:
-                self._mend(found)
+                self._repair(found)
             else:
                 self._switched = False
             if self.found and not self.found.changes and not self.found.problems and not self._switched:
                 self._prepared.arm(self.appliance, self.state.choice, self.found.actual)
             if self.guard and self.found:
-                self._hear(self.guard.settle(self.found))
+                self._observe(self.guard.settle(self.found))
         except (TransientError, HostError) as error:
             self._look_ms = self.clock() + (RETRY_MS if error.retry_helps else REFUSED_MS)
             self.telling.refused(error)
@@ -290,21 +290,21 @@ class Core:
         for _ in range(_ROUNDS):
             choice = self.state.choice
             self.found = audit(self.host, self.appliance, choice)
-            self._hear_carrier(self.found)
+            self._observe_carrier(self.found)
             if self.state.choice == choice:
                 break
         assert self.found is not None  # noqa: S101 - the loop ran
         self.telling.looked(self.found, self.conflicts.calmed(self.clock()))
         return self.found
 
-    def _hear_carrier(self, found: Difference) -> None:
+    def _observe_carrier(self, found: Difference) -> None:
         for reading in carrier.readings(self.appliance, found.actual):
             key = (reading.signal, reading.segment)
-            if self._heard.get(key) != reading:
-                self._heard[key] = reading
+            if self._observed.get(key) != reading:
+                self._observed[key] = reading
                 self._step(reading)
 
-    def _mend(self, found: Difference) -> None:
+    def _repair(self, found: Difference) -> None:
         now = self.clock()
         if until := self._draining(found):
             # Under the guard's cover nothing hurries, and what the VM still holds needs its switches.
@@ -322,8 +322,8 @@ class Core:
             if switched:
                 self.telling.switched(self.state.choice, changes, outcomes, len(after.changes))
             else:
-                self.mended += 1
-                self.telling.mended(changes, outcomes, len(after.changes))
+                self.repaired += 1
+                self.telling.repaired(changes, outcomes, len(after.changes))
                 self._note(changes, found, {about(one.operation) for one in outcomes if one.status is not Status.DONE})
             if after.changes:
                 waiting = list(after.changes)
@@ -343,7 +343,7 @@ class Core:
     def _note(self, changes: Iterable[Change], found: Difference, refused: Collection[Thing]) -> None:
         for change in changes:
             gone = about(change) in refused
-            if self.conflicts.mended(change, self.clock(), _index(change, found), refused=gone):
+            if self.conflicts.repaired(change, self.clock(), _index(change, found), refused=gone):
                 self.telling.conflict(change, found, refused=gone)
 
     def _note_sent(self, found: Difference) -> None:

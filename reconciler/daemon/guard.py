@@ -62,7 +62,7 @@ class Prober(Protocol):
     def order(self, orders: Sequence[orders.Order], sockets: Sequence[socket.socket], grace_ms: int) -> None: ...  # noqa: D102
     def consent(self) -> None: ...  # noqa: D102
     def end(self) -> None: ...  # noqa: D102
-    def heard(self) -> Sequence[orders.Report]: ...  # noqa: D102
+    def reports(self) -> Sequence[orders.Report]: ...  # noqa: D102
 
 
 class Notes(Protocol):
@@ -130,13 +130,13 @@ class GuardEffects:
 
     def listen(self) -> tuple[Reading, ...]:
         """Something may have come from the prober, a table may have been put, or time has passed; what is new."""
-        told: list[events.Event] = list(self._delivered)
+        reported: list[events.Event] = list(self._delivered)
         self._delivered.clear()
-        if reports := tuple(self.prober.heard()):
-            told.append(events.ProberReported(reports))
+        if reports := tuple(self.prober.reports()):
+            reported.append(events.ProberReported(reports))
         if not self.prober.alive and self.state.prober.life is not state.Life.NOBODY:
-            told.append(events.ProberGone(self.prober.reason))
-        return self._step(*(told or [events.Tick()]))
+            reported.append(events.ProberGone(self.prober.reason))
+        return self._step(*(reported or [events.Tick()]))
 
     def deliver(self, event: events.Event) -> None:
         """What came of work in the background: `listen` hears of it."""
@@ -210,8 +210,8 @@ class GuardEffects:
 
     # Steps
 
-    def _step(self, *told: events.Event) -> tuple[Reading, ...]:
-        pending, news = deque(told), list[Reading]()
+    def _step(self, *reported: events.Event) -> tuple[Reading, ...]:
+        pending, news = deque(reported), list[Reading]()
         for _ in range(_MOST_STEPS):
             if not pending:
                 return tuple(news)

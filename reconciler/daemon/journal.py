@@ -30,7 +30,7 @@ _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERRO
 # Lines that are kept until the end of a turn. Who has more to say writes them earlier.
 _GATHERED = 1_000
 # Of where an internal error happened: the innermost calls.
-_CALLS_TOLD = 8
+_CALLS_LISTED = 8
 
 
 class Lines(Protocol):
@@ -42,7 +42,7 @@ class Lines(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Line:
     at_ms: int
     event: EventName
     text: str
@@ -60,7 +60,7 @@ class Journal:
     def __init__(self, out: Lines, *, as_json: bool = False, priority: bool = False, digest: str | None = None) -> None:
         self._out = out
         self._as_json, self._priority, self.digest = as_json, priority, digest
-        self._kept: list[_Told] = []
+        self._kept: list[_Line] = []
         self._gathering = 0
         # Held for moments only. Again by the same thread where a destructor complains meanwhile.
         self._lock = threading.RLock()
@@ -68,7 +68,7 @@ class Journal:
     def tell(self, event: EventName, text: str, *, level: int = logging.INFO, **data: Any) -> None:
         """Write one line. Text and data may be a stranger's: they are escaped."""
         with self._lock:
-            self._kept.append(_Told(clock.wall_ms(), event, text, level, data))
+            self._kept.append(_Line(clock.wall_ms(), event, text, level, data))
             if not self._gathering or len(self._kept) >= _GATHERED:
                 self._write()
 
@@ -82,7 +82,7 @@ class Journal:
         **data: Any,
     ) -> None:
         """Tell of an error that nobody foresaw: one line with the place where it happened, and never a traceback."""
-        calls = traceback.extract_tb(error.__traceback__)[-_CALLS_TOLD:]
+        calls = traceback.extract_tb(error.__traceback__)[-_CALLS_LISTED:]
         where = [f"{os.path.basename(call.filename)}:{call.lineno} {call.name}" for call in calls]  # noqa: PTH119
         text = f"internal error{about}: {type(error).__name__}: {error}{f' ({where[-1]})' if where else ''}"
         self.tell(event, text, level=level, where=where, **data)
@@ -112,16 +112,16 @@ class Journal:
         kept, self._kept = self._kept, []
         # Nobody is there to be told of it.
         with contextlib.suppress(OSError):
-            for told in kept:
-                self._out.write(self._line(told))
+            for one in kept:
+                self._out.write(self._line(one))
 
-    def _line(self, told: _Told) -> str:
+    def _line(self, one: _Line) -> str:
         if self._as_json:
-            line = _json(told, self.digest)
+            line = _json(one, self.digest)
         else:
             # journald knows the time.
-            line = _words(told) if self._priority else f"{utc(told.at_ms)} {_words(told)}"
-        return f"<{_PRIORITY[told.level]}>{line}\n" if self._priority else f"{line}\n"
+            line = _words(one) if self._priority else f"{utc(one.at_ms)} {_words(one)}"
+        return f"<{_PRIORITY[one.level]}>{line}\n" if self._priority else f"{line}\n"
 
 
 class DescriptorJournal(Journal):
@@ -145,7 +145,7 @@ class DescriptorJournal(Journal):
     def _lost_line(self, number: int) -> str:
         what = "1 line was lost" if number == 1 else f"{number} lines were lost"
         text = f"{what} here: the reader of the log was not there, or too slow"
-        return self._line(_Told(clock.wall_ms(), "lost", text, logging.WARNING, {"lines": number}))
+        return self._line(_Line(clock.wall_ms(), "lost", text, logging.WARNING, {"lines": number}))
 
 
 def adopt_strays(journal: Journal) -> None:
@@ -189,12 +189,12 @@ def _is_journald(descriptor: int) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
-def _json(told: _Told, digest: str | None) -> str:
-    level = logging.getLevelName(told.level).lower()
-    line = {"format": LOG_FORMAT, "level": level, "event": told.event, "text": told.text, **told.data}
-    return json.dumps(enveloped(line, digest, told.at_ms), default=str)
+def _json(one: _Line, digest: str | None) -> str:
+    level = logging.getLevelName(one.level).lower()
+    line = {"format": LOG_FORMAT, "level": level, "event": one.event, "text": one.text, **one.data}
+    return json.dumps(enveloped(line, digest, one.at_ms), default=str)
 
 
-def _words(told: _Told) -> str:
-    loud = f"{logging.getLevelName(told.level).lower()}: " if told.level >= logging.WARNING else ""
-    return f"{loud}{escaped(told.text)}"
+def _words(one: _Line) -> str:
+    loud = f"{logging.getLevelName(one.level).lower()}: " if one.level >= logging.WARNING else ""
+    return f"{loud}{escaped(one.text)}"

@@ -1,4 +1,4 @@
-"""The daemon: its parts put together, its life from the first look to the last word, and its file read anew.
+"""The daemon: its parts put together, its life from the first look to the last word, and its file read again.
 
 What decides is the core; what turns it is `turns`, the one door; beside the turns run the sources, the restarts, and
 whoever asks. Nothing here waits for anything that may block, but in `host.blocking`.
@@ -275,7 +275,7 @@ class Daemon:
             return str(error)
         return ""
 
-    # Reading the file anew
+    # Reading the file again
 
     def _hang_up(self) -> None:
         self._tasks.start(self._reload_or_tell())
@@ -295,9 +295,9 @@ class Daemon:
 
         """
         async with self._reading:
-            await self._read_anew()
+            await self._read_again()
 
-    async def _read_anew(self) -> None:
+    async def _read_again(self) -> None:
         if str(self._file) == "-":
             raise RequestError("the file came from standard input, which cannot be read again: restart")
         try:

@@ -44,7 +44,7 @@ class Remembering:
             return None, None
 
     def useless(self, error: Exception) -> None:
-        """Tell that what was found cannot be used, and set it aside before it is written anew."""
+        """Tell that what was found cannot be used, and set it aside before another is written."""
         self._useless = error
 
     def _set_aside(self, error: Exception) -> None:

@@ -43,7 +43,7 @@ def status(core: Core, guard: Mapping[str, Any] | None = None) -> dict[str, Any]
             if found
             else [],
             "conflicts": [f"{name} {about}" for name, about in core.conflicts.under_way],
-            "mended": core.mended,
+            "repaired": core.repaired,
         },
         "decisions": [
             {
@@ -126,15 +126,15 @@ def _keys(state: State, signal: Signal) -> tuple[verdict.Key, ...]:
 
 def _signal(state: State, signal: Signal, key: verdict.Key, now: int) -> dict[str, Any]:
     track = state.tracks.get(key, Track())
-    told: Reading = verdict.evidence(signal, track, now)
+    evidence: Reading = verdict.evidence(signal, track, now)
     return {
         "name": signal.name,
         "kind": type(signal.source).__name__.lower(),
         "segment": key[1],
         "required": signal.required,
         "state": track.believed.value,
-        "reason": told.reason,
-        "heard_ms": now - track.heard_ms if track.latest else None,
+        "reason": evidence.reason,
+        "observed_ms": now - track.observed_ms if track.latest else None,
     }
 
 

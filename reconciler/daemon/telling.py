@@ -22,7 +22,7 @@ DECISIONS_KEPT = 64
 # The same decision, once more within so long, is not told again.
 REPEATED_MS = 1_000
 # In a log line; the whole plan is what `reconcile --dry-run` is for.
-_CHANGES_TOLD = 8
+_CHANGES_LISTED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +113,22 @@ class Telling:
         """The network follows a choice, by these changes. `left`: so many are still to make."""
         self._changed("switched", f"switched to {_spell(choice)}", changes, outcomes, left)
 
-    def mended(self, changes: Collection[Change], outcomes: Iterable[Outcome], left: int) -> None:
+    def repaired(self, changes: Collection[Change], outcomes: Iterable[Outcome], left: int) -> None:
         """What somebody else changed was changed back. `left`: as in `switched`."""
-        self._changed("mended", "mended", changes, outcomes, left)
+        self._changed("repaired", "repaired", changes, outcomes, left)
 
     def _changed(
         self, event: EventName, what: str, changes: Collection[Change], outcomes: Iterable[Outcome], left: int
     ) -> None:
         failed = [one for one in outcomes if one.status is Status.FAILED]
-        told = [_change(line) for line in map(render.line, changes)]
-        listed = "; ".join(told[:_CHANGES_TOLD]) + ("; …" if len(told) > _CHANGES_TOLD else "")
+        lines = [_change(line) for line in map(render.line, changes)]
+        listed = "; ".join(lines[:_CHANGES_LISTED]) + ("; …" if len(lines) > _CHANGES_LISTED else "")
         more = f"; {left} still to make" if left else ""
         self.journal.tell(
             event,
             f"{what}, {len(changes)} change{'s' if len(changes) != 1 else ''}{more}: {listed}",
             level=logging.INFO if not failed else logging.ERROR,
-            changes=told,
+            changes=lines,
             failed=[_failure(one) for one in failed],
         )
         for one in failed:
@@ -146,7 +146,7 @@ class Telling:
         who = f"probably {', '.join(names)}" if names else "somebody"
         self.journal.tell(
             "conflict",
-            f"{name}: {who} keeps changing back its {what}; mending it ever more seldom. "
+            f"{name}: {who} keeps changing back its {what}; repairing it ever more seldom. "
             "Tell that program to leave the appliance's interfaces alone",
             level=logging.WARNING,
             interface=name,

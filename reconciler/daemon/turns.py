@@ -6,7 +6,7 @@ the next news or the next deadline. Whoever asks for something has a turn of its
 service manager's watchdog is fed at the end of a turn, so that it watches what decides and not a timer beside it.
 
 Whatever enters, an error that nobody foresaw ends the process: it may have left half a turn done. The network stays as
-it is, and the service manager starts us anew. What is refused on purpose (a `ReconcilerError`) has changed nothing.
+it is, and the service manager starts another one. What is refused on purpose (a `ReconcilerError`) has changed nothing.
 """
 
 import asyncio
@@ -99,7 +99,7 @@ class Turns:
 
     def probes(self) -> None:
         """The guard's prober has told something."""
-        self._safely(self._hear_probes)
+        self._safely(self._read_probes)
 
     def enter(self, act: Callable[[Core], _T]) -> _T:
         """Have the core do what somebody waits for, and what it gives.
@@ -145,7 +145,7 @@ class Turns:
         else:
             self._arm()
 
-    def _hear_probes(self) -> None:
+    def _read_probes(self) -> None:
         if self._stalled(clock.now_ms()):
             self._at(0)
             return

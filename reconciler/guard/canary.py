@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from reconciler.appliance.declared import Appliance, Canary, Frame, Guard, Source
-from reconciler.guard.orders import Heard, question_of
+from reconciler.guard.orders import DirectionReport, question_of
 from reconciler.guard.rules import Guarded
 from reconciler.health.signal import Reading, State
 
@@ -32,7 +32,7 @@ _NO_TABLE = "the guard is not in the kernel: no probes are sent"
 class Way:
     """One direction, as it was reported last. `since_ms`: when it was reported first for these addresses."""
 
-    reported: Heard
+    reported: DirectionReport
     since_ms: int
     negative_ms: int | None = None
 
@@ -47,13 +47,13 @@ class Canaries:
     """
 
     ways: Mapping[str, Way] = field(default_factory=dict)
-    heard_ms: int = 0
+    reported_ms: int = 0
     readings: Mapping[tuple[str, str], Reading] = field(default_factory=dict)
     tripped: frozenset[str] = frozenset()
     back_ms: Mapping[str, int] = field(default_factory=dict)
     stands_ms: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
-    def hear(self, reported: Iterable[Heard], now: int) -> Self:
+    def observe(self, reported: Iterable[DirectionReport], now: int) -> Self:
         """Take in a report."""
         # A direction that is not reported is not probed any more: what it was says nothing of what it will be.
         reported = tuple(reported)
@@ -61,9 +61,9 @@ class Canaries:
             one.name: now - one.age_us // 1_000 for one in reported if one.state == "back" and one.age_us is not None
         }
         ways = {one.name: self._way(one, now) for one in reported}
-        return replace(self, heard_ms=now, ways=ways, back_ms={**self.back_ms, **back})
+        return replace(self, reported_ms=now, ways=ways, back_ms={**self.back_ms, **back})
 
-    def _way(self, one: Heard, now: int) -> Way:
+    def _way(self, one: DirectionReport, now: int) -> Way:
         old = self.ways.get(one.name)
         same = old is not None and old.reported.head == one.head and not _begins(old.reported, one)
         since = old.since_ms if old and same else now
@@ -81,7 +81,7 @@ class Canaries:
         if not wanted:
             return False
         # Of the report itself, too: who has not heard for that long knows nothing of now.
-        fresh_us = one.guard.lease_ms * 1_000 // 2 - (now - self.heard_ms) * 1_000
+        fresh_us = one.guard.lease_ms * 1_000 // 2 - (now - self.reported_ms) * 1_000
         return all(
             (way := self.ways.get(lease)) is not None
             and way.reported.head == head
@@ -133,7 +133,7 @@ class Canaries:
         """When what was told is too old, if nothing bears it out until then; None: nothing stands."""
         if not self.stands_ms:
             return None
-        moments = [*self.stands_ms.values(), self.heard_ms + SILENT_MS + 1]
+        moments = [*self.stands_ms.values(), self.reported_ms + SILENT_MS + 1]
         return min((moment for moment in moments if moment > now), default=now)
 
     def forget(self, segment: str | None = None) -> Self:
@@ -145,7 +145,7 @@ class Canaries:
         """What the probes say of a segment; None: nothing yet."""
         if one.name in self.tripped:
             return State.FAILED, f"the guard tripped: a probe was missing for {one.guard.lease_ms} ms"
-        if now - self.heard_ms > SILENT_MS:
+        if now - self.reported_ms > SILENT_MS:
             return State.ABSENT, "the prober tells nothing"
         missing = [place.role for place in one.adapters if not place.index]
         if missing:
@@ -192,7 +192,7 @@ def _negative_ms(source: Source) -> int:
     return source.negative.every_ms if isinstance(source, Canary) and source.negative else 0
 
 
-def _begins(old: Heard, new: Heard) -> bool:
+def _begins(old: DirectionReport, new: DirectionReport) -> bool:
     """Whether another prober has begun to count: a direction that was proven does not become unproven."""
     return new.state == "unproven" and old.state != new.state
 

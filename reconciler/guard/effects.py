@@ -38,7 +38,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """The leases' time begins anew; for a guard whose lease the daemon renews."""
+    """The leases' time begins again from now; for a guard whose lease the daemon renews."""
 
     one: Guarded
 

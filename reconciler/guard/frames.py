@@ -1,7 +1,7 @@
 """The frames that prove the VM's path, byte by byte.
 
 A probe goes from the *mark* (source address: who sent it, and in which direction) to the *token* (destination address:
-what it is worth, for as long as it is worth something). Twelve bytes of it are the stamp, which the sender writes anew
+what it is worth, for as long as it is worth something). Twelve bytes of it are the stamp, which the sender writes again
 for each: sequence and time. They lie where nobody looks: in the payload, behind what the frame has to say, or in the
 padding.
 """

@@ -1,7 +1,7 @@
 """The table in the kernel: found, put, put right, and taken away; and what it has counted.
 
 A table is put whole, in one transaction; what stands in it goes on standing in the next one. Where segments have other
-interfaces, and nothing else has changed, their chains alone are put anew. It takes long, so it is done in the
+interfaces, and nothing else has changed, their chains alone are replaced. It takes long, so it is done in the
 background, and what was taken back meanwhile is taken back again when it is done.
 """
 
@@ -44,7 +44,7 @@ def observed(turn: Turn, event: Observed) -> bool:
 
 
 def found(turn: Turn, event: TableFound) -> None:
-    """The table as it stands: taken over, left, or put anew."""
+    """The table as it stands: taken over, left, or replaced."""
     live, table = event.fingerprint is not None, turn.state.table
     turn.table(asked=False)
     if not turn.state.on or table.putting or not turn.state.segments:
@@ -110,7 +110,7 @@ def _adopt(turn: Turn, found: Mapping[str, Contents]) -> None:
 
 
 def _replace(turn: Turn, found: TableFound, *, live: bool) -> None:
-    """Put the table anew. What stands in it goes on standing, but for a VM that came back as another one."""
+    """Put the table again. Leases that stand go on standing, but for those of a VM that came back as another one."""
     before = {one.name: one for one in turn.state.bound}
     bound, known = turn.state.seen, turn.state.table.known
     # Without the rules, or with somebody else's among them, probes may have been seen on a wire.
@@ -144,7 +144,7 @@ def _replace(turn: Turn, found: TableFound, *, live: bool) -> None:
 
 
 def _changed(state: State, found: TableFound) -> tuple[tuple[Guarded, Guarded], ...] | None:
-    """The segments whose interfaces have changed, where nothing else has; else None: the whole table is put anew."""
+    """The segments whose interfaces have changed, where nothing else has; else None: the whole table is replaced."""
     pairs = tuple(zip(state.bound, state.seen, strict=False))
     as_it_was = found.fingerprint is not None and found.fingerprint == state.table.fingerprint
     alike = len(state.bound) == len(state.seen) and all(

@@ -64,7 +64,7 @@ class Orders:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class DirectionReport:
     """What became of a direction.
 
     `head`: destination and source of its probes, 12 bytes. `state`: unproven, back or lost. `age_us`: since the last
@@ -95,7 +95,7 @@ class Report:
     """
 
     now_us: int
-    directions: tuple[Heard, ...]
+    directions: tuple[DirectionReport, ...]
     late_worst_us: int
     late: int
     missed: int

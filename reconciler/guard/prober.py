@@ -34,13 +34,13 @@ def there(known: Prober, now: int, *, found: bool) -> Next:
     """One was found, or started. One that was found came up long ago, and tells something at once."""
     known = replace(known, life=Life.STARTING, ordered=None, order_ms=now, report=None)
     if found:
-        return replace(known, patience_ms=HUNG_MS, heard_ms=now), ()
+        return replace(known, patience_ms=HUNG_MS, reported_ms=now), ()
     known = _paused(known, now)
-    return replace(known, patience_ms=FIRST_REPORT_MS, since_ms=now, heard_ms=now), ()
+    return replace(known, patience_ms=FIRST_REPORT_MS, since_ms=now, reported_ms=now), ()
 
 
 def _paused(known: Prober, now: int) -> Prober:
-    lasted = known.heard_ms - known.since_ms >= FIRST_REPORT_MS
+    lasted = known.reported_ms - known.since_ms >= FIRST_REPORT_MS
     pause_ms = PAUSE_MS if lasted else min(2 * known.pause_ms, MAX_PAUSE_MS) or PAUSE_MS
     return replace(known, pause_ms=pause_ms, retry_ms=now + pause_ms)
 
@@ -67,7 +67,7 @@ def reported(known: Prober, report: Report, now: int) -> Next:
     return replace(
         known,
         life=life,
-        heard_ms=now,
+        reported_ms=now,
         report=report,
         proven=known.proven | back,
         trouble="" if known.ordered else known.trouble,
@@ -76,10 +76,10 @@ def reported(known: Prober, report: Report, now: int) -> Next:
 
 def refused(known: Prober, effect: Effect, reason: str, now: int) -> Next:
     """What was asked of it could not be done."""
-    told = () if reason == known.trouble else (Tell("prober", f"no probes are sent: {reason}", "error"),)
+    tell = () if reason == known.trouble else (Tell("prober", f"no probes are sent: {reason}", "error"),)
     if isinstance(effect, StartProber | FindProber):
         known = replace(_paused(known, now), life=Life.NOBODY)
-    return replace(known, trouble=reason, ordered=None, order_ms=now + ORDER_RETRY_MS), told
+    return replace(known, trouble=reason, ordered=None, order_ms=now + ORDER_RETRY_MS), tell
 
 
 def attend(known: Prober, wanted: Orders, now: int) -> Next:
@@ -91,13 +91,13 @@ def attend(known: Prober, wanted: Orders, now: int) -> Next:
             # A predecessor's may be there when we begin. One that we have lost is not asked again.
             start: Effect = StartProber() if known.asked else FindProber()
             return replace(known, asked=True), (start,)
-        case Life.STARTING if now - known.heard_ms > known.patience_ms:
+        case Life.STARTING if now - known.reported_ms > known.patience_ms:
             hangs = "hangs" if known.patience_ms == HUNG_MS else f"has told nothing for {FIRST_REPORT_MS // 1_000} s"
             text = f"the prober {hangs}: another one is started"
             return known, (EndProber(), Tell("prober", text, "warning"))
         case Life.STARTING:
             return known, ()
-        case Life.REPORTING if now - known.heard_ms > HUNG_MS:
+        case Life.REPORTING if now - known.reported_ms > HUNG_MS:
             text = "the prober hangs: another one is started"
             return known, (EndProber(), Tell("prober", text, "warning"))
     return _order(known, wanted, now)
@@ -121,6 +121,6 @@ def due(known: Prober) -> int:
         case Life.NOBODY:
             return known.retry_ms
         case Life.STARTING:
-            return known.heard_ms + known.patience_ms + 1
+            return known.reported_ms + known.patience_ms + 1
         case Life.REPORTING:
-            return min(known.heard_ms + HUNG_MS + 1, known.consented_ms + CONSENT_MS)
+            return min(known.reported_ms + HUNG_MS + 1, known.consented_ms + CONSENT_MS)

@@ -8,10 +8,11 @@ emits is dropped. All of this happens in rules; nobody has to be alive for it.
     port's ingress       leases stand → accept;  set aside → accept;  else → out of the peers, and counted
     adapter's ingress    our probe → renew, perhaps, and drop;  leases stand, draining, or aside → accept;  else drop
 
-A lease is renewed by a probe that comes back at the end of its direction and bears a token that was *granted*, but only
-while all leases stand. So a guard that has tripped stays tripped until it is granted anew, whatever the VM still holds:
-a probe that was sent before the trip renews nothing after it. Beside each lease stands when it was renewed last, for as
-long as nobody may be there to ask: so the moment of a trip is known, whoever has slept through it.
+A lease is renewed by a probe that comes back at the end of its direction and bears a token that was *granted*, but
+only while all leases stand. So a guard that has tripped stays tripped until it is granted again, whatever the VM
+still holds: a probe that was sent before the trip renews nothing after it. Beside each lease stands when it was
+renewed last, for as long as nobody may be there to ask: so the moment of a trip is known, whoever has slept through
+it.
 
 The host finds a segment in one of three *stances*:
 
@@ -245,7 +246,7 @@ def _digest(sku: str, segments: tuple[Guarded, ...], rules: str) -> str:
 
 
 def replacement(sku: str, changed: Iterable[tuple[Guarded, Guarded]], secret: bytes) -> str:
-    """Text for nft that puts the chains of segments anew, for other interfaces, and leaves all that they hold alone.
+    """Text for nft that replaces the chains of segments, for other interfaces, and leaves all that they hold alone.
 
     `changed`: each segment as the table has it, and as it shall be; of the same file, so with the same roles.
     """

@@ -62,7 +62,7 @@ class Prober:
     asked: bool = False
     since_ms: int = 0
     patience_ms: int = 0
-    heard_ms: int = 0
+    reported_ms: int = 0
     consented_ms: int = 0
     retry_ms: int = 0
     pause_ms: int = 0

@@ -50,12 +50,12 @@ def _segment(state: State, name: str, one: Guarded | None, gate: Gate, now: int)
 
 def _direction(state: State, way: Direction) -> dict[str, Any]:
     known = state.canaries.ways.get(way.lease)
-    heard = known.reported if known else None
+    reported = known.reported if known else None
     return {
         "from": way.source,
         "to": way.target,
-        "state": heard.state if heard else "unproven",
-        "rtt_us": list(heard.rtt_us) if heard and heard.rtt_us else None,
-        "sent": heard.sent if heard else 0,
-        "returned": heard.returned if heard else 0,
+        "state": reported.state if reported else "unproven",
+        "rtt_us": list(reported.rtt_us) if reported and reported.rtt_us else None,
+        "sent": reported.sent if reported else 0,
+        "returned": reported.returned if reported else 0,
     }

@@ -188,7 +188,7 @@ def due(state: State, now: int) -> int:
         moments += [moment for moment in (segment.draining_until, segment.adopting_until) if moment > now]
         if segment.held is not Held.GRANTED:
             continue
-        if not state.prober.report or now - state.prober.heard_ms > LOOK_MS:
+        if not state.prober.report or now - state.prober.reported_ms > LOOK_MS:
             # Nobody tells that probes are missing.
             moments.append(state.looked_ms + LOOK_MS)
         if one.guard.by_daemon and not segment.failed:
@@ -209,7 +209,7 @@ def _guarded(appliance: Appliance) -> tuple[str, ...]:
 def _reported(turn: Turn, event: ProberReported) -> None:
     for report in event.reports:
         turn.prober(prober.reported(turn.state.prober, report, turn.now))
-        turn.canaries(turn.state.canaries.hear(report.directions, turn.now))
+        turn.canaries(turn.state.canaries.observe(report.directions, turn.now))
         if any(one.state != "back" for one in report.directions):
             # The kernel may have been first: whose trip it was is to be known before anybody acts upon it.
             turn.set(looked_ms=0)

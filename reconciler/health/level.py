@@ -19,14 +19,14 @@ from reconciler.health.state import (
     Tick,
     begin,
 )
-from reconciler.health.verdict import UNHEARD
+from reconciler.health.verdict import UNOBSERVED
 
 
 def absorbed(state: State, event: Event, said: list[Decision]) -> State:
     """The state after an event, before anybody has thought about it; what is to be told goes to `said`."""
     match event:
         case Reading():
-            return _heard(state, event)
+            return _observed(state, event)
         case Rebooted():
             return _rebooted(state, event)
         case HoldPlaced(hold, segment):
@@ -50,19 +50,19 @@ def answers_again(state: State, event: Event) -> bool:
     if not isinstance(event, Reading) or event.state is HealthState.ABSENT:
         return False
     signal = state.rules.health.signals.get(event.signal)
-    latest = state.tracks.get((event.signal, event.segment), UNHEARD).latest
-    unheard = latest is None or latest.state is HealthState.ABSENT
-    return signal is not None and isinstance(signal.source, Domain) and unheard
+    latest = state.tracks.get((event.signal, event.segment), UNOBSERVED).latest
+    unobserved = latest is None or latest.state is HealthState.ABSENT
+    return signal is not None and isinstance(signal.source, Domain) and unobserved
 
 
-def _heard(state: State, reading: Reading) -> State:
+def _observed(state: State, reading: Reading) -> State:
     signal = state.rules.health.signals.get(reading.signal)
     key = (reading.signal, reading.segment)
     if signal is None or key not in state.rules.keys:
         # A source that is on its way out after a reload.
         return state
-    old = state.tracks.get(key, UNHEARD)
-    tracks = {**state.tracks, key: verdict.hear(signal, old, reading, state.now_ms)}
+    old = state.tracks.get(key, UNOBSERVED)
+    tracks = {**state.tracks, key: verdict.observe(signal, old, reading, state.now_ms)}
     if isinstance(signal.source, Domain) and reading.state is HealthState.HEALTHY and old.deliberate:
         # It was started again: what the VM said when it was shut down excuses nothing any more.
         tracks = {one: replace(track, deliberate=False) for one, track in tracks.items()}
@@ -77,11 +77,11 @@ def _rebooted(state: State, event: Rebooted) -> State:
     tracks = dict(state.tracks)
     for name, segment in state.rules.keys:
         signal = state.rules.health.signals[name]
-        track = tracks.get((name, segment), UNHEARD)
+        track = tracks.get((name, segment), UNOBSERVED)
         if track.spoken and isinstance(signal.source, Heartbeat | Canary | GuestPing | Command | Http):
             dark = Reading(name, HealthState.FAILED, event.reason, segment)
-            heard = verdict.hear(signal, track, dark, state.now_ms)
-            tracks[name, segment] = replace(heard, believed=HealthState.FAILED)
+            observed = verdict.observe(signal, track, dark, state.now_ms)
+            tracks[name, segment] = replace(observed, believed=HealthState.FAILED)
     return replace(state, tracks=tracks)
 
 
@@ -132,7 +132,7 @@ def _settled(state: State, said: list[Decision]) -> State:
     signals, now = state.rules.health.signals, state.now_ms
     changed = {}
     for key in state.rules.keys:
-        track = state.tracks.get(key, UNHEARD)
+        track = state.tracks.get(key, UNOBSERVED)
         settled = verdict.settle(signals[key[0]], track, now, state.grace_end_ms)
         if settled is not track:
             changed[key] = settled

@@ -187,7 +187,7 @@ def due(state: State) -> int | None:
     rules, moments = state.rules, [hold.until_ms for hold in state.holds.values()]
     moments.append(state.grace_end_ms)
     for key in rules.keys:
-        track = state.tracks.get(key, verdict.UNHEARD)
+        track = state.tracks.get(key, verdict.UNOBSERVED)
         moment = verdict.due(rules.health.signals[key[0]], track, state.grace_end_ms)
         moments += [moment] if moment is not None else []
     for segment in state.segments.values():
@@ -218,9 +218,8 @@ def explain(state: State, name: str) -> tuple[Reading, ...]:
 
 
 def _turn_vm(state: State, event: Event, said: list[Decision], restarts: list[Restart]) -> State:
-    told = _told(state.vm, event)
-    if told:
-        state = _moved_vm(state, PHASES[state.vm.phase, told], event, said, restarts)
+    if given := _input(state.vm, event):
+        state = _moved_vm(state, PHASES[state.vm.phase, given], event, said, restarts)
     while True:
         phase = PHASES[state.vm.phase, _felt(state)]
         if phase is state.vm.phase:
@@ -228,7 +227,7 @@ def _turn_vm(state: State, event: Event, said: list[Decision], restarts: list[Re
         state = _moved_vm(state, phase, event, said, restarts)
 
 
-def _told(vm: Vm, event: Event) -> VmInput | None:
+def _input(vm: Vm, event: Event) -> VmInput | None:
     """What an event says of the VM by itself; an answer to an earlier restart than this one says nothing any more."""
     if isinstance(event, Rebooted):
         return VmInput.REBOOTED
@@ -277,7 +276,7 @@ def _moved_vm(state: State, phase: Phase, event: Event, said: list[Decision], re
     attempts, unreached = old.attempts, 0
     if phase is Phase.RESTARTING:
         attempts, unreached = attempts + 1, old.unreached
-    elif _told(old, event) is VmInput.UNREACHED:
+    elif _input(old, event) is VmInput.UNREACHED:
         attempts, unreached = attempts - 1, old.unreached + 1
     lasts = {
         Phase.SETTLING: max(SETTLE_MS, state.grace_end_ms - now),

@@ -3,7 +3,7 @@
 Tracks are not among it: what was heard before says nothing now. Within one boot of the machine the clock goes on, and
 times are taken over as they are; after a reboot only what people said (holds) and what the wire suffered (flaps)
 counts, and the wall clock bridges the gap. That clock may be wrong, before the boot or after it: so a hold is kept with
-what was left of it, and never lasts longer than that, counted from the next boot. It is written anew each minute: so a
+what was left of it, and never lasts longer than that, counted from the next boot. It is written again each minute: so a
 reboot without a clock lengthens a hold by little more than a minute, and by the time that the machine was off. A clock
 that is ahead shortens it.
 
@@ -88,7 +88,7 @@ def recall(rules: Rules, found: Mapping[str, str | None], data: Any, now: int, s
         deliberate = _typed(data["deliberate"], bool)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not as it was written: {type(error).__name__}: {error}") from None
-    # Until libvirt has told anew, a VM that an operator had stopped counts as stopped on purpose.
+    # Until libvirt has said so again, a VM that an operator had stopped counts as stopped on purpose.
     tracks = {
         key: Track(deliberate=True)
         for key in rules.keys

@@ -38,21 +38,21 @@ Key = tuple[str, str | None]
 class Track:
     """What one signal has told about one segment.
 
-    `believed` is what its readings amount to. `latest` came at `heard_ms`; the streak of readings that say the same as
-    it (good, bad or nothing) began at `since_ms` and is `count` long. `spoken`: it has told more than its absence.
+    `believed` is what its readings amount to. `latest` came at `observed_ms`; the streak of readings that say the same
+    as it (good, bad or nothing) began at `since_ms` and is `count` long. `spoken`: it has told more than its absence.
     `deliberate`: the last thing that it told was an operator's doing; its absence does not undo that.
     """
 
     believed: State = State.ABSENT
     latest: Reading | None = None
-    heard_ms: int = 0
+    observed_ms: int = 0
     since_ms: int = 0
     count: int = 0
     spoken: bool = False
     deliberate: bool = False
 
 
-UNHEARD = Track()
+UNOBSERVED = Track()
 
 
 def keys_of(signal: Signal, segments: tuple[str, ...]) -> tuple[Key, ...]:
@@ -62,7 +62,7 @@ def keys_of(signal: Signal, segments: tuple[str, ...]) -> tuple[Key, ...]:
     return ((signal.name, signal.segment),)
 
 
-def hear(signal: Signal, track: Track, reading: Reading, now: int) -> Track:
+def observe(signal: Signal, track: Track, reading: Reading, now: int) -> Track:
     """The track after a reading. What it amounts to, `settle` says."""
     tells = reading.state is not State.ABSENT
     goes_on = track.latest is not None and _tone(track.latest) == _tone(reading)
@@ -82,7 +82,9 @@ def settle(signal: Signal, track: Track, now: int, grace_end: int) -> Track:
     """The track at `now`: silence heard, and its belief brought up to date."""
     expires = _expires_at(signal, track)
     if expires is not None and now >= expires:
-        track = hear(signal, track, Reading(signal.name, State.ABSENT, "it is not asked any more", signal.segment), now)
+        track = observe(
+            signal, track, Reading(signal.name, State.ABSENT, "it is not asked any more", signal.segment), now
+        )
     fails = _fails_at(signal, track, grace_end)
     if fails is not None and now >= fails:
         believed = State.FAILED
@@ -103,7 +105,7 @@ def due(signal: Signal, track: Track, grace_end: int) -> int | None:
         moments.append(_fails_at(signal, track, grace_end))
     rises = _rises_at(signal, track)
     # What was complete when it was heard is believed already, or silence has overtaken it.
-    if rises is not None and rises > track.heard_ms and track.latest and track.believed is not track.latest.state:
+    if rises is not None and rises > track.observed_ms and track.latest and track.believed is not track.latest.state:
         moments.append(rises)
     return min((moment for moment in moments if moment is not None), default=None)
 
@@ -112,10 +114,10 @@ def evidence(signal: Signal, track: Track, now: int) -> Reading:
     """What the belief rests on, for people."""
     latest = track.latest
     if latest is None:
-        return Reading(signal.name, track.believed, "nothing heard yet", signal.segment)
+        return Reading(signal.name, track.believed, "nothing reported yet", signal.segment)
     silent = _fails_at(signal, track, now) if _tone(latest) is True else None
     if track.believed is State.FAILED and silent is not None and now >= silent:
-        return replace(latest, state=State.FAILED, reason=f"no beat for {now - track.heard_ms} ms")
+        return replace(latest, state=State.FAILED, reason=f"no beat for {now - track.observed_ms} ms")
     if track.believed is latest.state:
         return latest
     if _tone(latest) is True:
@@ -146,14 +148,14 @@ def _unit(source: Source) -> int:
 
 def _interrupted(signal: Signal, track: Track, now: int) -> bool:
     """Whether beats were missing since the latest one: what follows is a new streak."""
-    return isinstance(signal.source, Heartbeat) and now - track.heard_ms > 2 * signal.source.interval_ms
+    return isinstance(signal.source, Heartbeat) and now - track.observed_ms > 2 * signal.source.interval_ms
 
 
 def _expires_at(signal: Signal, track: Track) -> int | None:
     source = signal.source
     if not isinstance(source, _POLLED) or track.latest is None or track.latest.state is State.ABSENT:
         return None
-    return track.heard_ms + 2 * source.every_ms + source.timeout_ms
+    return track.observed_ms + 2 * source.every_ms + source.timeout_ms
 
 
 def _fails_at(signal: Signal, track: Track, grace_end: int) -> int | None:
@@ -163,19 +165,19 @@ def _fails_at(signal: Signal, track: Track, grace_end: int) -> int | None:
     assert track.latest is not None  # noqa: S101 - it has spoken
     tone, unit, fall = _tone(track.latest), _unit(signal.source), signal.fall
     if tone is None:
-        return _after(fall, track.since_ms, track.heard_ms, track.count, unit) if signal.fails_after else None
+        return _after(fall, track.since_ms, track.observed_ms, track.count, unit) if signal.fails_after else None
     beats = isinstance(signal.source, Heartbeat)
     if tone:
-        return _after(fall, track.heard_ms, track.heard_ms, 0, unit) if beats else None
+        return _after(fall, track.observed_ms, track.observed_ms, 0, unit) if beats else None
     if fall.readings is not None and not beats:
-        return track.heard_ms if track.count >= fall.readings else None
-    return _after(fall, track.since_ms, track.heard_ms, track.count, unit)
+        return track.observed_ms if track.count >= fall.readings else None
+    return _after(fall, track.since_ms, track.observed_ms, track.count, unit)
 
 
-def _after(streak: Streak, since: int, heard: int, count: int, unit: int) -> int:
+def _after(streak: Streak, since: int, observed: int, count: int, unit: int) -> int:
     """When a streak is long enough that goes on by silence, one reading each `unit`."""
     if streak.readings is not None:
-        return heard + max(0, streak.readings - count) * unit
+        return observed + max(0, streak.readings - count) * unit
     return since + (streak.ms or 0)
 
 
@@ -183,12 +185,12 @@ def _rises_at(signal: Signal, track: Track) -> int | None:
     if track.latest is None or _tone(track.latest) is not True:
         return None
     if track.believed in _GOOD:
-        return track.heard_ms
+        return track.observed_ms
     if signal.rise.readings is not None:
-        return track.heard_ms if track.count >= signal.rise.readings else None
+        return track.observed_ms if track.count >= signal.rise.readings else None
     moment = track.since_ms + (signal.rise.ms or 0)
     # Where readings come again and again, only a reading can complete a streak.
-    return moment if _unit(signal.source) == 0 or track.heard_ms >= moment else None
+    return moment if _unit(signal.source) == 0 or track.observed_ms >= moment else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,18 +211,18 @@ UNKNOWN = Verdict(State.ABSENT)
 
 def judge(health: Health, tracks: Mapping[Key, Track], segment: str) -> Verdict:
     """The verdict on a segment. Tracks must be settled."""
-    heard = dict(_about(health, tracks, segment))
+    observed = dict(_about(health, tracks, segment))
     units: list[tuple[State, tuple[str, ...]]] = [
-        (track.believed, (name,)) for name, track in heard.items() if health.signals[name].required
+        (track.believed, (name,)) for name, track in observed.items() if health.signals[name].required
     ]
     for group in health.groups.values():
-        members = tuple(name for name in group.signals if name in heard)
+        members = tuple(name for name in group.signals if name in observed)
         if members:
-            states = [heard[name].believed for name in members]
+            states = [observed[name].believed for name in members]
             units.append((_of_group(states, min(group.least, len(members))), members))
     state = _weakest([state for state, _ in units])
     deciding = tuple(name for found, names in units if state is State.HEALTHY or found is state for name in names)
-    deliberate = state is not State.HEALTHY and any(track.deliberate for track in heard.values())
+    deliberate = state is not State.HEALTHY and any(track.deliberate for track in observed.values())
     return Verdict(state, deciding, deliberate)
 
 
@@ -228,8 +230,8 @@ def reasons(
     health: Health, tracks: Mapping[Key, Track], segment: str, verdict: Verdict, now: int
 ) -> tuple[Reading, ...]:
     """The readings that led to a verdict."""
-    heard = dict(_about(health, tracks, segment))
-    return tuple(evidence(health.signals[name], heard[name], now) for name in verdict.deciding if name in heard)
+    observed = dict(_about(health, tracks, segment))
+    return tuple(evidence(health.signals[name], observed[name], now) for name in verdict.deciding if name in observed)
 
 
 def degraded(tracks: Mapping[Key, Track]) -> tuple[Reading, ...]:
@@ -241,7 +243,7 @@ def _about(health: Health, tracks: Mapping[Key, Track], segment: str) -> Iterato
     """Each signal that speaks of the segment, with its track; one that was never heard is absent, and has its say."""
     for name, signal in health.signals.items():
         if _speaks_of(signal, segment):
-            yield name, tracks.get((name, segment)) or tracks.get((name, None)) or UNHEARD
+            yield name, tracks.get((name, segment)) or tracks.get((name, None)) or UNOBSERVED
 
 
 def _speaks_of(signal: Signal, segment: str) -> bool:

@@ -230,7 +230,7 @@ class Saver:
         tried: Callable[[Exception | None], object] = lambda _: None,
         again_s: float = 10.0,
     ) -> None:
-        self._do_write, self._told, self._again_s = write, tried, again_s
+        self._do_write, self._on_tried, self._again_s = write, tried, again_s
         # Held for moments only: never while anything is written.
         self._changed = threading.Condition()
         self._newest: Any = None
@@ -267,7 +267,7 @@ class Saver:
             self._working = True
         except RuntimeError as error:  # "can't start new thread"; the next value tries it again
             self._tried, self._failure = self._given, error
-            self._told(error)
+            self._on_tried(error)
 
     def _work(self) -> None:
         while (next_one := self._next()) is not None:
@@ -277,7 +277,7 @@ class Saver:
                 self._do_write(value)
             except Exception as error:  # noqa: BLE001 - whatever it is: it is told, and tried again
                 failure = error
-            self._told(failure)
+            self._on_tried(failure)
             with self._changed:
                 self._tried, self._failure = number, failure
                 self._changed.notify_all()

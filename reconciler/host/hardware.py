@@ -11,7 +11,7 @@ _NO_WIRES = {"wlan": "a wireless NIC", "wwan": "a mobile radio"}
 
 def identity() -> tuple[str, str]:
     """Vendor and product name as the firmware tells them; '' where it does not."""
-    return _told("sys_vendor"), _told("product_name")
+    return _field("sys_vendor"), _field("product_name")
 
 
 def odd_interfaces() -> dict[str, str]:
@@ -34,7 +34,7 @@ def _type(interface: Path) -> str:
     return ""
 
 
-def _told(name: str) -> str:
+def _field(name: str) -> str:
     with contextlib.suppress(OSError):
         return (_DMI / name).read_text(encoding="utf-8", errors="replace").strip()
     return ""

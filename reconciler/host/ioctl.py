@@ -96,11 +96,11 @@ class Ethtool:
     def driver(self, interface: str) -> Driver | None:
         """The driver of an interface; None where it tells none."""
         try:
-            told = self._call(interface, struct.pack("=I", _ETHTOOL_GDRVINFO) + bytes(_DRVINFO_BYTES - 4))
+            answer = self._call(interface, struct.pack("=I", _ETHTOOL_GDRVINFO) + bytes(_DRVINFO_BYTES - 4))
         except OSError:
             return None
         # struct ethtool_drvinfo: cmd, driver[32], version[32], fw_version[32], bus_info[32]
-        return Driver(_text(told[4:36]), _text(told[100:132]))
+        return Driver(_text(answer[4:36]), _text(answer[100:132]))
 
     def lro(self, interface: str) -> bool | None:
         """Whether large receive offload is on; False also where there is none, None where nothing is told."""
@@ -121,15 +121,15 @@ class Ethtool:
         self._call(interface, _ETHTOOL_VALUE.pack(_ETHTOOL_SFLAGS, flags))
 
     def _flags(self, interface: str) -> int:
-        told: int = _ETHTOOL_VALUE.unpack(self._call(interface, _ETHTOOL_VALUE.pack(_ETHTOOL_GFLAGS, 0)))[1]
-        return told
+        answer: int = _ETHTOOL_VALUE.unpack(self._call(interface, _ETHTOOL_VALUE.pack(_ETHTOOL_GFLAGS, 0)))[1]
+        return answer
 
     def _call(self, interface: str, command: bytes) -> bytes:
         """What the kernel makes of a command, whose structure it answers in."""
-        told = array.array("B", command)
-        request = struct.pack("16sP16x", interface.encode(), told.buffer_info()[0])
+        answer = array.array("B", command)
+        request = struct.pack("16sP16x", interface.encode(), answer.buffer_info()[0])
         fcntl.ioctl(self._socket, _SIOCETHTOOL, request)
-        return told.tobytes()
+        return answer.tobytes()
 
 
 def _text(raw: bytes) -> str:

@@ -20,7 +20,7 @@ _KEPT = 32  # files; older ones are removed
 
 
 def load(text: bytes, name: str, folder: Path) -> Appliance:
-    """The appliance that the file `name` with the content `text` declares, from the store in `folder` or anew.
+    """The appliance that the file `name` with the content `text` declares: from the store in `folder`, or loaded.
 
     Raises:
         InvalidFileError: with all mistakes of the file.

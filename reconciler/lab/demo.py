@@ -47,7 +47,7 @@ _CARE = {
     "guard": {},
 }
 # Of the daemon's log, what a spectator wants to see.
-_TOLD = ("start", "decision", "switched", "mended", "tripped", "inspected", "stop")
+_SHOWN = ("start", "decision", "switched", "repaired", "tripped", "inspected", "stop")
 
 
 def run(rate: int) -> int:
@@ -152,17 +152,17 @@ class _Demo:
             self._shows(crossing=True)
 
     def _tamper(self) -> None:
-        self._title("somebody tampers with a switch: the daemon mends it")
+        self._title("somebody tampers with a switch: the daemon repairs it")
         port = self._lab.ports[1]
         self._console.print(f"$ ip link set {port} nomaster", style="bold", markup=False)
-        before = self._made.wait_for(on("inspect"), "inspect")["network"]["mended"]
+        before = self._made.wait_for(on("inspect"), "inspect")["network"]["repaired"]
         with self._phase("tampered"):
             self._event("tampered")
             netlink(self._lab.host, lambda ipr: ipr.link("set", index=ipr.link_lookup(ifname=port)[0], master=0))
             self._made.wait_for(
-                lambda status: status["network"]["mended"] > before and on("inspect")(status), "mending"
+                lambda status: status["network"]["repaired"] > before and on("inspect")(status), "the repair"
             )
-            self._event("mended")
+            self._event("repaired")
             self._await_traffic()
         self._command("--dry-run", expect=0, says="nothing to do")
 
@@ -220,15 +220,15 @@ class _Demo:
         """Print the daemon's decisions as they come."""
         with log:
             for line in log:
-                told = json.loads(line)
-                if told["event"] not in _TOLD:
+                entry = json.loads(line)
+                if entry["event"] not in _SHOWN:
                     continue
                 after_s = (time.time_ns() - self._begin_ns) / _SECOND_NS
                 text = Text(f"{after_s:7.2f} s  ", style="dim")
-                whole = told["event"] in ("start", "tripped", "inspected", "stop")
-                what = told["text"] if whole else told.get("what", told["text"].split(":")[0])
+                whole = entry["event"] in ("start", "tripped", "inspected", "stop")
+                what = entry["text"] if whole else entry.get("what", entry["text"].split(":")[0])
                 text.append(what, style="cyan")
-                for reason in told.get("why", ()):
+                for reason in entry.get("why", ()):
                     text.append(f"\n             {reason}", style="dim")
                 self._console.print(text)
 

@@ -74,7 +74,7 @@ class _End(Program):
     def tell(self, line: str) -> None:
         self._say(line)
 
-    def hear(self, timeout_s: float) -> dict[str, Any]:
+    def receive(self, timeout_s: float) -> dict[str, Any]:
         return self._answer(timeout_s)
 
 
@@ -122,7 +122,7 @@ class Talk:
             )
             arguments = [addresses[1], f"--port={self._b.ready['port']}", *common]
             self._a = undo.enter_context(_End(client_a, path, arguments, what("connecting", client_a.name)))
-            wait_until(lambda: len(self._told(self._b)) == connections, _BEGIN_S, "all connections to be known")
+            wait_until(lambda: len(self._progress(self._b)) == connections, _BEGIN_S, "all connections to be known")
             self._open = undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -132,9 +132,9 @@ class Talk:
         self.close()
 
     @staticmethod
-    def _told(end: _End) -> dict[str, Any]:
-        told: dict[str, Any] = end.ask("progress")["connections"]
-        return told
+    def _progress(end: _End) -> dict[str, Any]:
+        progress: dict[str, Any] = end.ask("progress")["connections"]
+        return progress
 
     def received(self) -> tuple[int, int]:
         """How many bytes have arrived by now: at the second client, and at the first.
@@ -142,7 +142,7 @@ class Talk:
         Raises:
             LabError: A connection is broken.
         """
-        there, back = (sum(one["received"] for one in self._told(end).values()) for end in (self._b, self._a))
+        there, back = (sum(one["received"] for one in self._progress(end).values()) for end in (self._b, self._a))
         return there, back
 
     def new_connection(self, timeout_s: float = _NEW_S) -> float:
@@ -168,9 +168,9 @@ class Talk:
         """
         for end in (self._a, self._b):
             end.tell(f"stop {patience_s}")
-        told_a, told_b = (end.hear(patience_s + _MARGIN_S) for end in (self._a, self._b))
-        a, b = told_a["connections"], told_b["connections"]
-        return Talked(_way(a, b), _way(b, a), max(told_a["lateness_s"], told_b["lateness_s"]))
+        counts_a, counts_b = (end.receive(patience_s + _MARGIN_S) for end in (self._a, self._b))
+        a, b = counts_a["connections"], counts_b["connections"]
+        return Talked(_way(a, b), _way(b, a), max(counts_a["lateness_s"], counts_b["lateness_s"]))
 
     def close(self) -> None:
         """End both processes, and take the addresses away. May be called again."""

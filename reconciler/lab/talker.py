@@ -91,7 +91,7 @@ class Connection:
         except OSError as error:
             self.broken = self.broken or str(error)
 
-    def told(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         """What to say of it."""
         return {
             "sent": self.sent,
@@ -109,7 +109,7 @@ class Talker:
         self._options = options
         self._connections: dict[int, Connection] = {}
         self._selector = selectors.DefaultSelector()
-        self._selector.register(_STDIN, selectors.EVENT_READ, self._hear)
+        self._selector.register(_STDIN, selectors.EVENT_READ, self._take_order)
         self._stop_by: float | None = None
         self._done = False
         self.lateness_s = 0.0
@@ -197,7 +197,7 @@ class Talker:
         else:
             self._report()
 
-    def _hear(self) -> None:
+    def _take_order(self) -> None:
         for line in os.read(_STDIN, 4096).decode("ascii").splitlines() or ["end"]:
             word, _, number = line.partition(" ")
             if word == "stop":
@@ -217,8 +217,8 @@ class Talker:
         if broken:
             say({"error": "; ".join(broken)})
         else:
-            told = {number: one.told() for number, one in sorted(self._connections.items())}
-            say({"connections": told, "lateness_s": self.lateness_s})
+            counts = {number: one.counts() for number, one in sorted(self._connections.items())}
+            say({"connections": counts, "lateness_s": self.lateness_s})
 
     def _try(self, timeout_s: float) -> None:
         begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""Which live interface plays which role: resolved anew at every observation, never remembered."""
+"""Which live interface plays which role: resolved again at every observation, never remembered."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -67,7 +67,7 @@ def bind(appliance: Appliance, desired: Network, actual: Network) -> Bound:
         elif link.role.kind == "switch" or link.kind is Kind.TAP or link.name in actual.by_name:
             links.append(link)
         elif link.required:
-            right = "start the VM, or mend vm.adapters in the file"
+            right = "start the VM, or correct vm.adapters in the file"
             what = f"no interface `{link.name}`"
             problems.append(Warning("adapter-missing", Severity.ERROR, str(link.role), what, right))
     return Bound(replace(desired, links=tuple(links)), management, tuple(problems))
@@ -108,8 +108,8 @@ def candidates(actual: Network) -> Iterator[str]:
     # A lab has no hardware: there, every Ethernet interface is a candidate.
     for link in sorted(physical or _ethernet(actual), key=natural_order):
         nic = link.nic or Nic(0)
-        told = (("pci", nic.pci), ("mac", nic.mac), ("driver", nic.driver))
-        known = ", ".join(f"{key} {value or 'none'}" for key, value in told)
+        keys = (("pci", nic.pci), ("mac", nic.mac), ("driver", nic.driver))
+        known = ", ".join(f"{key} {value or 'none'}" for key, value in keys)
         yield f"{link.name}: {known}, {'carrier' if nic.carrier else 'no carrier'}"
 
 

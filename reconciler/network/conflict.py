@@ -1,4 +1,4 @@
-"""Recognising that somebody else changes back what we mend: after a few rounds, mend ever more seldom.
+"""Recognising that somebody else changes back what we repair: after a few rounds, repair ever more seldom.
 
 Two managers that each restore their own idea of an interface make a network that never rests. One of them has to be
 told; until somebody does, the wire is better off with one move a minute than with twenty a second.
@@ -14,7 +14,7 @@ from reconciler.network.state import Setting
 # So many times the same thing within so long is no accident.
 ROUNDS = 4
 WITHIN_MS = 30_000
-# How long to wait before the next mending; doubled each time up to the bound.
+# How long to wait before the next repair; doubled each time up to the bound.
 FIRST_PAUSE_MS = 1_000
 LONGEST_PAUSE_MS = 60_000
 _MAX_THINGS = 4_096
@@ -25,21 +25,21 @@ Thing = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """How it goes about one thing. `mended_ms`: when it was mended lately; `pause_ms`: 0 until it is a conflict.
+    """How it goes about one thing. `repaired_ms`: when it was repaired lately; `pause_ms`: 0 until it is a conflict.
 
     `index`: which interface it was. Another one under the same name (a VM came back) has done nothing yet. `refused`:
     it is the kernel that does not want it so, and no other manager.
     """
 
-    mended_ms: tuple[int, ...] = ()
+    repaired_ms: tuple[int, ...] = ()
     pause_ms: int = 0
     index: int = 0
     refused: bool = False
 
     @property
     def next_ms(self) -> int:
-        """When it may be mended again."""
-        return self.mended_ms[-1] + self.pause_ms if self.mended_ms and self.pause_ms else 0
+        """When it may be repaired again."""
+        return self.repaired_ms[-1] + self.pause_ms if self.repaired_ms and self.pause_ms else 0
 
 
 @dataclass(slots=True)
@@ -49,17 +49,17 @@ class Conflicts:
     _of: dict[Thing, Conflict] = field(default_factory=dict)
 
     def allowed(self, change: Change, now: int, index: int) -> bool:
-        """Whether a change may be mended already. `index`: of the interface; 0: it is not there."""
+        """Whether a change may be repaired already. `index`: of the interface; 0: it is not there."""
         return now >= self._known(about(change), index).next_ms
 
-    def mended(self, change: Change, now: int, index: int, *, refused: bool = False) -> bool:
-        """Note that a change was mended, or `refused`; whether this makes it a conflict."""
+    def repaired(self, change: Change, now: int, index: int, *, refused: bool = False) -> bool:
+        """Note that a change was repaired, or `refused`; whether this makes it a conflict."""
         thing = about(change)
         old = self._known(thing, index)
         if old.pause_ms:
             self._of[thing] = Conflict((now,), min(old.pause_ms * 2, LONGEST_PAUSE_MS), index, refused)
             return False
-        recent = (*(moment for moment in old.mended_ms if now - moment < WITHIN_MS), now)[-ROUNDS:]
+        recent = (*(moment for moment in old.repaired_ms if now - moment < WITHIN_MS), now)[-ROUNDS:]
         begins = len(recent) >= ROUNDS
         self._of[thing] = Conflict(recent, FIRST_PAUSE_MS if begins else 0, index, refused)
         if len(self._of) > _MAX_THINGS:
@@ -71,7 +71,7 @@ class Conflicts:
         return conflict if conflict and conflict.index == index else Conflict()
 
     def due(self, changes: Collection[Change]) -> int | None:
-        """When the first of these changes that had to wait may be mended."""
+        """When the first of these changes that had to wait may be repaired."""
         waiting = (self._of.get(about(one), Conflict()) for one in changes)
         return min((conflict.next_ms for conflict in waiting if conflict.pause_ms), default=None)
 
@@ -83,7 +83,7 @@ class Conflicts:
         return tuple(thing for thing, conflict in over.items() if not conflict.refused)
 
     def forget(self) -> None:
-        """A new choice is no conflict: what was mended before belongs to another network."""
+        """A new choice is no conflict: what was repaired before belongs to another network."""
         self._of.clear()
 
     @property

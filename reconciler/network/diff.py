@@ -39,7 +39,7 @@ Change = Make | Set | Remove
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """All that differs: the changes that mend it, and the problems: what no change of ours may or can mend.
+    """All that differs: the changes that repair it, and the problems: what no change of ours may or can repair.
 
     `desired` and `actual` are the networks that were compared, the desired one bound to live interfaces.
     """
@@ -91,7 +91,7 @@ def _settings(link: Link, live: Link) -> Iterator[Set]:
 
 
 def _dangers(actual: Network) -> Iterator[Warning]:
-    """What is dangerous about a host although no operation of ours mends it."""
+    """What is dangerous about a host although no operation of ours repairs it."""
     if actual.bridge_netfilter:
         off = " ".join(f"net.bridge.{name}=0" for name in actual.bridge_netfilter)
         what = "br_netfilter is on: the host's firewall sees bridged frames, and may drop them"

@@ -83,7 +83,7 @@ def _refusal(appliance: Appliance, link: Link, host: _Host, actual: Network) -> 
     if link.role.kind == "switch" or link.kind is Kind.TAP:
         return _refuse_maker(appliance, link, live)
     if link.name in host.management:
-        return _no("management", link, "is the management port", "it is never touched: mend the match in the file")
+        return _no("management", link, "is the management port", "it is never touched: correct the match in the file")
     if _may_take_over(appliance, link.role):
         return None
     if link.name in host.own_connection:
@@ -162,7 +162,7 @@ def _strangers(
 
 def _unknown(link: Link) -> Warning:
     what = f"`{link.name}`, undeclared, is in our switch `{link.switch}`, and may be the port that was not found"
-    right = "it is not touched: mend the port's match first"
+    right = "it is not touched: correct the port's match first"
     return Warning("stranger", Severity.ERROR, str(Role("switch", link.switch or "")), what, right)
 
 

@@ -55,9 +55,9 @@ def spell(setting: Setting, value: Value) -> str:
 
 def _summary(link: Link) -> str:
     """The settings a new link gets, less those that are the same for everything of ours."""
-    told = (Setting.SWITCH, Setting.MTU, Setting.MAC, Setting.AGEING, Setting.GROUP_FWD_MASK)
+    listed = (Setting.SWITCH, Setting.MTU, Setting.MAC, Setting.AGEING, Setting.GROUP_FWD_MASK)
     parts = []
-    for setting in told:
+    for setting in listed:
         value = link.settings.get(setting)
         if value not in (None, MEMBERSHIP_DEFAULTS.get(setting)):
             parts.append(f"{setting.value} {spell(setting, value)}")

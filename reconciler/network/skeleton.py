@@ -159,12 +159,12 @@ def _matches(nics: list[Link], actual: Network) -> dict[str, str]:
 
     Two NICs can share a PCI function (some cards have two ports on one) or a MAC address.
     """
-    times = Counter(one for link in actual.links if link.kind is Kind.OTHER for one in _told(link))
-    own = {link.name: next((one for one in _told(link) if times[one] == 1), None) for link in nics}
+    times = Counter(one for link in actual.links if link.kind is Kind.OTHER for one in _keys(link))
+    own = {link.name: next((one for one in _keys(link) if times[one] == 1), None) for link in nics}
     return {name: f"{{{one[0]}: {_quoted(one[1])}}}" for name, one in own.items() if one}
 
 
-def _told(link: Link) -> Iterator[tuple[str, str]]:
+def _keys(link: Link) -> Iterator[tuple[str, str]]:
     nic = link.nic or Nic(0)
     for key, value, form in (("pci", nic.pci, _PCI), ("mac", nic.mac, _MAC), ("name", link.name, _NAME)):
         if value and form.fullmatch(value):

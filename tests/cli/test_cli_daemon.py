@@ -45,7 +45,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         asked.append((file, request))
         return {"choice": {"wire": "bypass"}, "converged": True, "sku": "two"}
 
-    monkeypatch.setattr(client, "told", answer)
+    monkeypatch.setattr(client, "answer_of", answer)
     return asked
 
 
@@ -117,7 +117,7 @@ def status_of(path: str, by: str, *, converged: bool = True) -> dict[str, Any]:
 def test_status_ends_with_the_worst_news_and_begins_with_it(
     monkeypatch: pytest.MonkeyPatch, found: Any, code: int, first: str, output: str
 ) -> None:
-    monkeypatch.setattr(client, "told", lambda *_, **__: {"status": found})
+    monkeypatch.setattr(client, "answer_of", lambda *_, **__: {"status": found})
     done = run("status", "-o", output)
     assert (done.code, done.err) == (code, "")
     if output == "json":
@@ -176,7 +176,7 @@ def test_the_file_is_understood_before_and_after_the_command(told: list[Any], fi
 
 
 def test_a_network_that_does_not_get_there_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "told", lambda *_, **__: {"choice": {"a": "x", "b": "y"}, "converged": False})
+    monkeypatch.setattr(client, "answer_of", lambda *_, **__: {"choice": {"a": "x", "b": "y"}, "converged": False})
     done = run(*HOLD)
     assert (done.code, done.out) == (1, "")
     assert done.err == "reconcile: wanted is a=x, b=y, and the network is not there yet: reconcile status\n"

@@ -145,7 +145,7 @@ def test_an_audit_finds_nothing_and_changes_nothing(asked: Asked) -> None:
     ]
 
 
-def test_a_reconcile_mends_and_says_what_it_mended(asked: Asked) -> None:
+def test_a_reconcile_repairs_and_says_what_it_repaired(asked: Asked) -> None:
     asked.kept.kernel["eth0"].settings[Setting.MTU] = 1400
     told = asked("reconcile", digest=digest(b"file"))
     assert told["converged"]

@@ -39,7 +39,7 @@ class Guards(Kept):
         self.full = False
         self.step_ms = 10
         self._random = itertools.count(1)
-        self._told_ms = 0
+        self._reported_ms = 0
         self._states: tuple[Any, ...] = ()
         kernel.foreign_hand = lambda _, __: self.wires.order.append("link")
         super().__init__(of, kernel, now=now)
@@ -73,21 +73,21 @@ class Guards(Kept):
         self.wires.advance()
         super().turn(*events, changed=changed)
 
-    def _hear(self) -> None:
+    def _report(self) -> None:
         """The prober reports ten times a second, and when a direction has become another."""
-        told = self.wires.report()
-        states = (id(self.prober.process), *((one.name, one.state) for one in told.directions)) if told else ()
-        if told and (states != self._states or self.now - self._told_ms >= REPORT_MS):
-            self._states, self._told_ms = states, self.now
-            self.prober.told.append(told)
-        if self.prober.told or (self.prober.alive and self.wires.process is None):
+        report = self.wires.report()
+        states = (id(self.prober.process), *((one.name, one.state) for one in report.directions)) if report else ()
+        if report and (states != self._states or self.now - self._reported_ms >= REPORT_MS):
+            self._states, self._reported_ms = states, self.now
+            self.prober.ready.append(report)
+        if self.prober.ready or (self.prober.alive and self.wires.process is None):
             self.core.listen()
 
     def wait(self, milliseconds: int) -> None:
         end = self.now + milliseconds
         while self.now < end:
             self.now = min(self.now + self.step_ms, end)
-            self._hear()
+            self._report()
             for _ in range(20):
                 if self.core.due_ms > self.now:
                     break

@@ -1,4 +1,4 @@
-"""The core: adopts, decides, mends, tells; one thing at a time, on a fake kernel."""
+"""The core: adopts, decides, repairs, tells; one thing at a time, on a fake kernel."""
 
 import errno
 import itertools
@@ -72,8 +72,8 @@ def test_the_first_drift_after_an_adoption_is_drift_and_no_switch() -> None:
     kept.forget()
     kernel.enslave(kernel["eth0"], 0)
     kept.turn(changed=True)
-    assert kept.events("switched", "mended") == ["mended"]
-    assert kept.core.mended == 1
+    assert kept.events("switched", "repaired") == ["repaired"]
+    assert kept.core.repaired == 1
 
 
 def test_once_adopted_the_kernel_is_not_looked_at_for_each_beat() -> None:
@@ -280,13 +280,13 @@ def test_a_restart_that_the_end_of_the_process_called_off_was_no_attempt() -> No
 # --- drift -----------------------------------------------------------------------------------------------------------
 
 
-def test_drift_is_mended_and_told_with_what_it_was() -> None:
+def test_drift_is_repaired_and_told_with_what_it_was() -> None:
     kept = Kept().inspected()
     kept.kernel["eth0"].settings[Setting.MTU] = 1400
     kept.turn(changed=True)
     assert kept.kernel["eth0"].settings[Setting.MTU] == 1500
-    assert kept.texts("mended") == ["mended, 1 change: port outside (eth0) mtu: 1400 → 1500"]
-    assert kept.core.mended == 1
+    assert kept.texts("repaired") == ["repaired, 1 change: port outside (eth0) mtu: 1400 → 1500"]
+    assert kept.core.repaired == 1
 
 
 def test_a_long_list_of_changes_is_cut_in_the_text_and_whole_in_the_data() -> None:
@@ -392,7 +392,7 @@ def test_a_fight_is_slowed_down_and_never_given_up() -> None:
     assert 14 <= later <= 25
 
 
-def test_a_fight_about_one_thing_does_not_slow_the_mending_of_another() -> None:
+def test_a_fight_about_one_thing_does_not_slow_the_repairing_of_another() -> None:
     kept = Kept().inspected()
     fought(kept, 20)
     assert kept.core.conflicts.under_way
@@ -419,7 +419,7 @@ def test_a_fight_that_nobody_fights_any_more_is_over() -> None:
     assert kept.where("eth0") == "sw-outside"
     assert kept.core.conflicts.under_way == ()
     assert kept.events("conflict", "calm") == ["conflict", "calm"]
-    # And the next drift is mended at once again.
+    # And the next drift is repaired at once again.
     kept.kernel.enslave(kept.kernel["eth0"], 0)
     kept.turn(changed=True)
     assert kept.where("eth0") == "sw-outside"
@@ -433,7 +433,7 @@ def test_our_own_switching_to_and_fro_is_no_fight() -> None:
         else:
             kept.turn(HoldPlaced(Hold("bypass", "root", "a test", kept.now + 60_000)))
         kept.wait(100)
-    assert kept.events("conflict", "mended") == []
+    assert kept.events("conflict", "repaired") == []
     assert len(kept.events("switched")) == 12
 
 
@@ -560,10 +560,10 @@ def test_the_same_file_again_does_nothing() -> None:
     kept = Kept().inspected()
     kept.core.declare(watched())
     assert kept.kernel.log == []
-    assert kept.events("switched", "mended") == []
+    assert kept.events("switched", "repaired") == []
     kept.kernel["eth0"].settings[Setting.MTU] = 1400
     kept.turn(changed=True)
-    assert kept.events("switched", "mended") == ["mended"]
+    assert kept.events("switched", "repaired") == ["repaired"]
 
 
 def test_a_hold_outlives_a_new_file_unless_its_topology_does_not() -> None:
@@ -686,7 +686,7 @@ def test_a_hold_outlives_the_process_and_ends_in_time() -> None:
 def test_a_hold_outlives_the_machine() -> None:
     kept = Kept(now=1_000_000).inspected()
     kept.turn(HoldPlaced(Hold("bypass", "root", "a test", kept.now + 60_000)))
-    # It booted 20 s later, and its clock began anew.
+    # It booted 20 s later, and its clock began again.
     then, kept.now = kept.now, 5_000
     kept.kernel = host(kept.of)
     kept.core = kept._new()

@@ -168,7 +168,7 @@ def refuses(_: Any = None) -> Any:
     raise HostError("it refuses to be read")
 
 
-def test_back_before_the_drain_is_over_nothing_was_moved_and_yet_all_is_proven_anew() -> None:
+def test_back_before_the_drain_is_over_nothing_was_moved_and_yet_all_is_proven_again() -> None:
     kept = Guards().granted()
     old = kept.token
     hold(kept)
@@ -277,7 +277,7 @@ def test_it_is_a_failure_also_when_the_path_is_there_again_a_moment_later() -> N
     assert kept.segment.exposure.trips == 1
 
 
-def test_without_a_latch_the_wire_is_given_back_as_soon_as_it_is_proven_anew() -> None:
+def test_without_a_latch_the_wire_is_given_back_as_soon_as_it_is_proven_again() -> None:
     kept = Guards(guarded({"latch": False})).granted()
     old = kept.token
     kept.wires.vm(dead=True)
@@ -908,7 +908,7 @@ def test_what_cannot_be_taken_away_is_not_off() -> None:
     assert kept.table.rules is None
 
 
-# --- reading the file anew -------------------------------------------------------------------------------------------
+# --- reading the file again -------------------------------------------------------------------------------------------
 
 
 UNGUARDED: dict[str, Any] = {"segments": {"wire": {"ports": ["outside", "inside"], "guard": "off"}}}
@@ -1065,7 +1065,7 @@ def test_one_that_ends_again_and_again_is_started_ever_more_seldom() -> None:
     assert [round(one, -2) for one in pauses(kept)[:6]] == [2_000, 4_000, 8_000, 16_000, 30_000, 30_000]
     kept.until(lambda: kept.held is Held.GRANTED)
     kept.wait(10_000)
-    # Whoever goes on for long has begun anew.
+    # Whoever goes on for long has begun again.
     kept.wires.kill_prober()
     kept.wires.spawned_at.clear()
     kept.wait(20)

@@ -1,4 +1,4 @@
-"""The daemon as a whole, in this process: what blocks around it, what breaks in it, and its file read anew."""
+"""The daemon as a whole, in this process: what blocks around it, what breaks in it, and its file read again."""
 
 import asyncio
 import json
@@ -205,7 +205,7 @@ def test_a_source_that_raises_is_a_line_with_its_name(tmp_path: Path, monkeypatc
     assert line["text"].startswith("internal error in the source of signal odd: ZeroDivisionError: a bug (")
 
 
-# --- its file read anew ----------------------------------------------------------------------------------------------
+# --- its file read again ----------------------------------------------------------------------------------------------
 
 
 class Beats:

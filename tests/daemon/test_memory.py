@@ -162,7 +162,7 @@ def test_a_memory_that_claims_a_hold_without_an_end_is_not_believed() -> None:
     assert recalled(given, 1_000, 5_000).holds["wire"].until_ms == 1_000 + MAX_HOLD_MS
 
 
-def test_what_is_left_of_a_hold_is_written_anew_each_minute() -> None:
+def test_what_is_left_of_a_hold_is_written_again_each_minute() -> None:
     kept = Kept(OF).start()
     kept.turn(HoldPlaced(Hold("bypass", "alice", "tests", kept.now + HOUR)))
     written = []
@@ -217,7 +217,7 @@ def test_a_folder_in_its_place_is_set_aside(memory: Remembering, tmp_path: Path)
     assert memory.find()[0] is not None
 
 
-def test_a_folder_that_cannot_be_written_is_told_once_and_again_when_it_fails_anew(
+def test_a_folder_that_cannot_be_written_is_told_once_and_again_when_it_fails_again(
     tmp_path: Path, told: io.StringIO
 ) -> None:
     blocked = tmp_path / "file"
@@ -283,7 +283,7 @@ def test_after_a_reboot_holds_and_flaps_come_back_moved_and_the_vm_is_new() -> N
 
 
 @pytest.mark.parametrize("course", list(Course))
-def test_a_segment_that_was_on_its_way_back_begins_its_proof_anew(course: Course) -> None:
+def test_a_segment_that_was_on_its_way_back_begins_its_proof_again(course: Course) -> None:
     data = record.dump(state())
     data["segments"]["wire"]["course"] = course.value
     past = course in (Course.FALLBACK, Course.PROVING)

@@ -54,7 +54,7 @@ def test_a_well_appliance() -> None:
         "changes": 0,
         "problems": [],
         "conflicts": [],
-        "mended": 0,
+        "repaired": 0,
     }
     (signal,) = found["signals"]
     assert (signal["name"], signal["kind"], signal["segment"], signal["state"]) == (
@@ -76,8 +76,8 @@ def test_what_was_never_heard_is_unknown_and_said_to_be() -> None:
     kept = Kept(watched(signals={"beat": BEAT})).start()
     found = told(kept)
     assert found["segments"][0]["verdict"] == "unknown"
-    assert found["signals"][0]["heard_ms"] is None
-    assert "nothing heard yet" in text(shown(found))
+    assert found["signals"][0]["observed_ms"] is None
+    assert "nothing reported yet" in text(shown(found))
 
 
 def test_a_failure_with_the_reasons_the_hold_down_and_the_restarts_to_come() -> None:

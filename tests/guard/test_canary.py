@@ -9,7 +9,7 @@ from worlds import two_ports
 
 from reconciler.appliance.declared import Appliance
 from reconciler.guard.canary import SILENT_MS, UNLATCHED_MS, UNPROVEN_MS, Canaries
-from reconciler.guard.orders import Heard, canaries_of, question_of
+from reconciler.guard.orders import DirectionReport, canaries_of, question_of
 from reconciler.guard.rules import Guarded, Place
 from reconciler.health.signal import Reading, State
 
@@ -32,14 +32,16 @@ def bound(of: Appliance, name: str = "wire", indexes: Iterable[int] = (3, 4)) ->
     return Guarded(name, guard, (Place("outside", "nic0", 1), Place("inside", "nic1", 2)), adapters)
 
 
-def heard(lease: str, state: str = "back", age_ms: int | None = 0, **more: Any) -> Heard:
+def heard(lease: str, state: str = "back", age_ms: int | None = 0, **more: Any) -> DirectionReport:
     age_us = None if age_ms is None or state == "unproven" else age_ms * 1_000
     returned = 0 if age_us is None else 1
-    told = Heard(lease, HEADS.get(lease.removesuffix("?"), b"\0" * 12), state, age_us, 10, returned, 0, None, 0)
+    told = DirectionReport(
+        lease, HEADS.get(lease.removesuffix("?"), b"\0" * 12), state, age_us, 10, returned, 0, None, 0
+    )
     return replace(told, **more)
 
 
-def both(**more: Any) -> list[Heard]:
+def both(**more: Any) -> list[DirectionReport]:
     return [heard(OUT, **more), heard(IN, **more)]
 
 
@@ -51,8 +53,8 @@ class Ear:
         self.segments = segments or (bound(self.of),)
         self.canaries = Canaries()
 
-    def hear(self, now: int, *told: Heard) -> tuple[Reading, ...]:
-        self.canaries = self.canaries.hear(told, now)
+    def hear(self, now: int, *told: DirectionReport) -> tuple[Reading, ...]:
+        self.canaries = self.canaries.observe(told, now)
         return self.news(now)
 
     def news(self, now: int) -> tuple[Reading, ...]:
@@ -127,7 +129,7 @@ def test_how_long_that_may_take(guard: dict[str, Any], patience_ms: int) -> None
 
 
 @pytest.mark.parametrize("after", ["addresses", "prober", "gap"])
-def test_patience_begins_anew(after: str) -> None:
+def test_patience_begins_again(after: str) -> None:
     """With other addresses, with another prober, and when the direction was not probed meanwhile."""
     ear = Ear()
     ear.hear(100, *both(state="back" if after == "prober" else "unproven"))
@@ -140,7 +142,7 @@ def test_patience_begins_anew(after: str) -> None:
     assert told.state is State.FAILED
 
 
-def asked(**more: Any) -> list[Heard]:
+def asked(**more: Any) -> list[DirectionReport]:
     return [heard(question_of(lease), **more) for lease in (OUT, IN)]
 
 
@@ -201,7 +203,7 @@ def test_what_was_never_told_is_not_told_to_be_absent() -> None:
     assert ear.news(90_000) == ()
 
 
-def test_a_vm_that_is_proven_anew_again_and_again_and_never_is_has_its_bound() -> None:
+def test_a_vm_that_is_proven_again_again_and_again_and_never_is_has_its_bound() -> None:
     ear = Ear()
     ear.hear(1_000, *both())
     told = [
@@ -237,7 +239,7 @@ def test_what_must_not_come_through_is_a_failure_for_three_of_its_intervals() ->
     assert ear.hear(499, heard(OUT, negative=1), heard(IN)) == ()
     assert ear.hear(500, heard(OUT, negative=1), heard(IN)) == HEALTHY
     assert ear.hear(600, heard(OUT, negative=2), heard(IN)) == LEAK
-    # With another frame the count begins anew.
+    # With another frame the count begins again.
     assert ear.hear(901, heard(OUT, head=b"\6" * 12), heard(IN)) == HEALTHY
     assert ear.hear(950, heard(OUT, head=b"\6" * 12, negative=1), heard(IN)) == LEAK
 
@@ -294,7 +296,7 @@ def test_the_weightiest_is_told(first: str) -> None:
     so = list(ORDER)[list(ORDER).index(first) :]
     ear = negative()
     told = [heard(OUT, negative="negative" in so), heard(IN, "lost" if "lost" in so else "back", 300)]
-    ear.canaries = ear.canaries.hear(told, 1_000)
+    ear.canaries = ear.canaries.observe(told, 1_000)
     if "missing" in so:
         ear.segments = (bound(ear.of, indexes=(0, 4)),)
     if "tripped" in so:

@@ -29,7 +29,7 @@ from reconciler.guard.events import (
     TableFound,
     Tick,
 )
-from reconciler.guard.orders import Heard, Report
+from reconciler.guard.orders import DirectionReport, Report
 from reconciler.guard.rules import Contents, Guarded, Place
 from reconciler.guard.state import Life, State
 from reconciler.guard.step import begin, due, step, taken_away
@@ -83,7 +83,8 @@ class Machine:
         (one,) = self.state.bound or bound(3, 4)
         heads = orders.addresses(one, self.state.secret, token or self.state.segments["wire"].token)
         told = [
-            Heard(lease, head, state, 0 if state == "back" else None, 9, 9, 0, None, 0) for lease, head in heads.items()
+            DirectionReport(lease, head, state, 0 if state == "back" else None, 9, 9, 0, None, 0)
+            for lease, head in heads.items()
         ]
         kept = tuple(told[number] for number in directions)
         self.tell(ProberReported((Report(self.now * 1_000, kept, 0, 0, 0, 0, "fifo 10", "", 0),)))
@@ -193,7 +194,7 @@ def test_while_a_table_is_on_its_way_no_other_one_is_put_and_nothing_is_granted(
         assert not machine.of(effects.Grant)
 
 
-def test_where_interfaces_alone_have_changed_their_chains_alone_are_put_anew() -> None:
+def test_where_interfaces_alone_have_changed_their_chains_alone_are_put_again() -> None:
     machine = Machine().ready()
     machine.tell(Observed(bound(3, 7), frozenset({"wire"}), frozenset()))
     machine.tell(TableFound("print", {}, 1, {}))
@@ -498,7 +499,8 @@ def anything(chance: random.Random, state: State) -> Event:
     heads = orders.addresses(one, state.secret, token)
     kind = chance.choice(["back", "back", "lost", "unproven"])
     told = tuple(
-        Heard(lease, head, kind, 0 if kind == "back" else None, 9, 9, 0, None, 0) for lease, head in heads.items()
+        DirectionReport(lease, head, kind, 0 if kind == "back" else None, 9, 9, 0, None, 0)
+        for lease, head in heads.items()
     )
     asked = chance.choice([effects.FindTable(()), effects.FindLeases(()), effects.Count(), effects.Remove()])
     segment = effects.Withdraw(one, drain=False), effects.Grant(one, token), effects.StandAside(one)

@@ -41,7 +41,7 @@ def test_a_restart_of_the_daemon_changes_no_topology_and_gives_no_attempt_back(s
     assert {name: one.flaps for name, one in after.segments.items()} == {
         name: one.flaps for name, one in before.segments.items()
     }
-    # The hold-down counts anew: nobody has watched in between.
+    # The hold-down counts again: nobody has watched in between.
     assert Course.PROVING not in {one.course for one in after.segments.values()}
     assert after.vm.phase is not Phase.RESTARTING
 

@@ -226,7 +226,7 @@ class Witness:
         before, self.state = self.state, after
         now = after.now_ms
         if isinstance(event, Declared):
-            # Other segments, other ladders: whoever is judged anew begins anew.
+            # Other segments, other ladders: whoever is judged again begins again.
             self.healthy_since = {name: since for name, since in self.healthy_since.items() if name in after.segments}
             self.restarts = self.restarts[: after.vm.attempts]
         self._no_failure_is_endured(after)

@@ -13,7 +13,7 @@ from reconciler.appliance.declared import Canary, Carrier, Domain, Group, Negati
 from reconciler.health import policy, verdict
 from reconciler.health.signal import MAX_REASON, Reading, Rebooted, State
 from reconciler.health.state import Declared, Rules, begin
-from reconciler.health.verdict import UNHEARD, Track
+from reconciler.health.verdict import UNOBSERVED, Track
 
 from .build import ALL_RULES, BEAT, BOTH, CANARY, POLLED, SOURCES, health, rules, signal
 
@@ -26,7 +26,7 @@ class Ear:
     """Hears one signal, and settles whenever something is due, as the policy does."""
 
     signal: Signal
-    track: Track = field(default=UNHEARD)
+    track: Track = field(default=UNOBSERVED)
     now: int = 0
 
     def until(self, now: int) -> State:
@@ -42,7 +42,7 @@ class Ear:
     def hears(self, now: int, state: State, reason: str = "so", *, deliberate: bool = False) -> State:
         self.until(now)
         reading = Reading(self.signal.name, state, reason, deliberate=deliberate)
-        self.track = verdict.hear(self.signal, self.track, reading, now)
+        self.track = verdict.observe(self.signal, self.track, reading, now)
         self.track = verdict.settle(self.signal, self.track, now, GRACE)
         return self.track.believed
 
@@ -170,7 +170,7 @@ def test_absence_before_the_first_reading(source: Source) -> None:
     assert Ear(signal(source)).until(100 * GRACE) is ABSENT
     ear = Ear(signal(source, fails_before=True))
     assert (ear.until(GRACE - 1), ear.until(GRACE)) == (ABSENT, FAILED)
-    assert ear.evidence == "s failed: nothing heard yet"
+    assert ear.evidence == "s failed: nothing reported yet"
     assert ear.hears(GRACE + 1, ABSENT) is FAILED
     assert ear.hears(GRACE + 2, HEALTHY) is HEALTHY
 
@@ -315,8 +315,8 @@ def test_who_was_never_heard_is_absent_and_counts() -> None:
     of = health(MUST, signal(Domain(), "domain"))
     assert verdict.judge(of, tracks(domain=HEALTHY), "wire") == verdict.Verdict(ABSENT, ("must",))
     assert [str(one) for one in verdict.reasons(of, {}, "wire", verdict.judge(of, {}, "wire"), 0)] == [
-        "must absent: nothing heard yet",
-        "domain absent: nothing heard yet",
+        "must absent: nothing reported yet",
+        "domain absent: nothing reported yet",
     ]
     assert verdict.judge(of, tracks(domain=FAILED), "wire").state is FAILED
     grouped = health(A, B, groups=(Group("g", ("a", "b"), 2),))

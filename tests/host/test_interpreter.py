@@ -122,7 +122,7 @@ def test_whoever_starts_python_does_so_in_the_root_folder() -> None:
     assert len(starting) > len(elsewhere)
 
 
-def test_processes_that_share_work_are_forked_and_not_started_anew() -> None:
+def test_processes_that_share_work_are_forked_and_not_started_again() -> None:
     """Python 3.14 would start them with `-c`, and so in the caller's folder."""
     for name, tree in sources():
         for node in ast.walk(tree):

@@ -77,7 +77,7 @@ def test_a_torn_or_alien_entry_is_as_good_as_none(tmp_path: Path, proofs: list[s
     entry.write_bytes(content)
     assert store.load(TEXT, "a.yaml", tmp_path) == first
     assert len(proofs) == 2
-    # And it is mended.
+    # And it is repaired.
     assert store.load(TEXT, "a.yaml", tmp_path) == first
     assert len(proofs) == 2
 
@@ -190,7 +190,7 @@ def test_the_number_of_entries_is_bounded(tmp_path: Path) -> None:
     assert len([entry for entry in left if len(entry.stem) == 64]) == 1
 
 
-def test_another_program_proves_anew(tmp_path: Path, proofs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_program_proves_again(tmp_path: Path, proofs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     store.load(TEXT, "a.yaml", tmp_path)
     monkeypatch.setattr(store, "__version__", "999")
     store.load(TEXT, "a.yaml", tmp_path)

@@ -1,4 +1,4 @@
-"""A hand tampers with a live host: the audit names exactly that, a run mends it, and then there is nothing to do."""
+"""A hand tampers with a live host: the audit names exactly that, a run repairs it, and then there is nothing to do."""
 
 import json
 import subprocess
@@ -134,7 +134,7 @@ def lacks(request: pytest.FixtureRequest) -> frozenset[Setting]:
 
 
 @pytest.mark.parametrize("name", [*TAMPERINGS, *(TAPS if TAP else ())])
-def test_an_audit_names_exactly_what_was_tampered_with_and_a_run_mends_it(
+def test_an_audit_names_exactly_what_was_tampered_with_and_a_run_repairs_it(
     host: Live, name: str, lacks: frozenset[Setting]
 ) -> None:
     if name == "vlan_filtering" and Setting.VLAN_FILTERING in lacks:
@@ -163,7 +163,7 @@ def test_an_audit_names_exactly_what_was_tampered_with_and_a_run_mends_it(
         "tap deleted",
     ],
 )
-def test_the_commands_pasted_into_a_shell_mend_it_too(host: Live, name: str) -> None:
+def test_the_commands_pasted_into_a_shell_repair_it_too(host: Live, name: str) -> None:
     if name in TAPS and not TAP:
         pytest.skip("/dev/net/tun is for root of the machine only")
     host.is_converged()
@@ -189,7 +189,7 @@ def test_the_commands_pasted_into_a_shell_make_everything(
             made.is_converged("-t", topology)
 
 
-def test_every_setting_tampered_with_at_once_is_mended_in_one_run(host: Live) -> None:
+def test_every_setting_tampered_with_at_once_is_repaired_in_one_run(host: Live) -> None:
     host.is_converged()
     commands = [
         command
@@ -209,7 +209,7 @@ def test_every_setting_tampered_with_at_once_is_mended_in_one_run(host: Live) ->
 
 
 @pytest.mark.skipif(not TAP, reason="/dev/net/tun is for root of the machine only")
-def test_a_tap_that_the_vm_holds_and_made_mortal_is_told_and_cannot_be_mended(host: Live) -> None:
+def test_a_tap_that_the_vm_holds_and_made_mortal_is_told_and_cannot_be_repaired(host: Live) -> None:
     host.is_converged()
     program = (
         "import fcntl, os, struct, sys\n"
@@ -230,7 +230,7 @@ def test_a_tap_that_the_vm_holds_and_made_mortal_is_told_and_cannot_be_mended(ho
         assert done.code == 1
         assert "EBUSY" in done.err
         vm.communicate(timeout=30)
-    # Gone with the one that held it; the next run makes it anew.
+    # Gone with the one that held it; the next run makes it again.
     assert ("ips-in", "make") in host.drift()
     host.converge()
     host.is_converged()

@@ -1,4 +1,4 @@
-"""The daemon as a process, on a live kernel in the lab: it adopts, follows, mends, is asked and steered, and survives."""
+"""The daemon as a process, on a live kernel in the lab: it adopts, follows, repairs, is asked and steered, and survives."""
 
 import contextlib
 import grp
@@ -206,7 +206,7 @@ def test_a_restart_loses_no_frame_and_touches_nothing(kept: Keeping, number: sig
         kept.start()
         kept.until(lambda: kept.status()["running_ms"] > 400, "what it would do wrong")
         assert lost() == 0
-    assert kept.told("switched", "mended", "failed", "problem") == []
+    assert kept.told("switched", "repaired", "failed", "problem") == []
     assert kept.lines[0]["text"] == "keep: found inspect; wanted inspect"
 
 
@@ -286,7 +286,7 @@ def test_a_memory_of_garbage_is_set_aside_and_nothing_lost(kept: Keeping, conten
     memory.write_bytes(content)
     kept.start()
     assert kept.is_on("inspect")
-    assert kept.told("switched", "mended") == []
+    assert kept.told("switched", "repaired") == []
     assert "set aside" in kept.told("memory")[0]["text"]
     assert memory.with_name("keep.memory.json.set-aside").read_bytes() == content
 
@@ -415,7 +415,7 @@ def test_a_tap_of_ours_that_is_deleted_is_made_again(kept: Keeping) -> None:
         kept.write()
 
 
-def test_drift_by_hand_is_mended_within_a_tenth_of_a_second_and_told(kept: Keeping) -> None:
+def test_drift_by_hand_is_repaired_within_a_tenth_of_a_second_and_told(kept: Keeping) -> None:
     commands = (
         "ip link set nic1 nomaster",
         "ip link set nic0 mtu 1400",
@@ -427,15 +427,15 @@ def test_drift_by_hand_is_mended_within_a_tenth_of_a_second_and_told(kept: Keepi
     )
     took = []
     for command in commands:
-        before = kept.status()["network"]["mended"]
+        before = kept.status()["network"]["repaired"]
         began = time.monotonic()
         kept.hand(command)
-        kept.until(lambda before=before: kept.status()["network"]["mended"] > before, command)  # type: ignore[misc]
+        kept.until(lambda before=before: kept.status()["network"]["repaired"] > before, command)  # type: ignore[misc]
         took.append(time.monotonic() - began)
         kept.rests()
     assert kept.is_on("inspect")
-    assert any("nic1) switch: none → sw-inside" in line["text"] for line in kept.told("mended"))
-    # With the shell that made it and the question whether it was mended; in the best of these cases.
+    assert any("nic1) switch: none → sw-inside" in line["text"] for line in kept.told("repaired"))
+    # With the shell that made it and the question whether it was repaired; in the best of these cases.
     assert min(took) < 0.1, took
     assert kept.told("conflict") == []
 
@@ -448,14 +448,14 @@ def test_whatever_an_audit_can_find_there_is_news_of(kept: Keeping) -> None:
         # Of an alias that is given to a link that is down, the kernel tells nobody (netdev_state_change()).
         if name in ("vlan_filtering", "a leftover"):
             continue
-        # What was mended before is no conflict.
+        # What was repaired before is no conflict.
         kept.ask("reload")
         kept.rests()
-        before = kept.status()["network"]["mended"]
-        # A hand of several commands may find the first of them mended when it comes to the last.
+        before = kept.status()["network"]["repaired"]
+        # A hand of several commands may find the first of them repaired when it comes to the last.
         kept.lab.run(["sh", "-c", command.replace("reconciler:live:", "reconciler:keep:")], check=False)
         try:
-            kept.until(lambda before=before: kept.status()["network"]["mended"] > before, name, 3)  # type: ignore[misc]
+            kept.until(lambda before=before: kept.status()["network"]["repaired"] > before, name, 3)  # type: ignore[misc]
         except LabError:
             late.append(name)
             kept.cli()
@@ -704,7 +704,7 @@ def test_the_vm_dies_while_held_on_inspect_and_nothing_moves(kept: Keeping) -> N
     assert kept.is_on("bypass")
 
 
-def test_watching_prints_anew_when_something_changed(kept: Keeping) -> None:
+def test_watching_prints_again_when_something_changed(kept: Keeping) -> None:
     program = kept.lab.host.spawn(
         [*PROGRAM, "status", "--watch"], env=environment(**kept.folders), stdout=subprocess.PIPE, text=True
     )

@@ -102,7 +102,7 @@ def test_a_storm_of_other_links_of_the_host_delays_nothing_for_long_and_costs_no
     with strangers(kept, kept.lab.host) as names:
         storm = Storm(kept.lab.host, names, CHANGES)
         kept.hand("ip link set nic1 nomaster")
-        kept.until(lambda: kept.where("nic1") == ["sw-inside"], "the drift to be mended")
+        kept.until(lambda: kept.where("nic1") == ["sw-inside"], "the drift to be repaired")
         kept.lab.kill_vm()
         took = kept.goes_to("bypass")
         blew = storm.blows
@@ -125,7 +125,7 @@ def test_links_that_come_and_go_by_hundreds_are_nobodys_business(kept: Keeping) 
     kept.lab.kill_vm()
     assert kept.goes_to("bypass") < 2.0
     assert kept.rss_mb - before < 10
-    assert kept.told("bug", "failed", "conflict", "mended")[-3:] == kept.told("mended")[-3:]
+    assert kept.told("bug", "failed", "conflict", "repaired")[-3:] == kept.told("repaired")[-3:]
 
 
 def test_news_that_the_kernel_had_to_drop_say_look_again(kept: Keeping) -> None:
@@ -151,7 +151,7 @@ def test_a_daemon_that_starts_in_a_storm_starts(kept: Keeping) -> None:
         kept.start()
         storm.abates()
     assert kept.is_on("inspect")
-    assert kept.told("switched", "mended") == []
+    assert kept.told("switched", "repaired") == []
 
 
 # --- requests --------------------------------------------------------------------------------------------------------

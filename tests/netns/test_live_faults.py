@@ -86,7 +86,7 @@ main()
 
 
 @pytest.mark.long
-def test_a_process_killed_before_any_of_its_system_calls_is_mended_by_the_next(host: Live) -> None:
+def test_a_process_killed_before_any_of_its_system_calls_is_repaired_by_the_next(host: Live) -> None:
     """kill -9 at each point where something is about to change, until a process gets through."""
     for calls in range(40):
         host.hand("for i in sw-outside sw-inside sw-bypass ips-in; do ip link delete $i 2>/dev/null || true; done")
@@ -105,7 +105,7 @@ def test_a_process_killed_before_any_of_its_system_calls_is_mended_by_the_next(h
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_process_killed_at_any_moment_is_mended_by_the_next(lasting: Live, seed: int) -> None:
+def test_a_process_killed_at_any_moment_is_repaired_by_the_next(lasting: Live, seed: int) -> None:
     chance = random.Random(seed)
     topology = chance.choice(["inspect", "bypass"])
     lasting.hand(TAMPER if topology == "inspect" else "ip link delete sw-outside")

@@ -162,9 +162,9 @@ def test_they_suffice_for_all_that_the_daemon_does(host: Live) -> None:
     about = Path(host.environment["RECONCILER_RUN_DIR"], "live.sock").stat()
     assert about.st_mode & 0o777 == 0o660
     assert about.st_gid == grp.getgrnam(GROUP).gr_gid
-    # Drift is mended, the file is reloaded, and it ends by itself.
+    # Drift is repaired, the file is reloaded, and it ends by itself.
     host.hand("ip link set nic1 nomaster")
-    until(host, lambda found: found["network"]["mended"] > 0 and found["network"]["converged"])
+    until(host, lambda found: found["network"]["repaired"] > 0 and found["network"]["converged"])
     assert host.apart("reload").code == 0
     end(program)
 
@@ -223,6 +223,6 @@ def test_without_chown_the_control_socket_cannot_be_the_groups(host: Live) -> No
 @pytest.mark.skipif(not TAP, reason="in a user namespace there is one user and one group")
 def test_without_dac_override_the_agents_socket_of_another_user_is_closed(host: Live) -> None:
     program = daemon(host, capabilities() - {"dac_override"})
-    found = until(host, lambda found: found and found["signals"][0]["reason"] != "nothing heard yet")
+    found = until(host, lambda found: found and found["signals"][0]["reason"] != "nothing reported yet")
     assert "Permission denied" in found["signals"][0]["reason"]
     end(program)

@@ -1,4 +1,4 @@
-"""When mending the same thing again and again is a conflict, and what that changes."""
+"""When repair the same thing again and again is a conflict, and what that changes."""
 
 import pytest
 
@@ -24,20 +24,20 @@ def fighting(index: int = 7) -> tuple[Conflicts, int]:
     conflicts, now = Conflicts(), 1_000
     for _ in range(ROUNDS):
         now += 100
-        began = conflicts.mended(MTU, now, index)
+        began = conflicts.repaired(MTU, now, index)
     assert began
     return conflicts, now
 
 
 def test_a_few_times_within_a_while_make_a_fight_and_less_do_not() -> None:
     conflicts = Conflicts()
-    assert [conflicts.mended(MTU, now, 7) for now in (0, 10, 20, 30)] == [False, False, False, True]
+    assert [conflicts.repaired(MTU, now, 7) for now in (0, 10, 20, 30)] == [False, False, False, True]
     assert conflicts.under_way == (("eth0", "mtu"),)
 
 
 def test_the_same_times_over_a_long_while_make_none() -> None:
     conflicts = Conflicts()
-    assert not any(conflicts.mended(MTU, number * (WITHIN_MS // (ROUNDS - 1)), 7) for number in range(100))
+    assert not any(conflicts.repaired(MTU, number * (WITHIN_MS // (ROUNDS - 1)), 7) for number in range(100))
     assert conflicts.under_way == ()
 
 
@@ -52,7 +52,7 @@ def test_each_pause_is_twice_as_long_up_to_the_longest() -> None:
         assert conflicts.allowed(MTU, due, 7)
         pauses.append(due - now)
         now = due
-        assert conflicts.mended(MTU, now, 7) is False
+        assert conflicts.repaired(MTU, now, 7) is False
     assert pauses[:4] == [FIRST_PAUSE_MS * factor for factor in (1, 2, 4, 8)]
     assert pauses[-1] == LONGEST_PAUSE_MS
 
@@ -66,13 +66,13 @@ def test_another_setting_or_interface_is_another_thing() -> None:
 def test_another_interface_under_the_same_name_has_done_nothing_yet() -> None:
     conflicts, now = fighting(index=7)
     assert conflicts.allowed(MTU, now, 8)
-    assert conflicts.mended(MTU, now, 8) is False
+    assert conflicts.repaired(MTU, now, 8) is False
 
 
 def test_what_is_made_again_and_again_is_a_thing_too() -> None:
     conflicts = Conflicts()
     bridge = Link("sw0", Kind.BRIDGE, {})
-    assert [conflicts.mended(Make(bridge), now, 0) for now in range(ROUNDS)][-1]
+    assert [conflicts.repaired(Make(bridge), now, 0) for now in range(ROUNDS)][-1]
     assert conflicts.under_way == (("sw0", "making"),)
 
 
@@ -87,7 +87,7 @@ def test_when_nobody_fights_any_more_it_is_over_and_begins_as_if_never_fought() 
 
 def test_what_the_kernel_refuses_is_slowed_down_and_is_nobodys_fight() -> None:
     conflicts = Conflicts()
-    assert [conflicts.mended(MTU, now, 7, refused=True) for now in range(ROUNDS)][-1]
+    assert [conflicts.repaired(MTU, now, 7, refused=True) for now in range(ROUNDS)][-1]
     assert not conflicts.allowed(MTU, ROUNDS, 7)
     assert conflicts.under_way == ()
     assert conflicts.calmed(10**9) == ()
@@ -95,7 +95,7 @@ def test_what_the_kernel_refuses_is_slowed_down_and_is_nobodys_fight() -> None:
 
 def test_what_is_no_fight_is_not_waited_for() -> None:
     conflicts = Conflicts()
-    conflicts.mended(MTU, 0, 7)
+    conflicts.repaired(MTU, 0, 7)
     assert conflicts.due([MTU, SWITCH]) is None
 
 
@@ -108,7 +108,7 @@ def test_a_switch_makes_it_forget() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     conflicts = Conflicts()
     for number in range(_MAX_THINGS + 100):
-        conflicts.mended(Set(Link(f"eth{number}", Kind.OTHER, {}), Setting.MTU, 1, 2), 0, number)
+        conflicts.repaired(Set(Link(f"eth{number}", Kind.OTHER, {}), Setting.MTU, 1, 2), 0, number)
     assert len(conflicts._of) == _MAX_THINGS
 
 

@@ -214,7 +214,7 @@ class Guarded:
     def _check_silence(self, name: str, now: int) -> None:
         """Where the VM has not forwarded for a lease and a probe, nothing stands, whoever is alive."""
         stopped = [self._stopped[lease] for lease in self.leases[name] if lease in self._stopped]
-        # A table that is set anew begins its leases' time anew; so does one whose leases are other ones from now on.
+        # A table that is set again begins its leases' time again; so does one whose leases are other ones from now on.
         since = max(min(stopped, default=now), self._leased.get(name, 0))
         if now - since > 400 + _SLACK_MS:
             raise ViolationError(f"{name}: its leases stand, and the VM does not forward since {now - since} ms")

@@ -103,7 +103,7 @@ class Oracle:
         self._forgot = True
 
     def power_cut(self, now: int, wall: int) -> None:
-        """The machine's clock begins anew; what the wires suffered is remembered."""
+        """The machine's clock begins again; what the wires suffered is remembered."""
         self._sure = False
         self._forgot = True
 
@@ -199,7 +199,7 @@ class Oracle:
         wire.past = past
 
     def _recover(self, core: Core, now: int) -> None:
-        """Where nothing has failed for a hold-down and all is well, the ladder begins anew, also if traffic never left."""
+        """Where nothing has failed for a hold-down and all is well, the ladder begins again, also if traffic never left."""
         segments = core.state.segments.values()
         failed = any(one.course is not Course.INSPECT or one.verdict.state is HealthState.FAILED for one in segments)
         self._well_since = None if failed else now if self._well_since is None else self._well_since

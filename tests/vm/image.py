@@ -4,7 +4,7 @@
     our own files   ──▶ a second, small cpio   the kernel unpacks it over the first; keyed by its content
 
 Nothing is installed: packages are downloaded, and what is needed is taken out of them. A change of the guest agent
-or of `guest/` makes only the second archive anew.
+or of `guest/` makes only the second archive again.
 """
 
 import contextlib
@@ -180,7 +180,7 @@ def _modules(tree: Tree) -> Tree:
 
 
 def _python(tree: Tree, libraries: Tree, work: Path) -> Tree:
-    """Python with its standard library compiled by itself; sources stay out, for a guest would compile them anew."""
+    """Python with its standard library compiled by itself; sources stay out, for a guest would compile them again."""
     prefix = next(name for name in tree if name.endswith("/os.py")).removesuffix("os.py")
     excluded = _any_of([f"{prefix}{pattern}" for pattern in _NOT_IN_PYTHON])
     kept: Tree = {}

@@ -223,7 +223,7 @@ class Fault:
 
     def unmoved(self) -> None:
         """Check that nothing was changed in the network since the fault."""
-        moves = [line for line in self._kept.log.harvest()[self.mark :] if line["event"] in ("switched", "mended")]
+        moves = [line for line in self._kept.log.harvest()[self.mark :] if line["event"] in ("switched", "repaired")]
         assert not moves, str(self._kept.log)
 
 

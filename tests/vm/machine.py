@@ -190,12 +190,12 @@ class Machine:
         }
 
     def declare(self, sections: Mapping[str, Any]) -> None:
-        """Write the appliance file anew, with other sections."""
+        """Write the appliance file again, with other sections."""
         self._sections = dict(sections)
         self.file.write_text(json.dumps(self.appliance(), indent=2))
 
     def define(self, *, boots: bool = True, on_crash: Literal["destroy", "preserve"] = "destroy") -> None:
-        """Define the VM anew, for when it is started next; a running one goes on as it is."""
+        """Define the VM again, for when it is started next; a running one goes on as it is."""
         self._boots, self._on_crash = boots, on_crash
         (self.folder / "domain.xml").write_text(self._domain(on_crash, self._watchdog))
         self.virsh("define", str(self.folder / "domain.xml"))
@@ -296,7 +296,7 @@ class Machine:
         self.virsh("save-image-define", str(managed), str(self.folder / "domain.xml"), "--running")
 
     def wake(self) -> None:
-        """After `resume_at_next_start`, once it was started: let the agent begin anew, as after a boot.
+        """After `resume_at_next_start`, once it was started: let the agent begin again, as after a boot.
 
         To a daemon that has heard it before, it would repeat itself.
         """
@@ -465,7 +465,7 @@ class Hands:
 
 
 def _emulator() -> Path:
-    """The program that libvirt starts. It stays what it is from run to run, or libvirt would try out all of QEMU anew."""
+    """The program that libvirt starts. It stays what it is from run to run, or libvirt would try out all of QEMU again."""
     with made_once(f"emulator-{digest_of(_PRIORITIZED)}") as (final, filling):
         if filling is not None:
             (filling / "qemu").write_text(_PRIORITIZED)

@@ -31,7 +31,7 @@ SILENCE_S = 1.0
 
 @pytest.fixture(scope="module")
 def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A machine that most tests share; each starts the VM anew."""
+    """A machine that most tests share; each starts the VM again."""
     request.getfixturevalue("lab_root")
     with Machine(tmp_path_factory.mktemp("host")) as machine:
         machine.reconcile()
@@ -139,7 +139,7 @@ def test_a_watchdog_that_is_not_fed_bites(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "mending"),
+    ("fault", "repair"),
     [
         (("bridge", {"up": False}), ("bridge", {"up": True})),
         (("forward", {"on": False, "towards": [1]}), ("forward", {"on": True, "towards": [1]})),
@@ -147,13 +147,13 @@ def test_a_watchdog_that_is_not_fed_bites(tmp_path: Path) -> None:
     ids=["bridge-down", "one-direction"],
 )
 def test_the_guest_stops_forwarding_and_the_agent_lives(
-    vm: Machine, fault: tuple[str, dict[str, Any]], mending: tuple[str, dict[str, Any]]
+    vm: Machine, fault: tuple[str, dict[str, Any]], repair: tuple[str, dict[str, Any]]
 ) -> None:
     with Beats(vm) as beats, passing(vm) as progress:
         vm.tell(fault[0], **fault[1])
         assert stands_still(progress)
         beats.wait_app("healthy")
-        vm.tell(mending[0], **mending[1])
+        vm.tell(repair[0], **repair[1])
         wait_until(progress, PATIENCE_S, "traffic")
 
 

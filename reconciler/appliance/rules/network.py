@@ -191,7 +191,7 @@ def _one_each(document: Document, key: str, things: dict[Path, Any]) -> Iterator
         first = seen.setdefault(value.lower() if key in ("pci", "mac") else value, path)
         if first != path:
             what = f"`{spell(first)}` has the same {key}"
-            yield Mistake(document.value((*path, key)), (*path, key), what, "no two can be the same: mend one")
+            yield Mistake(document.value((*path, key)), (*path, key), what, "no two can be the same: change one")
 
 
 def _interfaces(data: Any, names: _Names) -> Iterator[tuple[str, Path, str]]:

@@ -108,7 +108,7 @@ class Guard(Model):
     latch: bool = Field(
         default=True,
         description="After a trip, `true`: traffic goes back to the VM when health's hold-down is over. `false`: as "
-        "soon as its path is proven anew.",
+        "soon as its path is proven again.",
     )
     grace: Duration = Field(
         default="30s", description="How long probes go on without the daemon, for it to be restarted; at most 1h."

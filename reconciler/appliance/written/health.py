@@ -284,7 +284,7 @@ class Rung(Model):
     """One rung of the ladder."""
 
     method: Literal["reset", "destroy-and-start"] = Field(
-        description="`reset`: as the button does. `destroy-and-start`: the hypervisor's process anew."
+        description="`reset`: as the button does. `destroy-and-start`: the another process of the hypervisor."
     )
     attempts: Annotated[int, Field(ge=1, le=100), BeforeValidator(whole)] = Field(
         default=1, description="How often, before the next rung."

@@ -48,9 +48,9 @@ def main() -> int:
         sys.stdout.write(f"{arguments.config}: valid, {len(config.checks)} checks\n")
         return 0
     agent = Agent(config, log)
-    told_to_stop = catch_signals()
+    stopping = catch_signals()
     try:
-        agent.run(told_to_stop)
+        agent.run(stopping)
         agent.farewell()
     finally:
         agent.stop()
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def start_over_from_bytecode(code: CodeType) -> None:
-    """Run this program anew from its bytecode: what compiling it took, 2.5 MB, Python does not give back."""
+    """Start this program once more, from its bytecode: what compiling it took, 2.5 MB, Python does not give back."""
     import importlib.util
     import marshal
 

@@ -43,7 +43,7 @@ class Agent:
         self._start_at = 0.0
         self._start_refused = ""
 
-    def run(self, told_to_stop: int) -> None:
+    def run(self, stopping: int) -> None:
         """Beat until that descriptor becomes readable."""
         beat_at = pet_at = time.monotonic()
         while True:
@@ -57,7 +57,7 @@ class Agent:
                 if able and self._watchdog is not None:
                     self._watchdog.send(b"\0")
                 pet_at = next_due(pet_at, PET_S, now)
-            if select.select([told_to_stop], [], [], max(0.0, min(beat_at, pet_at) - time.monotonic()))[0]:
+            if select.select([stopping], [], [], max(0.0, min(beat_at, pet_at) - time.monotonic()))[0]:
                 return
 
     def farewell(self) -> None:

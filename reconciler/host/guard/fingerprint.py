@@ -1,6 +1,6 @@
 """What of a table lasts: all but what traffic and time change. No I/O.
 
-Left out are the handles (a table made anew from the same text has others), the numbers of uses, and what is counted. Of
+Left out are the handles (a table made from the same text has others), the numbers of uses, and what is counted. Of
 what the kernel tells, only attributes that are known here count: a newer kernel tells more, such as how many elements
 a set has. So two kernels may print the same table differently, and one kernel never does.
 """
@@ -76,9 +76,9 @@ class Fingerprint:
 
     def add(self, kind: int, payload: bytes) -> None:
         """Take in an answer to a request of this kind, if it is about our table."""
-        told = list(attributes(payload))
-        if string(dict(told).get(NFTA_TABLE_NAME, b"")) == self._table:
-            self._take(kind, b"".join(_lasting(kind, told)))
+        attrs = list(attributes(payload))
+        if string(dict(attrs).get(NFTA_TABLE_NAME, b"")) == self._table:
+            self._take(kind, b"".join(_lasting(kind, attrs)))
 
     def add_elements(self, elements: list[bytes]) -> None:
         """Take in the elements of a set that belongs to a rule, in whatever order a hash table tells them."""
@@ -95,13 +95,13 @@ class Fingerprint:
 
 def anonymous_set(payload: bytes) -> str | None:
     """The name of the set that a message tells of, if it is part of a rule: then its elements are, too."""
-    told = dict(attributes(payload))
-    return string(told.get(NFTA_SET_NAME, b"")) if number(told.get(NFTA_SET_FLAGS, b"")) & NFT_SET_ANONYMOUS else None
+    attrs = dict(attributes(payload))
+    return string(attrs.get(NFTA_SET_NAME, b"")) if number(attrs.get(NFTA_SET_FLAGS, b"")) & NFT_SET_ANONYMOUS else None
 
 
-def _lasting(kind: int, told: list[tuple[int, bytes]]) -> Iterator[bytes]:
+def _lasting(kind: int, attrs: list[tuple[int, bytes]]) -> Iterator[bytes]:
     lasting = _LASTING[kind]
-    for at, value in told:
+    for at, value in attrs:
         if at in lasting:
             expressions = kind == NFT_MSG_GETRULE and at == NFTA_RULE_EXPRESSIONS
             yield attribute(at, b"".join(_expressions(value)) if expressions else value)

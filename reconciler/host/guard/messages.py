@@ -132,8 +132,8 @@ def describe(batch: bytes, sequence: int) -> str:
         if number == sequence and kind >> 8 == NFNL_SUBSYS_NFTABLES:
             if kind & 0xFF == NFT_MSG_DELTABLE:
                 return "remove the table"
-            told = dict(attributes(batch[begin + NFGENMSG.size : end]))
-            table, set_ = (string(told.get(at, b"")) for at in (NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET))
+            attrs = dict(attributes(batch[begin + NFGENMSG.size : end]))
+            table, set_ = (string(attrs.get(at, b"")) for at in (NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET))
             verb = "flush" if kind & 0xFF == NFT_MSG_DELSETELEM else "add to"
             return f"{verb} set {set_} of table {table}"
     return "carry out the transaction"
@@ -220,20 +220,20 @@ def number(data: bytes) -> int:
 def elements(payload: bytes) -> Iterator[Element]:
     """The elements that one message of a set tells of, without those whose time is up but that nobody has removed."""
     for _, listed in attributes(dict(attributes(payload)).get(NFTA_SET_ELEM_LIST_ELEMENTS, b"")):
-        told = dict(attributes(listed))
-        timeout_ms = number(told.get(NFTA_SET_ELEM_TIMEOUT, b"")) or None
-        expires_ms = number(told[NFTA_SET_ELEM_EXPIRATION]) if NFTA_SET_ELEM_EXPIRATION in told else None
+        attrs = dict(attributes(listed))
+        timeout_ms = number(attrs.get(NFTA_SET_ELEM_TIMEOUT, b"")) or None
+        expires_ms = number(attrs[NFTA_SET_ELEM_EXPIRATION]) if NFTA_SET_ELEM_EXPIRATION in attrs else None
         if expires_ms != 0:
-            key = dict(attributes(told.get(NFTA_SET_ELEM_KEY, b""))).get(NFTA_DATA_VALUE, b"")
+            key = dict(attributes(attrs.get(NFTA_SET_ELEM_KEY, b""))).get(NFTA_DATA_VALUE, b"")
             yield Element(key, timeout_ms, expires_ms)
 
 
 def counter(payload: bytes) -> tuple[str, tuple[int, int]]:
     """The name of a counter; packets and bytes."""
-    told = dict(attributes(payload))
-    counts = dict(attributes(told.get(NFTA_OBJ_DATA, b"")))
+    attrs = dict(attributes(payload))
+    counts = dict(attributes(attrs.get(NFTA_OBJ_DATA, b"")))
     packets, octets = (number(counts.get(at, b"")) for at in (NFTA_COUNTER_PACKETS, NFTA_COUNTER_BYTES))
-    return string(told.get(NFTA_OBJ_NAME, b"")), (packets, octets)
+    return string(attrs.get(NFTA_OBJ_NAME, b"")), (packets, octets)
 
 
 def generation(payload: bytes) -> int:
@@ -243,8 +243,8 @@ def generation(payload: bytes) -> int:
 
 def table(payload: bytes) -> TableHead:
     """A table."""
-    told = dict(attributes(payload))
-    name, userdata, handle = (told.get(key, b"") for key in (NFTA_TABLE_NAME, NFTA_TABLE_USERDATA, NFTA_TABLE_HANDLE))
+    attrs = dict(attributes(payload))
+    name, userdata, handle = (attrs.get(key, b"") for key in (NFTA_TABLE_NAME, NFTA_TABLE_USERDATA, NFTA_TABLE_HANDLE))
     return TableHead(string(name), _comment(userdata), number(handle))
 
 

@@ -84,13 +84,13 @@ class Netfilter:
         for _ in range(_ATTEMPTS):
             before = self.generation()
             try:
-                told = self._fingerprint(table)
+                listed = self._fingerprint(table)
             except RefusedError as error:
                 if error.errno != errno.ENOENT:
                     raise
-                told = None
+                listed = None
             if self.generation() == before:
-                return told
+                return listed
         raise TransientError("the rules changed under every attempt to read them; try again")
 
     def _fingerprint(self, table: str) -> str:
@@ -102,14 +102,14 @@ class Netfilter:
                 taken.add(kind, answer)
                 set_ = fingerprint.anonymous_set(answer) if kind == messages.NFT_MSG_GETSET else None
                 if set_ is not None:
-                    taken.add_elements(self._elements_as_told(table, set_))
+                    taken.add_elements(self._elements_as_listed(table, set_))
         return taken.text()
 
-    def _elements_as_told(self, table: str, set_: str) -> list[bytes]:
-        told = self._ask(messages.get_elements(table, set_), f"list set {set_} of table {table}")
+    def _elements_as_listed(self, table: str, set_: str) -> list[bytes]:
+        listed = self._ask(messages.get_elements(table, set_), f"list set {set_} of table {table}")
         return [
             element
-            for answer in told
+            for answer in listed
             for _, element in messages.attributes(
                 dict(messages.attributes(answer)).get(messages.NFTA_SET_ELEM_LIST_ELEMENTS, b"")
             )

@@ -39,15 +39,15 @@ def run(text: str) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HostError(f"nftables: cannot set rules: {error}") from None
     try:
-        told = json.loads(done.stdout)
+        answer = json.loads(done.stdout)
     except ValueError:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         why = ascii(said[-1])[1:-1][:_MAX_TEXT] if said else f"exit status {done.returncode}"
         raise HostError(f"nftables: libnftables gave up: {why}") from None
-    if told.get("missing"):
+    if answer.get("missing"):
         raise HostError("libnftables is not installed: apt-get install nftables")
-    if told["failed"]:
-        raise HostError(f"nftables: {_reason(text, told['error'])}")
+    if answer["failed"]:
+        raise HostError(f"nftables: {_reason(text, answer['error'])}")
 
 
 def _reason(text: str, error: str) -> str:

@@ -65,7 +65,7 @@ _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 
 
 class Stream:
-    """One frame, stamped anew for each sending, and which of them are under way."""
+    """One frame, stamped again for each sending, and which of them are under way."""
 
     def __init__(self, frame: bytes, stamp_at: int, every_ns: int) -> None:
         self.template, self.head, self.every_ns = (frame, stamp_at), frame[:_HEAD], every_ns
@@ -160,7 +160,7 @@ class Prober:
         self.parts: tuple[list[Any], list[socket.socket]] = ([], [])
         self.received = 0
         self.grace_ns, self.consented_ns, self.ended = _GRACE_NS, time.monotonic_ns(), False
-        self.report_ns = self.late_worst_ns = self.late = self.missed = self.stalls = self.heard = 0
+        self.report_ns = self.late_worst_ns = self.late = self.missed = self.stalls = self.taken = 0
         self.buffer = bytearray(2_048)
 
     def run(self) -> None:
@@ -237,7 +237,7 @@ class Prober:
     def _report(self) -> None:
         now_ns = time.monotonic_ns()
         self.report_ns = now_ns - now_ns % _REPORT_NS + _REPORT_NS
-        told = {
+        value = {
             "now_us": now_ns // 1_000,
             "directions": [direction.report(now_ns) for direction in self.directions.values()],
             "late_worst_us": self.late_worst_ns // 1_000,
@@ -252,7 +252,7 @@ class Prober:
             self.late_worst_ns = 0
             # Who does not read misses it.
             with contextlib.suppress(OSError):
-                self.peer.send(json.dumps(told).encode(), socket.MSG_DONTWAIT)
+                self.peer.send(json.dumps(value).encode(), socket.MSG_DONTWAIT)
 
     def _attend(self) -> None:
         """Sleep until something is due, or the daemon says something."""
@@ -261,12 +261,12 @@ class Prober:
         wake_ns = min(*dues, self.report_ns, self.consented_ns + self.grace_ns)
         wait_s = max(_REST_NS, wake_ns - time.monotonic_ns()) / 1e9
         sources = [self.listener, self.peer] if self.peer else [self.listener]
-        ready, _, _ = select.select(sources if self.heard < _MOST_MESSAGES else [], [], [], wait_s)
-        self.heard = self.heard + 1 if ready else 0
+        ready, _, _ = select.select(sources if self.taken < _MOST_MESSAGES else [], [], [], wait_s)
+        self.taken = self.taken + 1 if ready else 0
         if self.listener in ready:
             self._accept()
         elif self.peer in ready:
-            self._hear(self.peer)
+            self._take_orders(self.peer)
 
     def _accept(self) -> None:
         try:
@@ -284,7 +284,7 @@ class Prober:
         self.peer = peer
         self._report()
 
-    def _hear(self, peer: socket.socket) -> None:
+    def _take_orders(self, peer: socket.socket) -> None:
         sockets: list[socket.socket] = []
         try:
             data, control, flags, _ = peer.recvmsg(_MAX_MESSAGE, _RIGHTS, socket.MSG_DONTWAIT)

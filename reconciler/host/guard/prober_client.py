@@ -1,8 +1,8 @@
 """The daemon's end of the probe sender: finds the one that is there or starts one, gives orders, hears reports.
 
-It has no loop of its own: watch `fileno` for reading, and call `heard`. Nothing here waits. When `alive` is false, the
-prober has hung up or ended, hangs, or speaks another language (that of another version); `reason` says which. One that
-hangs or is not understood has then been killed. `spawn` starts another when none is there any more.
+It has no loop of its own: watch `fileno` for reading, and call `reports`. Nothing here waits. When `alive` is false,
+the prober has hung up or ended, hangs, or speaks another language (that of another version); `reason` says which. One
+that hangs or is not understood has then been killed. `spawn` starts another when none is there any more.
 
 Never two at a time: they would share the adapters' sockets, and each would hear half of what comes back. Those that
 this process knows are ended by descriptors of their processes. Of others (a killed daemon's that nobody can connect to:
@@ -26,7 +26,7 @@ from typing import Any
 
 from reconciler.errors import HostError
 from reconciler.guard.frames import Template
-from reconciler.guard.orders import Heard, Order, Report
+from reconciler.guard.orders import DirectionReport, Order, Report
 from reconciler.host.guard import prober
 from reconciler.host.interpreter import isolated
 from reconciler.host.lock import open_lock
@@ -36,7 +36,7 @@ _MAX_MESSAGE = 180_000  # bytes: a report of as many directions as a guard may h
 _KIND = socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
 _MAX_TEXT = 200
 _MAX_NUMBER = 1 << 63
-_MAX_HEARD = 64  # reports taken in at once
+_MAX_REPORTS = 64  # reports taken in at once
 # Directions, and sockets, in one message: 253 descriptors are the most (SCM_MAX_FD of linux/net/scm.h), and so many
 # directions with the longest names and negative canaries of 1,400 bytes still are less than what a socket takes.
 _PART = 32
@@ -180,11 +180,11 @@ class Probing:
         state and its counters.
 
         """
-        told = [_direction(direction) for direction in directions]
+        said = [_direction(direction) for direction in directions]
         # Each message is bounded by the kernel, in bytes and in descriptors.
-        for number in range(0, max(len(told), len(sockets), 1), _PART):
-            part = {"grace_ms": grace_ms, "directions": told[number : number + _PART]}
-            if number + _PART < max(len(told), len(sockets)):
+        for number in range(0, max(len(said), len(sockets), 1), _PART):
+            part = {"grace_ms": grace_ms, "directions": said[number : number + _PART]}
+            if number + _PART < max(len(said), len(sockets)):
                 part["more"] = True
             rights = array("i", (one.fileno() for one in sockets[number : number + _PART]))
             self._say(json.dumps(part).encode(), [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])
@@ -220,22 +220,22 @@ class Probing:
             self._process = -1
         self._reap()
 
-    def heard(self) -> list[Report]:
+    def reports(self) -> list[Report]:
         """The reports that came since the last call, oldest first."""
         self._reap()
         reports: list[Report] = []
-        while self._socket is not None and len(reports) < _MAX_HEARD:
+        while self._socket is not None and len(reports) < _MAX_REPORTS:
             try:
                 data = self._socket.recv(_MAX_MESSAGE + 1)
                 if not data:
                     # It may as well serve another daemon by now; whoever has the lock on the appliance.
                     self._lose("it has ended, or hung up")
                     break
-                told = json.loads(data)
-                if "refused" in told:
-                    self._lose(f"it refused its orders: {_text(told['refused'])}")
+                said = json.loads(data)
+                if "refused" in said:
+                    self._lose(f"it refused its orders: {_text(said['refused'])}")
                     break
-                reports.append(_report(told))
+                reports.append(_report(said))
             except BlockingIOError:
                 break
             except OSError as error:
@@ -320,37 +320,37 @@ def _stream(template: Template, every_us: int) -> dict[str, Any]:
     return {"frame": template.frame.hex(), "stamp_at": template.stamp_at, "every_us": every_us}
 
 
-def _report(told: dict[str, Any]) -> Report:
+def _report(said: dict[str, Any]) -> Report:
     """Raises ValueError, TypeError or LookupError: it is no report."""
     return Report(
-        now_us=_number(told["now_us"]),
-        directions=tuple(_heard(one) for one in told["directions"]),
-        late_worst_us=_number(told["late_worst_us"]),
-        late=_number(told["late"]),
-        missed=_number(told["missed"]),
-        stalls=_number(told["stalls"]),
-        priority=_text(told["priority"]),
-        kept=_text(told["kept"]),
-        alone_ms=_number(told["alone_ms"]),
+        now_us=_number(said["now_us"]),
+        directions=tuple(_direction_report(one) for one in said["directions"]),
+        late_worst_us=_number(said["late_worst_us"]),
+        late=_number(said["late"]),
+        missed=_number(said["missed"]),
+        stalls=_number(said["stalls"]),
+        priority=_text(said["priority"]),
+        kept=_text(said["kept"]),
+        alone_ms=_number(said["alone_ms"]),
     )
 
 
-def _heard(told: dict[str, Any]) -> Heard:
-    head = bytes.fromhex(told["frame"])
-    if len(head) != 12 or told["state"] not in _STATES:
+def _direction_report(said: dict[str, Any]) -> DirectionReport:
+    head = bytes.fromhex(said["frame"])
+    if len(head) != 12 or said["state"] not in _STATES:
         raise ValueError("a direction without a frame or a state")
-    rtt = told["rtt_us"]
+    rtt = said["rtt_us"]
     least, mean, greatest = (0, 0, 0) if rtt is None else map(_number, rtt)
-    return Heard(
-        name=_text(told["name"]),
+    return DirectionReport(
+        name=_text(said["name"]),
         head=head,
-        state=told["state"],
-        age_us=None if told["age_us"] is None else _number(told["age_us"]),
-        sent=_number(told["sent"]),
-        returned=_number(told["returned"]),
-        errors=_number(told["errors"]),
+        state=said["state"],
+        age_us=None if said["age_us"] is None else _number(said["age_us"]),
+        sent=_number(said["sent"]),
+        returned=_number(said["returned"]),
+        errors=_number(said["errors"]),
         rtt_us=None if rtt is None else (least, mean, greatest),
-        negative=_number(told["negative"]),
+        negative=_number(said["negative"]),
     )
 
 

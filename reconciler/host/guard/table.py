@@ -193,7 +193,7 @@ class KernelTable:
         self._netfilter.send(batch([*prepared.emptied, granted, *prepared.given]))
 
     def renew(self, one: Guarded) -> None:
-        """Begin the leases' time anew; for a guard whose lease the daemon renews."""
+        """Begin the leases' time again; for a guard whose lease the daemon renews."""
         self._netfilter.send(self._prepared[one.name].renew)
 
 

@@ -119,29 +119,29 @@ class RawLink:
 def link(data: bytes, offset: int, end: int) -> RawLink:
     """The link that an RTM_NEWLINK message tells."""
     _, _, index, flags, _ = IFINFO.unpack_from(data, offset)
-    told = attributes(data, offset + 16, end)
+    attrs = attributes(data, offset + 16, end)
     settings: dict[Setting, Value] = {
         Setting.UP: bool(flags & IFF_UP),
         Setting.ARP: not flags & IFF_NOARP,
         Setting.PROMISCUOUS: bool(flags & IFF_PROMISC),
-        Setting.MARK: string(data, told[IFLA_IFALIAS]) if IFLA_IFALIAS in told else "",
+        Setting.MARK: string(data, attrs[IFLA_IFALIAS]) if IFLA_IFALIAS in attrs else "",
     }
-    if IFLA_MTU in told:
-        settings[Setting.MTU] = _u32(data, told, IFLA_MTU)
-    if IFLA_ADDRESS in told and told[IFLA_ADDRESS][1] - told[IFLA_ADDRESS][0] == 6:
-        settings[Setting.MAC] = _mac(data, told[IFLA_ADDRESS])
-    if IFLA_LINKMODE in told:
-        settings[Setting.LINK_MODE] = _word(LINK_MODES, data[told[IFLA_LINKMODE][0]])
+    if IFLA_MTU in attrs:
+        settings[Setting.MTU] = _u32(data, attrs, IFLA_MTU)
+    if IFLA_ADDRESS in attrs and attrs[IFLA_ADDRESS][1] - attrs[IFLA_ADDRESS][0] == 6:
+        settings[Setting.MAC] = _mac(data, attrs[IFLA_ADDRESS])
+    if IFLA_LINKMODE in attrs:
+        settings[Setting.LINK_MODE] = _word(LINK_MODES, data[attrs[IFLA_LINKMODE][0]])
     running = bool(flags & IFF_RUNNING)
-    kind = _linkinfo(data, told[IFLA_LINKINFO], settings, running) if IFLA_LINKINFO in told else Kind.OTHER
-    if flags & IFF_LOWER_UP and kind is not Kind.BRIDGE and IFLA_OPERSTATE in told:
-        settings[Setting.DORMANT] = data[told[IFLA_OPERSTATE][0]] in WAITING
-    if IFLA_AF_SPEC in told:
-        _inet6(data, told[IFLA_AF_SPEC], settings)
-    lower = _u32(data, told, IFLA_LINK) if IFLA_LINK in told and IFLA_LINK_NETNSID not in told else 0
-    raw = RawLink(index, string(data, told[IFLA_IFNAME]), kind, _u32(data, told, IFLA_MASTER), lower, settings)
+    kind = _linkinfo(data, attrs[IFLA_LINKINFO], settings, running) if IFLA_LINKINFO in attrs else Kind.OTHER
+    if flags & IFF_LOWER_UP and kind is not Kind.BRIDGE and IFLA_OPERSTATE in attrs:
+        settings[Setting.DORMANT] = data[attrs[IFLA_OPERSTATE][0]] in WAITING
+    if IFLA_AF_SPEC in attrs:
+        _inet6(data, attrs[IFLA_AF_SPEC], settings)
+    lower = _u32(data, attrs, IFLA_LINK) if IFLA_LINK in attrs and IFLA_LINK_NETNSID not in attrs else 0
+    raw = RawLink(index, string(data, attrs[IFLA_IFNAME]), kind, _u32(data, attrs, IFLA_MASTER), lower, settings)
     raw.carrier = bool(flags & IFF_LOWER_UP)
-    _identity(data, told, raw)
+    _identity(data, attrs, raw)
     return raw
 
 
@@ -177,7 +177,7 @@ class _Nest:
 
     The kernel writes a nest of one kind and length the same way each time. So the first of each length is searched, and
     what was found becomes one struct that reads all later ones at once, headers included: if these are not what they
-    were, the nest is searched anew. This is half of the time of an observation.
+    were, the nest is searched as at first. This is half of the time of an observation.
     """
 
     def __init__(self, wanted: Mapping[Setting, Place], at: Mapping[Setting, int]) -> None:
@@ -199,11 +199,11 @@ class _Nest:
             settings[setting] = _VALUE_OF[setting](value) if setting in _VALUE_OF else bool(value)
 
     def _search(self, data: bytes, start: int, end: int) -> tuple[struct.Struct, tuple[int, ...], tuple[Setting, ...]]:
-        told = attributes(data, start, end)
+        attrs = attributes(data, start, end)
         found = sorted(
-            (told[number][0], width, setting)
+            (attrs[number][0], width, setting)
             for setting, (_, number, width) in self._wanted.items()
-            if number in told and told[number][0] + self._at.get(setting, 0) + width.size <= told[number][1]
+            if number in attrs and attrs[number][0] + self._at.get(setting, 0) + width.size <= attrs[number][1]
         )
         layout, position = "=", start
         for payload, width, setting in found:
@@ -236,17 +236,17 @@ def _word(words: tuple[str, ...], number: int) -> str:
     return words[number] if number < len(words) else str(number)
 
 
-def _identity(data: bytes, told: dict[int, tuple[int, int]], raw: RawLink) -> None:
-    if IFLA_PERM_ADDRESS in told:
-        raw.mac = _mac(data, told[IFLA_PERM_ADDRESS])
-    if IFLA_PARENT_DEV_NAME in told:
-        if IFLA_PARENT_DEV_BUS_NAME in told:
-            raw.bus = string(data, told[IFLA_PARENT_DEV_BUS_NAME])
+def _identity(data: bytes, attrs: dict[int, tuple[int, int]], raw: RawLink) -> None:
+    if IFLA_PERM_ADDRESS in attrs:
+        raw.mac = _mac(data, attrs[IFLA_PERM_ADDRESS])
+    if IFLA_PARENT_DEV_NAME in attrs:
+        if IFLA_PARENT_DEV_BUS_NAME in attrs:
+            raw.bus = string(data, attrs[IFLA_PARENT_DEV_BUS_NAME])
         raw.physical = raw.bus != XEN_BACKEND
         if raw.bus == "pci":
-            raw.pci = string(data, told[IFLA_PARENT_DEV_NAME])
-    if IFLA_PROP_LIST in told:
-        raw.altnames = tuple(_strings(data, told[IFLA_PROP_LIST], IFLA_ALT_IFNAME))
+            raw.pci = string(data, attrs[IFLA_PARENT_DEV_NAME])
+    if IFLA_PROP_LIST in attrs:
+        raw.altnames = tuple(_strings(data, attrs[IFLA_PROP_LIST], IFLA_ALT_IFNAME))
 
 
 def membership(data: bytes, offset: int, end: int) -> tuple[int, int]:
@@ -268,9 +268,9 @@ def learnt(data: bytes, offset: int, end: int) -> int:
 def address(data: bytes, offset: int, end: int) -> tuple[int, str]:
     """Interface index and address with prefix length of an RTM_NEWADDR message."""
     family, prefix, _, _, index = IFADDR.unpack_from(data, offset)
-    told = attributes(data, offset + 8, end)
+    attrs = attributes(data, offset + 8, end)
     # Of a link with two ends IFA_ADDRESS is the other one; IPv6 tells the local one only where there is another.
-    start, stop = told[IFA_LOCAL] if IFA_LOCAL in told else told[IFA_ADDRESS]
+    start, stop = attrs[IFA_LOCAL] if IFA_LOCAL in attrs else attrs[IFA_ADDRESS]
     return index, f"{inet_ntop(family, data[start:stop])}/{prefix}"
 
 
@@ -291,16 +291,16 @@ def route(data: bytes, offset: int, end: int) -> Route | None:
     default = prefix <= 1
     if kind != RTN_UNICAST or (protocol == RTPROT_KERNEL and not default):
         return None
-    told = attributes(data, offset + 12, end)
-    hops: list[int] = [_u32(data, told, RTA_OIF)] if RTA_OIF in told else []
-    if RTA_MULTIPATH in told:
-        at, stop = told[RTA_MULTIPATH]
+    attrs = attributes(data, offset + 12, end)
+    hops: list[int] = [_u32(data, attrs, RTA_OIF)] if RTA_OIF in attrs else []
+    if RTA_MULTIPATH in attrs:
+        at, stop = attrs[RTA_MULTIPATH]
         while at + 8 <= stop:
             length, _, _, index = NEXTHOP.unpack_from(data, at)
             hops.append(index)
             at += max((length + 3) & ~3, 8)
     # With net.ipv4.nexthop_compat_mode (the default) the kernel tells the interfaces, too.
-    return Route(default, tuple(hops), 0 if hops else _u32(data, told, RTA_NH_ID))
+    return Route(default, tuple(hops), 0 if hops else _u32(data, attrs, RTA_NH_ID))
 
 
 def nexthop(data: bytes, offset: int, end: int) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
@@ -308,11 +308,11 @@ def nexthop(data: bytes, offset: int, end: int) -> tuple[int, tuple[int, ...], t
 
     A group has members, by their numbers, and no interface of its own; a blackhole has neither.
     """
-    told = attributes(data, offset + 8, end)
-    begin, stop = told.get(NHA_GROUP, (0, 0))
+    attrs = attributes(data, offset + 8, end)
+    begin, stop = attrs.get(NHA_GROUP, (0, 0))
     group = tuple(NEXTHOP_GROUP.unpack_from(data, at)[0] for at in range(begin, stop - 7, 8))
-    hops = (_u32(data, told, NHA_OIF),) if NHA_OIF in told else ()
-    return _u32(data, told, NHA_ID), hops, group
+    hops = (_u32(data, attrs, NHA_OIF),) if NHA_OIF in attrs else ()
+    return _u32(data, attrs, NHA_ID), hops, group
 
 
 def _strings(data: bytes, span: tuple[int, int], number: int) -> Iterator[str]:
@@ -326,8 +326,8 @@ def _strings(data: bytes, span: tuple[int, int], number: int) -> Iterator[str]:
         offset += (length + 3) & ~3
 
 
-def _u32(data: bytes, told: dict[int, tuple[int, int]], number: int) -> int:
-    value: int = U32.unpack_from(data, told[number][0])[0] if number in told else 0
+def _u32(data: bytes, attrs: dict[int, tuple[int, int]], number: int) -> int:
+    value: int = U32.unpack_from(data, attrs[number][0])[0] if number in attrs else 0
     return value
 
 

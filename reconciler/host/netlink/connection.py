@@ -25,8 +25,8 @@ class Connection(NetlinkSocket):
 
         """
         found: list[bytes] = []
-        told = self.ask_each([requests.get_link(one) for one in which], "look links up")
-        for one, answer in zip(which, told, strict=True):
+        answers = self.ask_each([requests.get_link(one) for one in which], "look links up")
+        for one, answer in zip(which, answers, strict=True):
             if not isinstance(answer, Failure):
                 data, begin, end = answer
                 found.append(data[begin:end])

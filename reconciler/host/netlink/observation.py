@@ -76,8 +76,8 @@ class Observer:
         have = {raw.name for raw in found.links.values()}
         found.add(self._look_up([name for name in names if name not in have]))
         ours = {raw.index for raw in found.links.values() if raw.name in names or marked_by(raw.settings[Setting.MARK])}
-        told = self._connection.ask(requests.get_links(family=rtnetlink.AF_BRIDGE), "list members of bridges")
-        members = dict(answers.membership(*answer) for answer in told)
+        listed = self._connection.ask(requests.get_links(family=rtnetlink.AF_BRIDGE), "list members of bridges")
+        members = dict(answers.membership(*answer) for answer in listed)
         strangers = [index for index, master in members.items() if master in ours and index not in found.links]
         found.add(self._look_up(strangers))
         self._descend(found, in_use)
@@ -199,11 +199,13 @@ def _nexthops(connection: Connection) -> dict[int, frozenset[int]]:
     None are told by a kernel that refuses to, and none for a group of which a member is not told.
     """
     try:
-        told = [answers.nexthop(*answer) for answer in connection.ask(requests.get_nexthops(), "list nexthop objects")]
+        listed = [
+            answers.nexthop(*answer) for answer in connection.ask(requests.get_nexthops(), "list nexthop objects")
+        ]
     except HostError:
         return {}
-    hops = {number: frozenset(indexes) for number, indexes, _ in told}
-    groups = {number: [hops.get(one, frozenset()) for one in group] for number, _, group in told if group}
+    hops = {number: frozenset(indexes) for number, indexes, _ in listed}
+    groups = {number: [hops.get(one, frozenset()) for one in group] for number, _, group in listed if group}
     return hops | {number: frozenset().union(*members) for number, members in groups.items() if all(members)}
 
 

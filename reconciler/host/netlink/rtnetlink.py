@@ -142,8 +142,8 @@ def failure(kind: int, data: bytes, offset: int, end: int, flags: int) -> tuple[
     if kind == NLMSG_ERROR:
         # The message that it is about: its header, or all of it.
         echoed = 16 if flags & NLM_F_CAPPED else (HEADER.unpack_from(data, offset + 4)[0] + 3) & ~3
-    told = attributes(data, offset + 4 + echoed, end)
-    return code, string(data, told[NLMSGERR_ATTR_MSG]) if NLMSGERR_ATTR_MSG in told else ""
+    attrs = attributes(data, offset + 4 + echoed, end)
+    return code, string(data, attrs[NLMSGERR_ATTR_MSG]) if NLMSGERR_ATTR_MSG in attrs else ""
 
 
 def string(data: bytes, span: tuple[int, int]) -> str:

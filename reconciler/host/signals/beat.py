@@ -122,16 +122,16 @@ def parse(line: bytes) -> Beat:
 def _checks(data: Any) -> tuple[Check, ...]:
     if not isinstance(data, dict) or len(data) > MAX_CHECKS:
         raise NoBeatError("no checks, or too many")
-    return tuple(_check(name, told) for name, told in data.items())
+    return tuple(_check(name, check) for name, check in data.items())
 
 
-def _check(name: str, told: Any) -> Check:
-    if not isinstance(told, dict) or told.keys() != _CHECK_KEYS:
+def _check(name: str, check: Any) -> Check:
+    if not isinstance(check, dict) or check.keys() != _CHECK_KEYS:
         raise NoBeatError("not the keys of a check")
-    state = told["state"]
+    state = check["state"]
     if not isinstance(state, str) or state not in _STATES:
         raise NoBeatError("not the state of a check")
-    return Check(_text(name, _NAME, "name of a check"), _STATES[state], _text(told["reason"], _REASON, "reason"))
+    return Check(_text(name, _NAME, "name of a check"), _STATES[state], _text(check["reason"], _REASON, "reason"))
 
 
 def _text(value: Any, pattern: re.Pattern[str], what: str) -> str:

@@ -60,7 +60,7 @@ _NOTHING = Fed()
 
 @dataclass(slots=True)
 class _Budget:
-    """A bucket of lines that refills with time. Outlives a connection: a flood does not start anew by reconnecting."""
+    """A bucket of lines that refills with time. Outlives a connection: a flood gets no other one by reconnecting."""
 
     per_ms: float
     left: float = _BURST_LINES
@@ -121,8 +121,8 @@ class Beats:
         self._distrust_ms = float("-inf")
         self._distrust = ""
         self._beat_ms = float("-inf")
-        self._told_ms = float("-inf")
-        self._told_failed = False
+        self._reported_ms = float("-inf")
+        self._reported_failed = False
 
     def connected(self) -> None:
         """A new connection: half a line of the old one is nobody's."""
@@ -181,12 +181,12 @@ class Beats:
         self._beat_ms = now_ms
         if now_ms < self._distrust_ms:
             self.counters.distrusted += 1
-            return self._told(State.FAILED, self._distrust, now_ms)
+            return self._reported(State.FAILED, self._distrust, now_ms)
         if beat.stopping:
             # The first that anybody hears of a clean shutdown; libvirt tells it when it is over.
             reason = "the agent was told to stop: the VM shuts down, or somebody replaces the agent"
             return Reading(self._signal, State.FAILED, reason, deliberate=True)
-        reading = self._told(*self._judged(beat), now_ms)
+        reading = self._reported(*self._judged(beat), now_ms)
         if reading is None:
             self.counters.early += 1
         else:
@@ -212,15 +212,15 @@ class Beats:
     def _offended(self, reason: str, now_ms: float) -> Reading | None:
         self._distrust = reason
         self._distrust_ms = now_ms + max(_DISTRUST_MS, _OFFENCE_WINDOW_INTERVALS * self._interval_ms)
-        return self._told(State.FAILED, reason, now_ms)
+        return self._reported(State.FAILED, reason, now_ms)
 
-    def _told(self, state: State, reason: str, now_ms: float) -> Reading | None:
+    def _reported(self, state: State, reason: str, now_ms: float) -> Reading | None:
         """A reading, unless one was told less than half an interval ago. Then only what is worse."""
-        if now_ms - self._told_ms >= self._interval_ms / 2:
-            self._told_ms = now_ms
-        elif self._told_failed or state is not State.FAILED:
+        if now_ms - self._reported_ms >= self._interval_ms / 2:
+            self._reported_ms = now_ms
+        elif self._reported_failed or state is not State.FAILED:
             return None
-        self._told_failed = state is State.FAILED
+        self._reported_failed = state is State.FAILED
         return Reading(self._signal, state, reason)
 
 

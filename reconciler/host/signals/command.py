@@ -30,7 +30,7 @@ class CommandGatherer:
         timeout_s = self._source.timeout_ms / 1000
         run = Run(self._source.run, timeout_s, leave_children=False)
         try:
-            state, reason = _told(await self._workers.call(run, timeout_s=timeout_s + _TO_DIE_S), timeout_s)
+            state, reason = _result(await self._workers.call(run, timeout_s=timeout_s + _TO_DIE_S), timeout_s)
         except HostError as error:
             state, reason = State.ABSENT, str(error)
         except (TimeoutError, StuckError):
@@ -40,7 +40,7 @@ class CommandGatherer:
         self._publish(Reading(self._signal, state, reason))
 
 
-def _told(ended: Ended, timeout_s: float) -> tuple[State, str]:
+def _result(ended: Ended, timeout_s: float) -> tuple[State, str]:
     if ended.late:
         return State.FAILED, f"did not end within {timeout_s:g} s"
     if ended.flooded or ended.status not in _STATES:

@@ -101,7 +101,7 @@ class DomainGatherer:
             self._absent = getattr(news, "state", None) is State.ABSENT
             self._publish(news)
 
-    def heard(self, what: Callable[[Biography, float], News | None] | None) -> None:
+    def reported(self, what: Callable[[Biography, float], News | None] | None) -> None:
         """Libvirt told something, on the loop; None: that the connection is gone."""
         if what is not None:
             self._tell(what(self._judge, time.monotonic()))
@@ -114,8 +114,8 @@ class _Session:
     So a call that was abandoned may come back whenever it wants: `close` closes what it left behind.
     """
 
-    def __init__(self, source: Libvirt, loop: asyncio.AbstractEventLoop, heard: DomainGatherer) -> None:
-        self._source, self._loop, self._heard = source, loop, heard
+    def __init__(self, source: Libvirt, loop: asyncio.AbstractEventLoop, gatherer: DomainGatherer) -> None:
+        self._source, self._loop, self._gatherer = source, loop, gatherer
         self._turn = threading.Lock()
         self._connection: Any = None
         self._callbacks: list[int] = []
@@ -141,7 +141,7 @@ class _Session:
                 (libvirt.VIR_DOMAIN_EVENT_ID_WATCHDOG, self._watchdog),
                 (libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._io_error),
             ):
-                # Of all domains: ours may be defined later, or anew. Not every driver knows every event.
+                # Of all domains: ours may be defined later, or another time. Not every driver knows every event.
                 with contextlib.suppress(libvirt.libvirtError):
                     self._callbacks.append(self._connection.domainEventRegisterAny(None, event, callback, None))
 
@@ -203,9 +203,9 @@ class _Session:
             self._soon(lambda judge, now_s: judge.io_error(device, action, why, now_s))
 
     def _soon(self, what: Callable[[Biography, float], News | None] | None) -> None:
-        def hear() -> None:
+        def report() -> None:
             if not self.over:
-                self._heard.heard(what)
+                self._gatherer.reported(what)
 
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(hear)
+            self._loop.call_soon_threadsafe(report)

@@ -11,7 +11,7 @@ from processes import children
 
 from reconciler.appliance.declared import Negative, Probe
 from reconciler.guard.frames import frame, negative
-from reconciler.guard.orders import Heard, Order, Report, Unwanted
+from reconciler.guard.orders import DirectionReport, Order, Report, Unwanted
 from reconciler.host.guard.probe_socket import adapter_socket
 from reconciler.host.guard.prober_client import Probing
 from reconciler.lab.lab import Lab, wait_until
@@ -21,7 +21,7 @@ MARK = bytes.fromhex("02a1b2c3d4")
 TOKEN, OTHER_TOKEN = bytes.fromhex("06a1a2a3a4a5"), bytes.fromhex("06b1b2b3b4b5")
 NAMES = ("edge/outside-inside", "edge/inside-outside")
 PATIENCE_S = 20.0
-NOTHING = Heard("", b"", "", None, 0, 0, 0, None, 0)
+NOTHING = DirectionReport("", b"", "", None, 0, 0, 0, None, 0)
 
 
 def direction(number: int, token: bytes = TOKEN, payload: str | None = None) -> Order:
@@ -57,7 +57,7 @@ class Stand:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and self.probing.alive:
             select.select([self.probing], [], [], 0.05)
-            for report in self.probing.heard():
+            for report in self.probing.reports():
                 self.states.append(tuple(one.state for one in report.directions))
                 if condition(report):
                     return report
@@ -88,7 +88,7 @@ def ended(probing: Probing) -> Iterator[Probing]:
         yield probing
     finally:
         probing.end()
-        wait_until(lambda: probing.heard() == [] and children() <= before, PATIENCE_S, "the prober's end")
+        wait_until(lambda: probing.reports() == [] and children() <= before, PATIENCE_S, "the prober's end")
 
 
 def probe_from(inside: socket.socket, head: bytes) -> bytes:
@@ -105,6 +105,6 @@ def head_of(one: Order) -> bytes:
     return one.template.frame[:12]
 
 
-def first(report: Report) -> Heard:
+def first(report: Report) -> DirectionReport:
     """What became of the first direction; before the first order, nothing."""
     return report.directions[0] if report.directions else NOTHING

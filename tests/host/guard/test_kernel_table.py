@@ -75,7 +75,7 @@ def test_nothing_is_encoded_once_it_is_prepared_but_a_token(
     ]
 
 
-def test_another_lease_is_encoded_anew(table: tuple[KernelTable, list[bytes]]) -> None:
+def test_another_lease_is_encoded_again(table: tuple[KernelTable, list[bytes]]) -> None:
     opened, sent = table
     for lease_ms in (200, 400):
         opened.prepare([guarded(lease_ms=lease_ms)])

@@ -176,7 +176,7 @@ def test_it_works_where_the_thread_is(here: Namespace) -> None:
 
 @pytest.mark.netns
 @pytest.mark.usefixtures("here")
-def test_an_interface_that_was_made_anew_is_not_taken_for_the_old_one() -> None:
+def test_an_interface_that_was_made_again_is_not_taken_for_the_old_one() -> None:
     text = 'add table netdev t\nadd chain netdev t c\nflush chain netdev t c\nadd rule netdev t c fwd to "other"\n'
     for _ in range(3):
         ip("link", "add", "other", "type", "bridge")

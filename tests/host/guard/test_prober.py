@@ -165,7 +165,9 @@ def test_a_new_daemon_takes_over_what_it_finds(stand: Stand) -> None:
         assert [(one.name, one.head, one.state) for one in found.directions] == [
             (one.name, one.head, one.state) for one in before.directions
         ]
-        wait_until(lambda: stand.probing.heard() == [] and not stand.probing.alive, PATIENCE_S, "the old one to notice")
+        wait_until(
+            lambda: stand.probing.reports() == [] and not stand.probing.alive, PATIENCE_S, "the old one to notice"
+        )
         successor.sockets = stand.sockets
         successor.order()
         after = successor.until_states("back", "back")
@@ -253,7 +255,7 @@ def test_who_sends_nonsense_is_hung_up_on_and_nobody_else(stand: Stand, message:
     with link(stand) as strange:
         strange.send(message)
         hung_up(strange)
-    assert stand.probing.heard() is not None
+    assert stand.probing.reports() is not None
     assert stand.probing.connect()
     stand.until_states("back", "back")
 

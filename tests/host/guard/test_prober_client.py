@@ -73,7 +73,7 @@ def start(probing: Probing) -> None:
 def reports(probing: Probing) -> list[Report]:
     """The next reports; none if it is gone."""
     select.select([probing], [], [], PATIENCE_S)
-    return probing.heard()
+    return probing.reports()
 
 
 def gone(probing: Probing, consent: bool = False) -> str:
@@ -83,7 +83,7 @@ def gone(probing: Probing, consent: bool = False) -> str:
         if consent:
             probing.consent()
         else:
-            probing.heard()
+            probing.reports()
         return not probing.alive
 
     wait_until(is_gone, PATIENCE_S, "it to be gone")
@@ -100,7 +100,7 @@ def dead(pid: int) -> bool:
 
 def test_there_is_nobody_at_first(probing: Probing) -> None:
     assert not probing.connect()
-    assert (probing.alive, probing.pid, probing.heard()) == (False, None, [])
+    assert (probing.alive, probing.pid, probing.reports()) == (False, None, [])
     assert select.select([probing], [], [], 0)[0] == []
     probing.consent()
     assert not probing.alive
@@ -151,7 +151,7 @@ def test_a_dead_one_is_noticed_waited_for_and_replaced(probing: Probing) -> None
     start(probing)
     assert probing.pid != former
     assert reports(probing)
-    wait_until(lambda: probing.heard() is not None and not Path(f"/proc/{former}").exists(), PATIENCE_S, "no zombie")
+    wait_until(lambda: probing.reports() is not None and not Path(f"/proc/{former}").exists(), PATIENCE_S, "no zombie")
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["well", "hung"])
@@ -465,5 +465,5 @@ def test_it_keeps_nothing_open_that_is_ours(probing: Probing) -> None:
         far.close()
         near.settimeout(PATIENCE_S)
         assert near.recv(1) == b""
-    probing.heard()
+    probing.reports()
     assert probing.alive, probing.reason

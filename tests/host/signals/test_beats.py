@@ -116,13 +116,13 @@ def test_beats_may_be_lost(channel: Channel) -> None:
     assert [channel.feed(line(seq)) for seq in (1, 9, 10, 5000)] == [[H]] * 4
 
 
-def test_an_agent_that_restarted_counts_anew(channel: Channel) -> None:
+def test_an_agent_that_restarted_counts_again(channel: Channel) -> None:
     channel.feed(line(900))
     assert channel.feed(line(1, run=run(1))) == [H]
     assert channel.counters.restarts == 1
 
 
-def test_a_guest_that_rebooted_counts_anew(channel: Channel) -> None:
+def test_a_guest_that_rebooted_counts_again(channel: Channel) -> None:
     channel.feed(line(900))
     assert channel.feed(line(1, boot="00000000-0000-0000-0000-000000000001", run=run(1))) == [H]
 

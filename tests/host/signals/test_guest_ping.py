@@ -133,7 +133,7 @@ def test_no_libvirt_is_absence(agent: Agent) -> None:
     assert first() == Reading("ga", State.ABSENT, "libvirt is not reachable")
 
 
-def test_it_connects_anew_when_libvirt_broke(agent: Agent) -> None:
+def test_it_connects_again_when_libvirt_broke(agent: Agent) -> None:
     async def scene() -> None:
         ears = Ears()
         async with running(gatherer(ears)):
