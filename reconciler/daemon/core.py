@@ -160,9 +160,13 @@ class Core:
     @property
     def due_ms(self) -> int:
         """When `turn` must be called although nothing happens."""
-        soonest = policy.due(self.state)
-        moments = [self._look_ms, *([] if soonest is None else [soonest]), *([self.guard.due_ms] if self.guard else [])]
-        return min(moments)
+        moments = [
+            self._look_ms,
+            policy.due(self.state),
+            self.telling.due_ms,
+            self.guard.due_ms if self.guard else None,
+        ]
+        return min(moment for moment in moments if moment is not None)
 
     @property
     def drained_ms(self) -> int | None:
@@ -192,6 +196,7 @@ class Core:
             elif self.guard and self.clock() >= self.guard.due_ms:
                 self._observe(self.guard.listen())
             self.path_changed()
+            self.telling.counted(self.clock())
         self._remember()
         pending, self._pending = self._pending, []
         for effect in pending:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, assert_never
 
 from reconciler.appliance.declared import INSPECT, Appliance
-from reconciler.daemon.journal import Journal
+from reconciler.daemon.journal import LEVELS, Journal
 from reconciler.errors import HostError, ReconcilerError
 from reconciler.guard import effects, events, orders, state, status, step
 from reconciler.guard.rules import Contents, Guarded, Ruleset, bind_guard
@@ -23,7 +23,6 @@ from reconciler.network.path import Gate
 from reconciler.network.recognise import recognise
 from reconciler.network.state import Role
 
-_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR, "critical": logging.CRITICAL}
 # Each effect has one answer at the most, and few answers ask for more. A step that goes on for longer is a bug.
 _MOST_STEPS = 1_000
 
@@ -252,7 +251,7 @@ class GuardEffects:
             case effects.Remove():
                 return self._table.remove()
             case effects.Tell(event, text, level, data):
-                self._journal.tell(event, text, level=_LEVELS[level], **data)
+                self._journal.tell(event, text, level=LEVELS[level], **data)
             case effects.Keep(value):
                 self._keep(value)
             case effects.Readings():

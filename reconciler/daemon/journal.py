@@ -20,11 +20,17 @@ from reconciler.console import escaped
 from reconciler.host import clock
 from reconciler.host.blocking import Outlet
 from reconciler.host.envelope import enveloped, utc
-from reconciler.log_events import EventName
+from reconciler.log_events import EventName, Level
 
 # Versioned: a change that could break a reader counts up.
 LOG_FORMAT = "reconciler.log/1"
 
+LEVELS: Mapping[Level, int] = {
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
 # sd-daemon(3): the priority that journald takes from the beginning of a line.
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 # Lines that are kept until the end of a turn. Who has more to say writes them earlier.

@@ -50,6 +50,8 @@ def status(core: Core, guard: Mapping[str, Any] | None = None) -> dict[str, Any]
                 "age_ms": now - one.at_ms,
                 "segment": one.decision.segment,
                 "what": one.decision.what,
+                "level": one.decision.level,
+                "times": one.times,
                 "why": [str(reading) for reading in one.decision.why],
             }
             for one in core.telling.decisions

@@ -1,16 +1,16 @@
 """What the core decided, did and found, told: lines of the log, and the decisions that are kept for `status`.
 
 The core decides and knows nothing of words; here nothing is decided but what is worth a line. What says the same again
-says it once: a decision within a second, a problem until it is solved, a refusal until the reason is another.
+says it once: what flaps, in a line and a count, a problem until it is solved, a refusal until the reason is another.
 """
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from reconciler.daemon.journal import Journal
+from reconciler.daemon.journal import LEVELS, Journal
 from reconciler.errors import HostError, TransientError
-from reconciler.health.state import Decision, Ending, RestartEnded
+from reconciler.health.state import RETURN, Decision, Ending, RestartEnded
 from reconciler.log_events import EventName
 from reconciler.network import render
 from reconciler.network.conflict import Thing, about, suspects
@@ -19,18 +19,33 @@ from reconciler.network.plan import Outcome, Status
 from reconciler.warning import Warning
 
 DECISIONS_KEPT = 64
-# The same decision, once more within so long, is not told again.
-REPEATED_MS = 1_000
+# Of what can change as often as a guest likes: so many changes within so long are told, and those beyond are counted.
+FOLD_MS, _TOLD = 60_000, 3
 # In a log line; the whole plan is what `reconcile --dry-run` is for.
 _CHANGES_LISTED = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A decision, when it was made."""
+    """A decision, when it was made. `times`: it is the latest of so many changes that are told as one."""
 
     at_ms: int
     decision: Decision
+    times: int = 1
+
+
+@dataclass(slots=True)
+class _Topic:
+    """What can be said often: since when it is counted, how often it was said since, and what was not told of it yet.
+
+    `kept`: what stands for all that was counted, among the decisions that are kept.
+    """
+
+    since_ms: int
+    said: int = 0
+    untold: int = 0
+    latest: Decision | None = None
+    kept: Decided | None = None
 
 
 @dataclass(slots=True)
@@ -42,7 +57,7 @@ class Telling:
     decisions: list[Decided] = field(init=False, default_factory=list)
     unread: str = field(init=False, default="")
     """Why the network cannot be read; '' where it can."""
-    _lately: dict[tuple[str | None, str], int] = field(init=False, default_factory=dict)
+    _topics: dict[tuple[str | None, str], _Topic] = field(init=False, default_factory=dict)
     _problems: dict[tuple[str, str, str], Warning] = field(init=False, default_factory=dict)
     _unreached: str = field(init=False, default="")
 
@@ -54,18 +69,63 @@ class Telling:
 
     def decided(self, decision: Decision, now: int) -> None:
         """The policy decided something."""
-        thing = (decision.segment, decision.what)
-        lately = {one: when for one, when in self._lately.items() if now - when < REPEATED_MS}
-        self._lately = lately if thing in lately else {**lately, thing: now}
-        if thing in lately and decision.routine:
-            # A guest that changes its mind ten times a second fills neither the log nor the decisions that are kept.
-            return
-        self.decisions.append(Decided(now, decision))
+        self.counted(now)
+        if decision.segment and not decision.topic and (back := self._topics.pop((decision.segment, RETURN), None)):
+            # It has come back, or has left again: another story.
+            self._sum_up(back)
+        if decision.topic:
+            topic = self._topics.setdefault((decision.segment, decision.topic), _Topic(now))
+            topic.said += 1
+            if topic.said > _TOLD:
+                self._count(topic, decision, now)
+                return
+        self._keep(Decided(now, decision))
+        self._say(decision)
+
+    @property
+    def due_ms(self) -> int | None:
+        """When `counted` has something to tell; None: it has not."""
+        return min((one.since_ms + FOLD_MS for one in self._topics.values() if one.untold), default=None)
+
+    def counted(self, now: int) -> None:
+        """Time has passed: what was counted is told, in a line for each topic; what has calmed down is forgotten."""
+        over = {key: one for key, one in self._topics.items() if now - one.since_ms >= FOLD_MS}
+        for key, topic in over.items():
+            if topic.latest is None:
+                del self._topics[key]
+                continue
+            self._sum_up(topic)
+            # What goes on is counted at once.
+            topic.since_ms, topic.untold, topic.latest, topic.kept = now, 0, None, None
+
+    def _sum_up(self, topic: _Topic) -> None:
+        if topic.latest:
+            self._say(topic.latest, topic.untold)
+
+    def _count(self, topic: _Topic, decision: Decision, now: int) -> None:
+        topic.untold, topic.latest = topic.untold + 1, decision
+        self.decisions = [one for one in self.decisions if one is not topic.kept]
+        topic.kept = Decided(now, decision, topic.untold)
+        self._keep(topic.kept)
+
+    def _keep(self, decided: Decided) -> None:
+        self.decisions.append(decided)
         del self.decisions[:-DECISIONS_KEPT]
+
+    def _say(self, decision: Decision, times: int = 1) -> None:
+        """`times`: it is the latest of so many changes."""
         where = f"{decision.segment}: " if decision.segment else ""
         why = [str(reading) for reading in decision.why]
-        text = f"{where}{decision.what}" + (f" ({'; '.join(why)})" if why else "")
-        self.journal.tell("decision", text, segment=decision.segment, what=decision.what, why=why)
+        more = f", after {times} changes within {FOLD_MS // 1_000} s" if times > 1 else ""
+        self.journal.tell(
+            "decision",
+            f"{where}{decision.what}{more}" + (f" ({'; '.join(why)})" if why else ""),
+            level=LEVELS[decision.level],
+            segment=decision.segment,
+            what=decision.what,
+            why=why,
+            times=times,
+        )
 
     def restart_ended(self, ended: RestartEnded) -> None:
         """A restart of the VM came to its end. That it was done, the policy's decisions tell."""

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import assert_never
 
-from reconciler.appliance.declared import Canary, Command, Domain, GuestPing, Heartbeat, Http, Source
+from reconciler.appliance.declared import INSPECT, Canary, Command, Domain, GuestPing, Heartbeat, Http, Source
 from reconciler.health import verdict
 from reconciler.health.signal import Reading, Rebooted
 from reconciler.health.signal import State as HealthState
@@ -20,6 +20,9 @@ from reconciler.health.state import (
     begin,
 )
 from reconciler.health.verdict import UNOBSERVED
+from reconciler.log_events import Level
+
+_BAD = (HealthState.FAILED, HealthState.DEGRADED)
 
 
 def absorbed(state: State, event: Event, said: list[Decision]) -> State:
@@ -31,7 +34,8 @@ def absorbed(state: State, event: Event, said: list[Decision]) -> State:
             return _rebooted(state, event)
         case HoldPlaced(hold, segment):
             names = [name for name in state.segments if segment in (None, name)]
-            said += [Decision(f"held on {hold.topology} by {hold.owner}: {hold.reason}", (), name) for name in names]
+            text = f"held on {hold.topology} by {hold.owner}: {hold.reason}"
+            said += [Decision(text, (), name, "info" if hold.topology == INSPECT else "warning") for name in names]
             return replace(state, holds={**state.holds, **dict.fromkeys(names, hold)})
         case HoldReleased(owner, segment):
             gone = [name for name in state.holds if segment in (None, name)]
@@ -93,7 +97,7 @@ def _declared(state: State, rules: Rules, said: list[Decision]) -> State:
     keys = {key for key in rules.keys if key[0] in old and _same(old[key[0]].source, signals[key[0]].source)}
     lost = {name: hold for name, hold in state.holds.items() if hold.topology not in rules.topologies}
     said += [
-        Decision(f"the hold of {hold.owner} is void: no {hold.topology} any more", (), name)
+        Decision(f"the hold of {hold.owner} is void: no {hold.topology} any more", (), name, "warning")
         for name, hold in lost.items()
         if name in rules.segments
     ]
@@ -138,7 +142,8 @@ def _settled(state: State, said: list[Decision]) -> State:
             changed[key] = settled
             if settled.believed is not track.believed:
                 why = (verdict.evidence(signals[key[0]], settled, now),)
-                said.append(Decision(f"{key[0]} is {settled.believed}", why, key[1], routine=True))
+                level: Level = "warning" if settled.believed in _BAD else "info"
+                said.append(Decision(f"{key[0]} is {settled.believed}", why, key[1], level, topic=key[0]))
     return replace(state, tracks={**state.tracks, **changed}) if changed else state
 
 
@@ -150,9 +155,8 @@ def _judged(state: State, graced: bool, said: list[Decision]) -> State:
         known = segment.verdict.state is not HealthState.ABSENT
         if found.state is HealthState.ABSENT and found.deciding and (known or graced):
             why = verdict.reasons(state.rules.health, state.tracks, name, found, state.now_ms)
-            said.append(
-                Decision(f"unknown whether the VM is healthy: stays on {state.choice[name]}", why, name, routine=True)
-            )
+            text = f"unknown whether the VM is healthy: stays on {state.choice[name]}"
+            said.append(Decision(text, why, name, "warning", topic="verdict"))
         if found != segment.verdict:
             changed[name] = replace(segment, verdict=found)
     return replace(state, segments={**state.segments, **changed}) if changed else state

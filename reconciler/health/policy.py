@@ -61,6 +61,7 @@ from reconciler.health import level, verdict
 from reconciler.health.signal import Reading, Rebooted
 from reconciler.health.signal import State as HealthState
 from reconciler.health.state import (
+    RETURN,
     Choose,
     Course,
     Decision,
@@ -76,6 +77,7 @@ from reconciler.health.state import (
     State,
     Vm,
 )
+from reconciler.log_events import Level
 
 # libvirt tells who stopped a VM up to 254 ms after its tap has died, and of a reboot after 300 ms.
 SETTLE_MS = 1_000
@@ -84,6 +86,14 @@ LOST_MS = 600_000
 # Pauses between attempts to reach a hypervisor: the first one, doubled up to the last. They load nothing but a socket.
 AGAIN_MS, AGAIN_MAX_MS = 1_000, 10_000
 _MAX_DOUBLINGS = 20
+# How loudly a phase is told; the others are no bad news.
+_LEVELS: Mapping[Phase, Level] = {
+    Phase.SETTLING: "error",
+    Phase.WAITING: "error",
+    Phase.RESTARTING: "warning",
+    Phase.STOOD_DOWN: "warning",
+    Phase.GIVEN_UP: "critical",
+}
 
 
 class SegmentInput(Enum):
@@ -291,7 +301,7 @@ def _moved_vm(state: State, phase: Phase, event: Event, said: list[Decision], re
     if not (unreached and old.unreached):
         # That it is tried in vain is said once, not for as long as the hypervisor is away.
         why = tuple(dict.fromkeys(reading for name in state.segments for reading in explain(state, name)))
-        said.append(Decision(_words(state, new, event), why))
+        said.append(Decision(_words(state, new, event), why, level=_LEVELS.get(phase, "info")))
     return replace(state, vm=new)
 
 
@@ -409,5 +419,12 @@ def _moved_segment(state: State, name: str, old: Segment, course: Course, said: 
         Course.PROVING: f"healthy; stays on {fallback} for {hold_down(rules, new) / 1000:g} s more",
     }
     held = f"; held on {state.holds[name].topology}" if name in state.holds else ""
-    said.append(Decision(words[course] + held, explain(state, name), name))
+    loud: Level = "info"
+    if course is Course.FALLBACK:
+        loud = "critical" if name in rules.on_failure.closed else "warning"
+    elif course is Course.ENDURE:
+        loud = "warning"
+    # Who has left the VM can begin to come back as often as the VM pleases.
+    topic = RETURN if Course.PROVING in (course, old.course) and course is not Course.INSPECT else ""
+    said.append(Decision(words[course] + held, explain(state, name), name, loud, topic))
     return new

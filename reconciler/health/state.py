@@ -9,6 +9,7 @@ from reconciler.appliance.declared import INSPECT, Appliance, Health, OnFailure
 from reconciler.health import verdict
 from reconciler.health.signal import Reading, Rebooted
 from reconciler.health.verdict import UNKNOWN, Key, Track, Verdict
+from reconciler.log_events import Level
 
 
 class Course(StrEnum):
@@ -192,17 +193,20 @@ class Restart:
 class Decision:
     """Effect: let people know what was decided, and which readings led to it.
 
-    `segment` is None where it is about the VM, or about all segments. `routine`: what a guest can bring about as often
-    as it likes; repeated soon, it need not be told again.
+    `segment` is None where it is about the VM, or about all segments. `level`: how loudly it is told. `topic`: what a
+    guest can change its mind about as often as it likes; told too often, it is counted. '' for what is always told.
     """
 
     what: str
     why: tuple[Reading, ...]
     segment: str | None = None
-    routine: bool = False
+    level: Level = "info"
+    topic: str = ""
 
 
 Effect = Choose | Restart | Decision
+# The topic of a segment that is on its way back, and of what ends that.
+RETURN = "return"
 
 
 def begin(rules: Rules, found: Mapping[str, str | None], now: int) -> State:

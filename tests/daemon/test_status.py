@@ -111,10 +111,8 @@ def test_a_failure_with_the_reasons_the_hold_down_and_the_restarts_to_come() -> 
 
 def test_only_the_latest_decisions_unless_all_are_asked_for() -> None:
     kept = Kept().inspected()
-    for on in (False, True) * 10:
-        kept.now += 1_100
-        kept.power(on=on)
-        kept.turn(changed=True)
+    for number in range(20):
+        kept.turn(HoldPlaced(Hold("bypass", "root", f"test {number}", kept.now + 60_000)))
     found = told(kept)
     few, many = (text(reasons(found, all_of_them=every)).count(" ago  ") for every in (False, True))
     assert (few, many) == (8, len(found["decisions"]))
