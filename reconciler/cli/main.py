@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from reconciler import __version__
 from reconciler.cli import daemon as cli_daemon
 from reconciler.cli import guard as cli_guard
+from reconciler.cli import teardown as cli_teardown
 from reconciler.cli import unit as cli_unit
 from reconciler.cli.options import FILE, OUTPUT, PATH
 from reconciler.console import say, say_json, show
@@ -156,7 +157,7 @@ def _apply(appliance: Any, choice: dict[str, str], output: str, wait: float, dig
     if output == "json":
         say_json(enveloped(report.result_json(appliance, choice, done, interrupted), digest))
     else:
-        show(report.result(appliance, choice, done, interrupted))
+        show(report.result(report.title(appliance, choice), done, interrupted))
     return 0 if done.converged and not interrupted else 1
 
 
@@ -277,7 +278,7 @@ def demo(rate: int) -> None:
     sys.exit(run(rate))
 
 
-for command in (*cli_daemon.COMMANDS, *cli_guard.COMMANDS, *cli_unit.COMMANDS):
+for command in (*cli_daemon.COMMANDS, *cli_guard.COMMANDS, *cli_teardown.COMMANDS, *cli_unit.COMMANDS):
     cli.add_command(command)
 
 

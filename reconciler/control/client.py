@@ -52,6 +52,17 @@ def choice(sku: str, *, dry_run: bool) -> dict[str, str] | None:
         return None
 
 
+def is_kept(sku: str) -> bool:
+    """Whether a daemon keeps the appliance `sku`, also one that does not answer."""
+    try:
+        ask(socket_of(places.run_dir(), sku), do="choice")
+    except NoDaemonError:
+        return False
+    except (HostError, TransientError):
+        return True
+    return True
+
+
 def check_free(sku: str, *, dry_run: bool, topologies: tuple[str, ...]) -> None:
     """Applying by hand what a daemon keeps would be undone at once.
 

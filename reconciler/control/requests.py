@@ -101,7 +101,9 @@ class Requests:
             told = report.result_json(core.appliance, core.state.choice, done, interrupted=False)
             made["json"] = enveloped(told, self.digest)
         else:
-            made["lines"] = list(report.result(core.appliance, core.state.choice, done, interrupted=False))
+            made["lines"] = list(
+                report.result(report.title(core.appliance, core.state.choice), done, interrupted=False)
+            )
         return made
 
     async def _hold(self, request: dict[str, Any], who: Who) -> dict[str, Any]:

@@ -45,7 +45,11 @@ class Report:
 
 def audit(host: Host, appliance: Appliance, choice: Choice) -> Difference:
     """What differs now. Changes nothing."""
-    wanted = desired(appliance, choice)
+    return compare(host, appliance, desired(appliance, choice))
+
+
+def compare(host: Host, appliance: Appliance, wanted: Network) -> Difference:
+    """What differs now from any network that consists of the appliance's links. Changes nothing."""
     names = names_of(appliance)
     found = difference(appliance, wanted, host.observe(names))
     if names is not None and any(problem.code == "port-missing" for problem in found.problems):
@@ -62,8 +66,13 @@ def reconcile(host: Host, appliance: Appliance, choice: Choice, stop: Callable[[
         HostError: the kernel refused to be read.
 
     """
-    before = audit(host, appliance, choice)
+    return bring(host, appliance, desired(appliance, choice), stop)
+
+
+def bring(host: Host, appliance: Appliance, wanted: Network, stop: Callable[[], bool] = lambda: False) -> Report:
+    """As `reconcile`, for any network that consists of the appliance's links."""
+    before = compare(host, appliance, wanted)
     todo = plan(before)
     outcomes = host.execute(todo, before.actual, stop) if todo.operations else ()
-    after = audit(host, appliance, choice) if todo.operations else before
+    after = compare(host, appliance, wanted) if todo.operations else before
     return Report(before, todo, outcomes, after)

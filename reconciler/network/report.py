@@ -21,7 +21,7 @@ REPORT_FORMAT = "reconciler.report/2"
 
 def drift(appliance: Appliance, choice: Mapping[str, str], found: Difference) -> Iterator[Said]:
     """A dry run as text: a line per change, the warnings, and what it comes to."""
-    yield _said(_title(appliance, choice))
+    yield _said(title(appliance, choice))
     for text in _lines(found.changes):
         yield Said(text)
     yield from (warned(warning, error=True) for warning in found.warnings)
@@ -44,9 +44,9 @@ def commands(plan: Plan, found: Difference) -> Iterator[Said]:
         yield _said(command)
 
 
-def result(appliance: Appliance, choice: Mapping[str, str], report: Report, interrupted: bool) -> Iterator[Said]:
-    """What applying did, as text."""
-    yield _said(_title(appliance, choice))
+def result(title: str, report: Report, interrupted: bool) -> Iterator[Said]:
+    """What applying did, as text, under a `title`."""
+    yield _said(title)
     left = {_about(change) for change in report.after.changes}
     for change, text in zip(report.before.changes, _lines(report.before.changes), strict=True):
         yield Said(text if _about(change) not in left else f"{text}  {click.style('not done', fg='red')}")
@@ -85,7 +85,8 @@ def _said(text: str, *, error: bool = False) -> Said:
     return Said(escaped(text, but="\n"), error)
 
 
-def _title(appliance: Appliance, choice: Mapping[str, str]) -> str:
+def title(appliance: Appliance, choice: Mapping[str, str]) -> str:
+    """What a network is about: the appliance, and the topologies that it is to have."""
     topologies = set(choice.values())
     wanted = topologies.pop() if len(topologies) == 1 else ", ".join(f"{seg}={top}" for seg, top in choice.items())
     return f"{appliance.sku}: {wanted}"
