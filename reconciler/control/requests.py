@@ -68,8 +68,7 @@ class Requests:
         return self._turns.core
 
     async def _status(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
-        about = self._about()
-        return {"status": enveloped({**status(self._core, about.get("guard")), **about}, self.digest)}
+        return {"status": enveloped({**status(self._core), **self._about()}, self.digest)}
 
     async def _choice(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         return {"sku": self._core.appliance.sku, "choice": self._core.state.choice, "digest": self.digest}

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from reconciler.appliance.declared import Appliance
 from reconciler.daemon.failover import PreparedFailover
 from reconciler.daemon.journal import Journal
+from reconciler.daemon.paths import Paths
 from reconciler.daemon.telling import Telling
 from reconciler.errors import HostError, TransientError
 from reconciler.health import policy, record
@@ -43,6 +44,7 @@ from reconciler.network.conflict import Conflicts, Thing, about
 from reconciler.network.cycle import Host, audit
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Change, Difference
+from reconciler.network.path import PathGuard, Taken, by_guard_alone, paths
 from reconciler.network.plan import Status, plan
 from reconciler.network.recognise import recognise
 
@@ -91,6 +93,10 @@ class Guard(Protocol):
         """Something may have come from the probes, or time has passed; what is new."""
         ...
 
+    def path_guards(self, *, ask: bool) -> Mapping[str, PathGuard]:
+        """What the table does with each guarded segment: as far as it is known, or as the kernel says when asked."""
+        ...
+
     def declare(self, appliance: Appliance) -> None:
         """The file was reloaded."""
         ...
@@ -105,8 +111,8 @@ class Core:
     """Keeps one appliance's network as its health asks for.
 
     `clock`: milliseconds that never step. `restart`: starts what the ladder asks for; its end comes back as an event.
-    `running`: the names of the programs that run on this host. `path_changed`: called at the end of each turn and when
-    the guard was heard, after the wire was seen to and before anything is remembered: frames may go another way now.
+    `running`: the names of the programs that run on this host. `paths`: follows where frames go; it is told at the
+    end of each turn and when the guard was heard, after the wire was seen to and before anything is remembered.
     """
 
     appliance: Appliance
@@ -117,7 +123,7 @@ class Core:
     restart: Callable[[Restart], None]
     running: Callable[[], Collection[str]] = lambda: ()
     guard: Guard | None = None
-    path_changed: Callable[[], None] = lambda: None
+    paths: Paths = field(default_factory=Paths)
     state: State = field(init=False)
     found: Difference | None = field(init=False, default=None)
     conflicts: Conflicts = field(init=False, default_factory=Conflicts)
@@ -130,6 +136,7 @@ class Core:
     _remembered: Any = field(init=False, default=None)
     _prepared: PreparedFailover = field(init=False)
     _sent: tuple[Change, ...] = field(init=False, default=())
+    _seen_for: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.telling = Telling(self.journal, self.running)
@@ -195,7 +202,7 @@ class Core:
                 self._converge()
             elif self.guard and self.clock() >= self.guard.due_ms:
                 self._observe(self.guard.listen())
-            self.path_changed()
+            self.see_paths()
             self.telling.counted(self.clock())
         self._remember()
         pending, self._pending = self._pending, []
@@ -210,10 +217,11 @@ class Core:
 
     def listen(self) -> None:
         """Hear the guard's probes, which tell something ten times a second, and seldom anything new."""
-        if self.guard and (news := self.guard.listen()):
-            self.turn(news)
-        else:
-            self.path_changed()
+        if self.guard:
+            if news := self.guard.listen():
+                self.turn(news)
+            else:
+                self.see_paths()
 
     def declare(self, appliance: Appliance) -> None:
         """Go on with a file that was reloaded."""
@@ -234,6 +242,25 @@ class Core:
 
         """
         return audit(self.host, self.appliance, self.state.choice)
+
+    def see_paths(self, *, ask: bool = False) -> Mapping[str, Taken]:
+        """Where frames go now, by what was seen last; `ask`: what the guard has, the kernel is asked for anew."""
+        guards = self.guard.path_guards(ask=ask) if self.guard else {}
+        actual = None if self.found is None or self.unread else self.found.actual
+        seen_for = (self.appliance, actual, guards, {name: one.verdict for name, one in self.state.segments.items()})
+        if self._seen_for is None or seen_for != self._seen_for:
+            self._seen_for = seen_for
+            if actual is None:
+                taken = {name: by_guard_alone(guards.get(name)) for name in self.state.segments}
+            else:
+                taken = paths(self.appliance, actual, guards, self._doubts())
+            self.paths.see(taken, self.clock(), self.journal)
+        return self.paths.taken
+
+    def _doubts(self) -> Mapping[str, str]:
+        """Why nobody can say of a VM that it inspects what crosses it."""
+        failed = (name for name, one in self.state.segments.items() if one.verdict.state is HealthState.FAILED)
+        return {name: "; ".join(["the VM has failed", *map(str, policy.explain(self.state, name))]) for name in failed}
 
     # Deciding
 

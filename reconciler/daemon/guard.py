@@ -16,10 +16,11 @@ from reconciler.daemon.journal import LEVELS, Journal
 from reconciler.errors import HostError, ReconcilerError
 from reconciler.guard import effects, events, orders, state, status, step
 from reconciler.guard.rules import Contents, Guarded, Ruleset, bind_guard
+from reconciler.guard.status import gate_of, hooks_of, known_gate
 from reconciler.health.signal import Reading
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Difference
-from reconciler.network.path import Gate
+from reconciler.network.path import Gate, PathGuard
 from reconciler.network.recognise import recognise
 from reconciler.network.state import Role
 
@@ -173,27 +174,26 @@ class GuardEffects:
                 self._step(self._table.count())
         except ReconcilerError as error:
             trouble = str(error)
-        return status.status(self.state, self.gates(), self._clock(), pid=self.prober.pid, trouble=trouble)
+        return status.status(
+            self.state, self.path_guards(ask=True), self._clock(), pid=self.prober.pid, trouble=trouble
+        )
 
-    def gates(self) -> dict[str, Gate]:
-        """What the kernel's table has for each guarded segment at this moment: asked for, and not remembered."""
+    def path_guards(self, *, ask: bool) -> dict[str, PathGuard]:
+        """What the kernel's table has for each guarded segment: at this moment (`ask`), or when it was looked at."""
         if not self.state.on:
-            return dict.fromkeys(self.state.segments, Gate.OFF)
+            return dict.fromkeys(self.state.segments, PathGuard(Gate.OFF))
         # What has no ports to be bound to is not in the table.
-        return dict.fromkeys(self.state.segments, Gate.MISSING) | {
-            one.name: self._gate(one) for one in self.state.bound
+        return dict.fromkeys(self.state.segments, PathGuard(Gate.MISSING)) | {
+            one.name: PathGuard(self._gate(one, ask=ask), hooks_of(one)) for one in self.state.bound
         }
 
-    def _gate(self, one: Guarded) -> Gate:
+    def _gate(self, one: Guarded, *, ask: bool) -> Gate:
+        if not ask:
+            return known_gate(self.state, one)
         try:
-            held = self._table.contents(one)
+            return gate_of(one.guard, self._table.contents(one))
         except ReconcilerError:
             return self._gate_without_contents()
-        if held.held:
-            return Gate.LEASED
-        if held.aside_ms is not None:
-            return Gate.ASIDE
-        return Gate.CUT if one.guard.closed else Gate.JOINED
 
     def _gate_without_contents(self) -> Gate:
         try:

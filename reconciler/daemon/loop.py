@@ -24,6 +24,7 @@ from reconciler.daemon.guard import Background
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.kernel_guard import KernelGuard
 from reconciler.daemon.memory import Remembering
+from reconciler.daemon.paths import Paths
 from reconciler.daemon.sources import Sources
 from reconciler.daemon.tasks import Tasks
 from reconciler.daemon.turns import Turns
@@ -31,11 +32,12 @@ from reconciler.errors import HostError, ReconcilerError, RequestError
 from reconciler.guard import events as guard
 from reconciler.health.state import Restart
 from reconciler.host import clock, places
-from reconciler.host.blocking import Workers
+from reconciler.host.blocking import Saver, Workers
 from reconciler.host.hypervisor.own_actions import OwnActions
 from reconciler.host.netlink import encoder
 from reconciler.host.netlink.kernel import Kernel
 from reconciler.host.netlink.watch import Watch
+from reconciler.host.path_notes import noted, path_notes, recall_paths
 from reconciler.host.programs import running_programs
 from reconciler.host.prover import prove
 from reconciler.host.service import Service
@@ -74,6 +76,16 @@ def this_host(appliance: Appliance, journal: Journal, background: Background) ->
     return Parts(Kernel(), Watch(), KernelGuard(appliance, journal, background))
 
 
+class _PathNotes:
+    """Since when paths are what they are; who cannot write it has told so of what matters more (`KernelGuard`)."""
+
+    def __init__(self, sku: str) -> None:
+        self._saver = Saver(path_notes(sku).write)
+
+    def write(self, value: Any) -> None:
+        self._saver.write(noted(value))
+
+
 class Daemon:
     """Keeps the appliance of `file`; use it within the appliance's lock.
 
@@ -108,6 +120,7 @@ class Daemon:
             self._restart,
             running_programs,
             self._parts.guard.effects,
+            Paths(notes=_PathNotes(appliance.sku), kept=recall_paths(appliance.sku)),
         )
         self._service = Service()
         self._turns = Turns(core, self._service, journal, self._broken)

@@ -1,6 +1,5 @@
 """What the daemon knows, as a JSON value: for `reconcile status`, and whoever else asks."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from reconciler.appliance.declared import Signal
@@ -10,23 +9,23 @@ from reconciler.health.signal import Reading
 from reconciler.health.signal import State as HealthState
 from reconciler.health.state import Course, Segment, State
 from reconciler.health.verdict import Track
-from reconciler.network.path import Gate, Path, Taken, paths
+from reconciler.host.path_notes import since
+from reconciler.network.path import path_json
 
 # Versioned: a change that could break a reader counts up.
 FORMAT = "reconciler.status/1"
 
 
-def status(core: Core, guard: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All of it; ages and remaining times in milliseconds. `guard`: see `guard.status`."""
+def status(core: Core) -> dict[str, Any]:
+    """All of it; ages and remaining times in milliseconds, but for the guard's part (`guard.status`)."""
     state, now = core.state, core.clock()
-    found, taken = core.found, _paths(core, guard)
+    found, taken = core.found, core.see_paths(ask=True)
     return {
         "format": FORMAT,
         "sku": core.appliance.sku,
         "choice": state.choice,
         "segments": [
-            _segment(state, name, segment, now)
-            | {"path": taken[name].path.value, "path_by": "guard" if taken[name].by_guard else "switches"}
+            _segment(state, name, segment, now) | path_json(taken[name], *since(core.paths.since(name), now))
             for name, segment in state.segments.items()
         ],
         "vm": _vm(state, now),
@@ -57,31 +56,6 @@ def status(core: Core, guard: Mapping[str, Any] | None = None) -> dict[str, Any]
             for one in core.telling.decisions
         ],
     }
-
-
-def _paths(core: Core, guard: Mapping[str, Any] | None) -> Mapping[str, Taken]:
-    """Where frames go. That a VM which has failed inspects them, nobody can say, whatever crosses it."""
-    names = core.state.segments
-    gates = {one["name"]: Gate(one["state"]) for one in guard["segments"]} if guard else {}
-    if core.found is None or core.unread:
-        return {name: _by_guard_alone(gates.get(name)) for name in names}
-    taken = paths(core.appliance, core.found.actual, gates)
-    failed = {name for name, one in names.items() if one.verdict.state is HealthState.FAILED}
-    return {
-        name: Taken(Path.UNKNOWN) if name in failed and one.path is Path.INSPECTED else one
-        for name, one in taken.items()
-    }
-
-
-def _by_guard_alone(gate: Gate | None) -> Taken:
-    """What can be said where the network cannot be read."""
-    match gate:
-        case Gate.JOINED:
-            return Taken(Path.BYPASSED, by_guard=True)
-        case Gate.CUT:
-            return Taken(Path.CUT, by_guard=True)
-        case _:
-            return Taken(Path.UNKNOWN)
 
 
 def _segment(state: State, name: str, segment: Segment, now: int) -> dict[str, Any]:

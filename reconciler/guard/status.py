@@ -1,19 +1,53 @@
 """What is known of the guard, as a JSON value: part of `reconcile status`. Times in milliseconds, unless named else."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, assert_never
 
-from reconciler.guard.rules import Direction, Guarded
+from reconciler.appliance.declared import Guard
+from reconciler.guard.rules import Contents, Direction, Guarded
 from reconciler.guard.state import Life, State
-from reconciler.network.path import Gate
+from reconciler.guard.table import Held
+from reconciler.network.path import Gate, Hook, PathGuard
+
+
+def gate_of(guard: Guard, held: Contents) -> Gate:
+    """What the table does with a segment of which it holds this."""
+    if held.held:
+        return Gate.LEASED
+    if held.aside_ms is not None:
+        return Gate.ASIDE
+    return Gate.CUT if guard.closed else Gate.JOINED
+
+
+def known_gate(state: State, one: Guarded) -> Gate:
+    """The same, by what the step knows."""
+    if not state.table.present:
+        return Gate.MISSING
+    match state.segments[one.name].held:
+        case Held.GRANTED:
+            return Gate.LEASED
+        case Held.ASIDE | Held.ADOPTING:
+            return Gate.ASIDE
+        case Held.NOTHING | Held.EXPIRED:
+            return Gate.CUT if one.guard.closed else Gate.JOINED
+        case never:
+            assert_never(never)
+
+
+def hooks_of(one: Guarded) -> dict[str, Hook]:
+    """Where a segment's rules are, in a table that is for it as it is bound here."""
+    there = [place for place in one.ports if place.index]
+    return {
+        place.role: Hook(place.index, frozenset(peer.index for peer in there if peer is not place)) for place in there
+    }
 
 
 def status(
-    state: State, gates: Mapping[str, Gate], now: int, *, pid: int | None, trouble: str = ""
+    state: State, guards: Mapping[str, PathGuard], now: int, *, pid: int | None, trouble: str = ""
 ) -> dict[str, Any] | None:
     """All of it; None where no segment is guarded.
 
-    `gates`: what the kernel's table has for each segment just now. `pid`: the prober's. `trouble`: why the table could
+    `guards`: what the kernel's table has for each segment just now. `pid`: the prober's. `trouble`: why the table could
     not be asked.
     """
     if not state.segments:
@@ -31,7 +65,7 @@ def status(
             "late_worst_us": report.late_worst_us if report else None,
             "stalls": report.stalls if report else None,
         },
-        "segments": [_segment(state, name, bound.get(name), gates[name], now) for name in state.segments],
+        "segments": [_segment(state, name, bound.get(name), guards[name].gate, now) for name in state.segments],
     }
 
 

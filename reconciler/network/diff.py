@@ -52,7 +52,7 @@ class Difference:
     @property
     def warnings(self) -> tuple[Warning, ...]:
         """All bad news of the network, the worst first: the problems, and dangers that no difference is about."""
-        return worst_first((*self.problems, *_dangers(self.actual)))
+        return worst_first((*self.problems, *_dangers(self.desired, self.actual)))
 
 
 def difference(appliance: Appliance, wanted: Network, actual: Network) -> Difference:
@@ -90,9 +90,14 @@ def _settings(link: Link, live: Link) -> Iterator[Set]:
             yield Set(link, setting, now[setting], new)
 
 
-def _dangers(actual: Network) -> Iterator[Warning]:
+def _dangers(desired: Network, actual: Network) -> Iterator[Warning]:
     """What is dangerous about a host although no operation of ours repairs it."""
     if actual.bridge_netfilter:
         off = " ".join(f"net.bridge.{name}=0" for name in actual.bridge_netfilter)
         what = "br_netfilter is on: the host's firewall sees bridged frames, and may drop them"
         yield Warning("bridge-netfilter", Severity.WARNING, "", what, f"turn it off: sysctl -w {off}")
+    for link in desired.links:
+        live = actual.by_name.get(link.name) if link.role and link.role.kind == "port" else None
+        if live is not None and live.settings.get(Setting.UP) is True and not (live.nic and live.nic.carrier):
+            what = f"`{live.name}` has no carrier: nothing enters or leaves there"
+            yield Warning("port-no-carrier", Severity.WARNING, str(link.role), what, "look at its cable, and beyond")

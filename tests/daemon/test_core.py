@@ -714,14 +714,14 @@ def test_everything_that_is_remembered_comes_back_within_one_boot() -> None:
 def test_where_frames_go_is_asked_after_the_wire_and_before_the_disk() -> None:
     kept = Kept().inspected()
     moved: list[int] = []
-    kept.core.path_changed = lambda: moved.append(len(kept.kernel.log))
+    kept.core.paths.changed = lambda _: moved.append(len(kept.kernel.log))
     kept.order.clear()
     kept.power(on=False)
     kept.turn(changed=True)
     assert moved == [len(kept.kernel.log)]
     assert kept.order == [f"memory after {moved[0]} operations"]
     kept.core.listen()
-    assert len(moved) == 2
+    assert len(moved) == 1, "nothing new"
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------

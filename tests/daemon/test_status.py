@@ -25,7 +25,7 @@ def told(kept: Kept) -> Any:
 
 def told_guarded(kept: Guards) -> Any:
     guard = kept.guarding.status()
-    return json.loads(json.dumps({**status(kept.core, guard), "guard": guard}))
+    return json.loads(json.dumps({**status(kept.core), "guard": guard}))
 
 
 def text(lines: Any) -> str:

@@ -1,0 +1,38 @@
+"""Since when each path is what it is: kept by the daemon, as long as the machine runs, for whoever looks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from reconciler.host import clock, places
+from reconciler.host.envelope import utc
+from reconciler.host.statefile import StateFile
+
+
+def path_notes(sku: str) -> StateFile:
+    """Where it lies: beside the guard's notes, and gone after a boot as what they tell of."""
+    return StateFile(places.run_dir() / f"{sku}.path.json")
+
+
+def noted(segments: Mapping[str, Any]) -> dict[str, Any]:
+    """What is to be written; `segments` as `network.path.recall_since` takes it."""
+    return {"boot": clock.boot_id(), "segments": segments}
+
+
+def recall_paths(sku: str) -> Mapping[str, Any]:
+    """What was written in this run of the machine; nothing where it cannot be read."""
+    try:
+        found = path_notes(sku).read()
+        return dict(found["segments"]) if found and found["boot"] == clock.boot_id() else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def since(at_ms: int | None, now_ms: int) -> tuple[str | None, int | None]:
+    """A moment of the clock of `now_ms` as people read it (UTC), and how long ago it is; None, where it is not known.
+
+    By what the wall shows now: a clock that was set meanwhile is no reason to tell another time than others would.
+    """
+    if at_ms is None:
+        return None, None
+    age_ms = max(0, now_ms - at_ms)
+    return utc(clock.wall_ms() - age_ms), age_ms
