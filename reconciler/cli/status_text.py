@@ -54,6 +54,8 @@ def shown(status: Any) -> Iterator[Said]:
         yield Said(f"  somebody keeps changing back {escaped(conflict)}")
     if trouble := status.get("memory", {}).get("trouble"):
         yield Said(f"  a restart of the daemon would forget what was decided lately: {escaped(trouble)}")
+    if trouble := status.get("ledger", {}).get("trouble"):
+        yield Said(f"  {escaped(trouble)}; {status['ledger']['waiting']} rows wait in memory")
     if lost := status.get("log", {}).get("lost"):
         yield Said(f"  {lost} line{'s' if lost != 1 else ''} of the log were lost: its reader stalled")
 

@@ -23,21 +23,22 @@ MAX_REASON = 200
 class Requests:
     """Answers for one core. What changes something enters by `turns`; what only looks, looks at its core.
 
-    `reload` reads the file again; `digest` is the file's. `unkept` waits until what was decided is on disk, and says
-    why it is not there; '' if it is.
+    `reload` reads the file again; `digest` is the file's. `released` is told who has released a segment, or all (None).
+    `unkept` waits until what was decided is on disk, and says why it is not there; '' if it is.
     """
 
     def __init__(
         self,
         turns: Turns,
         *,
-        reload: Callable[[], Awaitable[None]],
+        reload: Callable[[str], Awaitable[None]],
         about: Callable[[], dict[str, Any]],
-        switch_guard: Callable[[bool], None],
+        switch_guard: Callable[[bool, str], None],
+        released: Callable[[str, str | None], None],
         unkept: Callable[[], Awaitable[str]],
     ) -> None:
         self._turns, self._reload, self._about = turns, reload, about
-        self._switch_guard, self._unkept = switch_guard, unkept
+        self._switch_guard, self._released, self._unkept = switch_guard, released, unkept
         self.digest = ""
         self._verbs: dict[str, Callable[[dict[str, Any], Who], Awaitable[dict[str, Any]]]] = {
             "status": self._status,
@@ -128,6 +129,7 @@ class Requests:
         if not any(segment in (None, name) for name in self._core.state.holds):
             raise RequestError("nothing is held")
         self._turns.decide(HoldReleased(user, segment))
+        self._released(user, segment)
         return await self._steered()
 
     async def _steered(self) -> dict[str, Any]:
@@ -139,7 +141,7 @@ class Requests:
         return {"choice": self._core.state.choice, "converged": self._core.converged, "unkept": unkept}
 
     async def _reloaded(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
-        await self._reload()
+        await self._reload(await who())
         return {"sku": self._core.appliance.sku}
 
     async def _guard(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
@@ -148,7 +150,7 @@ class Requests:
             raise RequestError("the guard is set or taken away: `on` is true or false")
         if not any(segment.guard for segment in self._core.appliance.segments.values()):
             raise RequestError("the file declares no guard")
-        self._switch_guard(on)
+        self._switch_guard(on, await who())
         return {"on": on, "sku": self._core.appliance.sku, "unkept": await self._unkept()}
 
     def _segment(self, request: dict[str, Any]) -> str | None:

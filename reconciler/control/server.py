@@ -18,7 +18,7 @@ from typing import Any
 from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError, ReconcilerError, TransientError
 from reconciler.host.blocking import Workers
-from reconciler.host.names import group_number, user_name
+from reconciler.host.names import group_number, login_of, person
 
 MAX_REQUEST = 16_384  # bytes
 _MAX_CLIENTS = 16
@@ -28,7 +28,7 @@ _NAME_S = 1.0
 _UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid (linux/socket.h)
 
 Who = Callable[[], Awaitable[str]]
-"""Looks up the name of who asks: for requests that keep it, for it may take a second."""
+"""Looks up who asks, by name: for requests that keep it, for it may take a second."""
 
 Answer = Callable[[dict[str, Any], Who], Awaitable[dict[str, Any]]]
 """What answers a request of somebody.
@@ -150,29 +150,31 @@ class Control:
             return _refusal("a request is a line of JSON")
         if not isinstance(request, dict):
             return _refusal("a request is a JSON object")
-        uid = _user(writer)
+        pid, uid = _peer(writer)
+        login = login_of(pid)
         try:
-            return {"ok": True, **await self._answer(request, lambda: self._name(uid))}
+            return {"ok": True, **await self._answer(request, lambda: self._name(uid, login))}
         except ReconcilerError as error:
             return _refusal(str(error))
         except Exception as error:  # noqa: BLE001 - it changed nothing, or the daemon ends already (see `turns`)
             self._journal.bug(error, " in an answer")
             return _refusal(f"internal error: {type(error).__name__}: {error}")
 
-    async def _name(self, uid: int) -> str:
-        if uid == 0:
+    async def _name(self, uid: int, login: int | None) -> str:
+        if uid == 0 and login in (None, 0):
             return "root"
         try:
-            return await self._names.call(user_name, uid, timeout_s=_NAME_S)
+            return await self._names.call(person, uid, login, timeout_s=_NAME_S)
         except (TimeoutError, TransientError):
-            return f"uid {uid}"
+            return f"uid {uid}" if login in (None, uid) else f"uid {login} as uid {uid}"
 
 
 def _refusal(reason: str) -> dict[str, Any]:
     return {"ok": False, "error": reason}
 
 
-def _user(writer: asyncio.StreamWriter) -> int:
-    """The user at the other end, from the kernel."""
+def _peer(writer: asyncio.StreamWriter) -> tuple[int, int]:
+    """The process at the other end and its user, from the kernel."""
     peer = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return int(_UCRED.unpack(peer)[1])
+    pid, uid, _ = _UCRED.unpack(peer)
+    return pid, uid

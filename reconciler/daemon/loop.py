@@ -23,6 +23,7 @@ from reconciler.daemon.effects import Restarts
 from reconciler.daemon.guard import Background
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.kernel_guard import KernelGuard
+from reconciler.daemon.ledger import Ledger
 from reconciler.daemon.memory import Remembering
 from reconciler.daemon.paths import Paths
 from reconciler.daemon.sources import Sources
@@ -110,6 +111,7 @@ class Daemon:
         self._files, self._keeping, self._installs = Workers("files"), Workers("disk"), Workers("nftables", limit=2)
         self._parts = parts(appliance, journal, self._in_background)
         self._memory = Remembering(places.state_dir(), appliance.sku, journal)
+        self._ledger = Ledger(places.state_dir(), places.run_dir(), appliance.sku, journal)
         self._own_actions, self._tasks = OwnActions(), Tasks()
         core = Core(
             appliance,
@@ -123,7 +125,7 @@ class Daemon:
             Paths(notes=_PathNotes(appliance.sku), kept=recall_paths(appliance.sku)),
         )
         self._service = Service()
-        self._turns = Turns(core, self._service, journal, self._broken)
+        self._turns = Turns(core, self._service, journal, self._broken, self._turned)
         self._restarts = Restarts(
             appliance, self._own_actions, journal, self._tasks, kept=self._unkept, ended=self._turns.tell_surely
         )
@@ -133,6 +135,7 @@ class Daemon:
             reload=self._reload,
             about=self._about,
             switch_guard=self._switch_guard,
+            released=self._ledger.released,
             unkept=self._unkept,
         )
         self._control = Control(socket_of(places.run_dir(), appliance.sku), group, self._answer, journal)
@@ -177,11 +180,13 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         self._requests.digest = digest(self._text)
         await self._control.find_group()
-        remembered = await self._found()
+        _, remembered = await asyncio.gather(self._found_ledger(), self._found())
         if self._ended.done():
             return False
-        self._turns.start(*remembered)
         core, parts = self._turns.core, self._parts
+        self._ledger.begin(core.appliance.segments, guarded=parts.guard.effects.on)
+        self._turns.start(*remembered)
+        self._turned()
         # A restart that our predecessor was at may have destroyed the VM: that was no operator.
         self._own_actions.destroyed = core.state.vm.attempts > 0
         loop.add_reader(parts.watch, self._turns.wake, self._links_changed)
@@ -210,6 +215,18 @@ class Daemon:
             text = f"what was remembered cannot be read within {_FIND_S:g} s: it begins without"
             self._journal.tell("memory", text, level=logging.ERROR)
             return None, None
+
+    async def _found_ledger(self) -> None:
+        """What earlier processes have written down; where the disk does not answer, rows are written when it does."""
+        try:
+            await self._files.call(self._ledger.find, timeout_s=_FIND_S)
+        except (TimeoutError, OSError) as error:
+            why = str(error) or f"its disk does not answer within {_FIND_S:g} s"
+            self._journal.tell("ledger", f"the ledger cannot be read: {why}", level=logging.ERROR)
+
+    def _turned(self) -> None:
+        self._ledger.holds(self._turns.core.state.holds)
+        self._ledger.alive()
 
     def _end(self) -> None:
         if not self._ended.done():
@@ -242,6 +259,7 @@ class Daemon:
         await self._tasks.wait(_TO_END_S)
         self._turns.leave()
         await self._control.close()
+        self._ledger.end()
         await self._unkept(_KEEP_AT_END_S)
         self._journal.flush(_TO_FLUSH_S)
 
@@ -279,6 +297,7 @@ class Daemon:
         def wait() -> None:
             self._memory.wait(timeout_s)
             self._parts.guard.notes.wait(timeout_s)
+            self._ledger.wait(timeout_s)
 
         try:
             await self._keeping.call(wait, timeout_s=timeout_s)
@@ -295,22 +314,22 @@ class Daemon:
 
     async def _reload_or_tell(self) -> None:
         try:
-            await self._reload()
+            await self._reload("")
         except ReconcilerError as error:
             text = f"{self._file} was not taken over, the old one stays in force: {error}"
             self._journal.tell("reload", text, level=logging.ERROR)
 
-    async def _reload(self) -> None:
-        """Read, check, and only then go over to the file as it is now. One after the other, whoever asks.
+    async def _reload(self, who: str) -> None:
+        """Read, check, and only then go over to the file as it is now. One after the other; `who` asks ('': a signal).
 
         Raises:
             ReconcilerError: it is broken, or another appliance's; the old one stays in force.
 
         """
         async with self._reading:
-            await self._read_again()
+            await self._read_again(who)
 
-    async def _read_again(self) -> None:
+    async def _read_again(self, who: str) -> None:
         if str(self._file) == "-":
             raise RequestError("the file came from standard input, which cannot be read again: restart")
         try:
@@ -327,7 +346,8 @@ class Daemon:
             restart_by_it()
             self._turns.enter(lambda core: core.declare(appliance))
             self._text = text
-            self._requests.digest = self._journal.digest = digest(text)
+            self._requests.digest = digest(text)
+            self._ledger.reloaded(appliance.segments, who, self._requests.digest)
 
         # From here on nobody waits for anything.
         self._sources.change(appliance, declare)
@@ -340,8 +360,8 @@ class Daemon:
             raise RequestError("the daemon is stopping")
         return await self._requests.answer(request, who)
 
-    def _switch_guard(self, on: bool) -> None:
-        """Set the guard, or take it away.
+    def _switch_guard(self, on: bool, who: str) -> None:
+        """Set the guard, or take it away, for somebody.
 
         Raises:
             ReconcilerError: it could not be done.
@@ -350,6 +370,7 @@ class Daemon:
 
         def switch(core: Core) -> None:
             self._parts.guard.effects.switch(on=on)
+            self._ledger.guard_switched(who, on=on)
             core.turn((), changed=True)
 
         self._turns.enter(switch)
@@ -361,6 +382,7 @@ class Daemon:
             "running_ms": clock.now_ms() - self._began_ms,
             "guard": self._parts.guard.effects.status(),
             "memory": {"trouble": self._memory.trouble},
+            "ledger": self._ledger.status(),
             "log": {"lost": self._journal.lost},
             "queue": {**self._turns.counters, "netlink_overruns": self._parts.watch.lost},
         }

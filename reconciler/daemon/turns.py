@@ -34,11 +34,21 @@ _T = TypeVar("_T")
 
 
 class Turns:
-    """See the module. `core` is for others to look at; `broken` is told what ends the process."""
+    """See the module. `core` is for others to look at.
 
-    def __init__(self, core: Core, service: Service, journal: Journal, broken: Callable[[Exception], None]) -> None:
+    `broken` is told what ends the process. `turned` is called after each turn, and after the probes were heard.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        service: Service,
+        journal: Journal,
+        broken: Callable[[Exception], None],
+        turned: Callable[[], None] = lambda: None,
+    ) -> None:
         self.core = core
-        self._service, self._journal, self._broken = service, journal, broken
+        self._service, self._journal, self._broken, self._turned = service, journal, broken, turned
         self._queue: deque[Event] = deque()
         self._dropped = 0
         self._changed = False
@@ -150,6 +160,7 @@ class Turns:
             self._at(0)
             return
         self.core.listen()
+        self._turned()
         self._arm()
 
     def _turn(self) -> None:
@@ -177,6 +188,7 @@ class Turns:
         changed = self._changed and began >= self._not_before_ms
         events, self._queue = self._queue, deque()
         self.core.turn(events, changed=changed)
+        self._turned()
         ended = clock.now_ms()
         if changed:
             self._changed = False

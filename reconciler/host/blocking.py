@@ -9,7 +9,7 @@ ending. Here all threads are daemon threads, and each kind of work has its bound
   only so many may be on the way at once.
 - `Outlet`: text to a reader who may stall. What does not fit is lost, and counted.
 - `Saver`: a file on a disk that may be slow or full. What was overtaken by something newer is never written.
-- `Appender`: the same for a file to which all is added, in order. What does not fit is lost, and counted.
+- `Appender`: the same for a file to which all is added, in order. What does not fit is lost, and its giver told.
 """
 
 import asyncio
@@ -297,7 +297,7 @@ class Appender(Saver):
     """Has all that it is given written, in order, by a thread: as a `Saver`, with `append` for several values at once.
 
     Up to `bound` values wait, of which it gets `at_once` at most, again and again until it takes them. One that does
-    not fit is lost: `add` says so, and `lost` counts them.
+    not fit is lost: `add` says so.
     """
 
     def __init__(
@@ -311,22 +311,29 @@ class Appender(Saver):
         super().__init__(self._append_all, tried, again_s)
         self._append, self._bound, self._at_once = append, bound, at_once
         self._waiting: deque[Any] = deque()
-        self.lost = 0
 
     @property
     def waiting(self) -> int:
         """How many are not written yet."""
         return len(self._waiting)
 
+    @property
+    def room(self) -> int:
+        """How many more may wait."""
+        return self._bound - len(self._waiting)
+
     def add(self, value: Any) -> bool:
         """Have a value written after all others; whether there was room for it. Never blocks, and never fails."""
         with self._changed:
-            if len(self._waiting) >= self._bound:
-                self.lost += 1
+            if self.room <= 0:
                 return False
             self._waiting.append(value)
             self.write(None)
             return True
+
+    def again(self) -> None:
+        """Have what waits tried again at once."""
+        self.write(None)
 
     def _append_all(self, _: None) -> None:
         while batch := list(itertools.islice(self._waiting.copy(), self._at_once)):

@@ -12,18 +12,18 @@ back. What a kill or a power cut tore is taken out by the next process, which wr
 
 import contextlib
 import os
-import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 from reconciler import __version__
 from reconciler.host import clock
+from reconciler.host.envelope import utc
 from reconciler.host.statefile import sync_folder
 from reconciler.ledger.entry import Entry, Kind
-from reconciler.ledger.row import BEGINNING, MAX_LINE, Row, Stamp, digest, fitted, line, parse, still_open
+from reconciler.ledger.row import BEGINNING, MAX_LINE, Row, fitted, line, line_hash, parse, still_open
 
 KEPT_MS = 396 * 86_400_000  # 13 months
 MAX_BYTES = 16 << 20  # of each of the two files: some 20,000 rows
@@ -31,6 +31,8 @@ _MACHINE_ID = Path("/etc/machine-id")
 # What a kill or a power cut leaves of a write. More than that is something else, and is left alone.
 _MOST_TORN = 1 << 20
 _SHOWN = 80
+# In a mark, for the hash of no row.
+_NONE = "-"
 
 
 class Booked(NamedTuple):
@@ -39,7 +41,7 @@ class Booked(NamedTuple):
     entry: Entry
     at_ms: int
     monotonic_ms: int
-    file: str
+    digest: str | None
 
     def of(self, entry: Entry) -> Self:
         """Another entry at the same moment."""
@@ -98,7 +100,7 @@ def read_mark(path: Path) -> tuple[int, str, int] | None:
     try:
         with path.open("rb") as file:
             n, last, alive = file.read(200).split()
-        return int(n), last.decode("ascii"), int(alive)
+        return int(n), last.decode("ascii").removeprefix(_NONE), int(alive)
     except (OSError, ValueError):
         return None
 
@@ -112,14 +114,7 @@ class LedgerFile:
         self.older, self.path = files(folder, sku)
         self._kept_mark, self._live_mark = folder / f"{sku}.ledger.mark", run_folder / f"{sku}.ledger.alive"
         self._disk, self._max_bytes = disk or Disk(), max_bytes
-        self._by = Stamp(
-            appliance=sku,
-            file="",
-            version=__version__,
-            host=socket.gethostname(),
-            machine=_machine(),
-            boot=clock.boot_id(),
-        )
+        self._sku, self._machine, self._boot = sku, _machine(), clock.boot_id()
         self._known = False
         self._descriptor: int | None = None
         self._end = _Place()
@@ -173,7 +168,7 @@ class LedgerFile:
         place, made, synchronised = self._end, list[bytes](), clock.synchronised()
         for one in entries:
             made.append(line(self._row(one, place, synchronised=synchronised)))
-            place = _Place(place.n + 1, digest(made[-1]))
+            place = _Place(place.n + 1, line_hash(made[-1]))
         self._put(b"".join(made))
         self._first.setdefault(self.path, (self._end.n + 1, entries[0].at_ms))
         self._end, self._amiss = place, []
@@ -187,7 +182,7 @@ class LedgerFile:
             OSError: it cannot be written.
 
         """
-        text = b"%020d %64s %020d\n" % (self._end.n, self._end.hash.encode(), alive_ms)
+        text = b"%020d %64s %020d\n" % (self._end.n, (self._end.hash or _NONE).encode(), alive_ms)
         for path in (self._live_mark, self._kept_mark)[: 1 + kept]:
             # In place and of one length: one or the other is there. Not synced: a power cut costs some of it.
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -214,7 +209,7 @@ class LedgerFile:
                 row = parse(text)
             except ValueError:
                 continue
-            self._good, self._end = stream.tell(), _Place(row.n, digest(text))
+            self._good, self._end = stream.tell(), _Place(row.n, line_hash(text))
             self._first.setdefault(path, (row.n, row.at_ms))
             still_open(self._open, row.entry)
             found.alive_ms, found.stopped = row.at_ms, row.entry.kind is Kind.STOP
@@ -242,7 +237,7 @@ class LedgerFile:
             self._disk.truncate(file.fileno(), good)
             self._disk.sync(file.fileno())
             self._size = good
-        what = f"its last {len(rest)} bytes were no row (SHA-256 {digest(rest)}), and were taken out"
+        what = f"its last {len(rest)} bytes were no row (SHA-256 {line_hash(rest)}), and were taken out"
         self._amiss.append(f"{what}: {ascii(rest[:_SHOWN])[2:-1]}")
 
     def _compare(self, n: int, last: str, alive_ms: int, found: Found) -> None:
@@ -312,12 +307,17 @@ class LedgerFile:
 
     def _row(self, one: Booked, before: _Place, *, synchronised: bool) -> Row:
         return Row(
-            n=before.n + 1,
-            previous=before.hash,
-            at_ms=one.at_ms,
+            time=utc(one.at_ms),
+            host=os.uname().nodename,
+            version=__version__,
+            digest=one.digest,
+            appliance=self._sku,
+            machine=self._machine,
+            boot=self._boot,
             monotonic_ms=one.monotonic_ms,
             synchronised=synchronised,
-            by=replace(self._by, file=one.file),
+            n=before.n + 1,
+            previous=before.hash,
             entry=fitted(one.entry),
         )
 

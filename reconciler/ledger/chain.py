@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from reconciler.ledger.entry import Kind
-from reconciler.ledger.row import BEGINNING, Row, digest, parse
+from reconciler.ledger.row import BEGINNING, Row, line_hash, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def links(lines: Iterable[bytes]) -> Iterator[Link | Break]:
             continue
         if not text.endswith(b"\n"):
             yield Break(number, "this row is torn: its end is missing")
-        link = Link(row, digest(text))
+        link = Link(row, line_hash(text))
         if fault := _fault(before, link):
             yield Break(number, fault)
         yield link

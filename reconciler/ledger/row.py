@@ -22,38 +22,42 @@ _MAX_TEXT, _MAX_EVIDENCE = 500, 16
 _MAX_MS = 253_402_300_799_999  # the year 9999
 _MAX_NUMBER = 1 << 64
 _TEXTS = ("id", "segment", "cause", "who", "reason")
+_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)\.(\d{3})Z", re.ASCII)
 _HASH = re.compile("[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stamp:
-    """By what a row was written. `file`: the SHA-256 of the appliance file in force; '' where none was."""
-
-    appliance: str  # the SKU
-    file: str
-    version: str
-    host: str
-    machine: str  # /etc/machine-id
-    boot: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """A row.
 
-    `n`: 1, 2, …; `previous`: the hash of the line before. `at_ms`: when it was booked, UTC since 1970; `monotonic_ms`:
-    the same moment by the clock that never steps, since boot. `synchronised`: what the kernel says of the wall clock
-    (adjtimex).
+    `time`: when it was booked, UTC, as all our JSON has it; `monotonic_ms`: the same moment by the clock that never
+    steps, since boot. `synchronised`: what the kernel says of the wall clock (adjtimex). `digest`: the SHA-256 of the
+    appliance file in force; None where there is none. `n`: 1, 2, …; `previous`: the hash of the line before.
     """
 
     format: str = FORMAT
-    n: int
-    previous: str
-    at_ms: int
+    time: str
+    host: str
+    version: str
+    digest: str | None
+    appliance: str  # the SKU
+    machine: str  # /etc/machine-id
+    boot: str
     monotonic_ms: int
     synchronised: bool
-    by: Stamp
+    n: int
+    previous: str
     entry: Entry
+
+    @property
+    def at_ms(self) -> int:
+        """`time` in milliseconds since 1970.
+
+        Raises:
+            ValueError: it is none.
+
+        """
+        return _milliseconds(self.time)
 
 
 def line(row: Row) -> bytes:
@@ -61,7 +65,7 @@ def line(row: Row) -> bytes:
     return json.dumps(codec.dump(row), ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
 
 
-def digest(text: bytes) -> str:
+def line_hash(text: bytes) -> str:
     """The hash of a line, by which the next one names it."""
     return hashlib.sha256(text.rstrip(b"\n")).hexdigest()
 
@@ -97,9 +101,21 @@ def _check(row: Row) -> None:
         raise ValueError("a precision that cannot be")
     if row.previous != BEGINNING and not _HASH.fullmatch(row.previous):
         raise ValueError("no hash of the row before")
-    texts = [*(getattr(entry, name) for name in _TEXTS), *entry.evidence, *codec.dump(row.by).values()]
+    texts = [*(getattr(entry, name) for name in _TEXTS), *entry.evidence, *row.host, row.version, row.digest or ""]
+    texts += [row.appliance, row.machine, row.boot]
     if max(map(len, texts)) > _MAX_TEXT or len(entry.evidence) > _MAX_EVIDENCE:
         raise ValueError("a text that is too long")
+
+
+def _milliseconds(text: str) -> int:
+    found = _TIME.fullmatch(text)
+    year, month, day, hour, minute, second, rest = map(int, found.groups()) if found else (0,) * 7
+    if not (year >= 1970 and 1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 60):
+        raise ValueError("a time that cannot be")
+    # The days since 1970 by the calendar: years begin with March, so that the day of a leap year is the last one.
+    year, month = (year, month - 3) if month > 2 else (year - 1, month + 9)
+    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * month + 2) // 5 + day - 719_469
+    return (((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000 + rest
 
 
 def fitted(entry: Entry) -> Entry:

@@ -65,20 +65,22 @@ class Asked:
 
     def __init__(self, kept: Kept) -> None:
         self.kept = kept
-        self.reloads = 0
-        self.guarded: list[bool] = []
+        self.reloads: list[str] = []
+        self.guarded: list[tuple[bool, str]] = []
+        self.released: list[tuple[str, str | None]] = []
         self.disk = ""
         self.requests = Requests(
             Door(kept.core),  # type: ignore[arg-type]
             reload=self._reload,
             about=lambda: {"pid": 1},
-            switch_guard=self.guarded.append,
+            switch_guard=lambda on, who: self.guarded.append((on, who)),
+            released=lambda who, segment: self.released.append((who, segment)),
             unkept=self._unkept,
         )
         self.requests.digest = digest(b"file")
 
-    async def _reload(self) -> None:
-        self.reloads += 1
+    async def _reload(self, who: str) -> None:
+        self.reloads.append(who)
 
     async def _unkept(self) -> str:
         return self.disk
@@ -241,14 +243,14 @@ def test_whatever_is_sent_besides_is_refused_or_ignored_and_never_a_bug(asked: A
 
 def test_a_reload_is_done_by_who_can(asked: Asked) -> None:
     assert asked("reload") == {"sku": "two"}
-    assert asked.reloads == 1
+    assert asked.reloads == ["operator"]
 
 
 def test_a_guard_is_set_and_taken_away_where_the_file_declares_one() -> None:
     asked = Asked(kept(guard={}))
     assert asked("guard", on=False) == {"on": False, "sku": "two", "unkept": ""}
     assert asked("guard", on=True) == {"on": True, "sku": "two", "unkept": ""}
-    assert asked.guarded == [False, True]
+    assert asked.guarded == [(False, "operator"), (True, "operator")]
 
 
 def test_a_guard_that_is_not_declared_is_not_set(asked: Asked) -> None:

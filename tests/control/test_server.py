@@ -5,9 +5,10 @@ import grp
 import io
 import json
 import os
-import pwd
 import random
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -20,6 +21,7 @@ from reconciler.control import server as control
 from reconciler.control.server import MAX_REQUEST, Control, Who
 from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError, RequestError
+from reconciler.host.names import login_of, person
 
 Client = Callable[[Path], Coroutine[Any, Any, None]]
 
@@ -88,7 +90,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_line_of_json_is_answered_by_one(path: Path) -> None:
     async def client(path: Path) -> None:
-        me = pwd.getpwuid(os.geteuid()).pw_name
+        me = person(os.geteuid(), login_of(os.getpid()))
         assert await said(path, b'{"do": "x"}\n') == {"ok": True, "heard": {"do": "x"}, "user": me}
         assert await said(path, b'{"do": "refuse"}\n') == {"ok": False, "error": "not this"}
 
@@ -279,7 +281,7 @@ class Slow:
     def __init__(self, answer: Any) -> None:
         self.answer, self.event, self.asked = answer, threading.Event(), 0
 
-    def __call__(self, _: Any) -> Any:
+    def __call__(self, *_: Any) -> Any:
         self.asked += 1
         assert self.event.wait(10)
         return self.answer
@@ -293,8 +295,8 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_impatient")
 def test_a_name_that_is_slow_to_come_keeps_nobody_waiting(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = Slow("somebody")
-    monkeypatch.setattr(control, "user_name", names)
-    monkeypatch.setattr(control, "_user", lambda _: 4711)
+    monkeypatch.setattr(control, "person", names)
+    monkeypatch.setattr(control, "_peer", lambda _: (os.getpid(), 4711))
 
     async def client(path: Path) -> None:
         # More than may wait for a name at once.
@@ -314,14 +316,45 @@ def test_nobody_s_name_is_looked_up_who_only_asks(path: Path, monkeypatch: pytes
         return {}
 
     names = Slow("somebody")
-    monkeypatch.setattr(control, "user_name", names)
-    monkeypatch.setattr(control, "_user", lambda _: 4711)
+    monkeypatch.setattr(control, "person", names)
+    monkeypatch.setattr(control, "_peer", lambda _: (os.getpid(), 4711))
 
     async def client(path: Path) -> None:
         assert (await said(path, b"{}\n"))["ok"]
 
     assert served(path, client, answer=short) == []
     assert names.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("uid", "login", "named"),
+    [(0, None, "root"), (0, 0, "root"), (0, 1, "daemon as root"), (1, 1, "daemon"), (4711, 1, "daemon as uid 4711"), (1, 4711, "uid 4711 as daemon")],
+)  # fmt: skip
+def test_who_asks_is_who_logged_in_and_not_only_as_whom_they_act(
+    path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, login: int | None, named: str
+) -> None:
+    monkeypatch.setattr(control, "_peer", lambda _: (os.getpid(), uid))
+    monkeypatch.setattr(control, "login_of", lambda _: login)
+
+    async def client(path: Path) -> None:
+        assert (await said(path, b"{}\n"))["user"] == named
+
+    assert served(path, client) == []
+
+
+def test_who_logged_in_is_known_from_the_kernel(path: Path) -> None:
+    code = "import os, sys; open('/proc/self/loginuid', 'w').write('1'); os.execvp(sys.argv[1], sys.argv[1:])"
+    ask = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.send(b'{}\\n'); print(s.recv(4096).decode())"
+    command = [sys.executable, "-c", code, sys.executable, "-c", ask, str(path)]
+
+    async def client(_: Path) -> None:
+        started = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        out, failure = await started.communicate()
+        if b"Error" in failure:
+            pytest.skip(f"the kernel keeps no login here: {failure.splitlines()[-1]!r}")
+        assert json.loads(out)["user"] == "daemon as root"
+
+    assert served(path, client) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to a group")

@@ -94,8 +94,8 @@ def test_who_holds_waits_for_the_disk_and_nobody_else_does(
 def test_slow_names_delay_no_failover(
     two_wires: Living, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "user_name", lambda _: gate.wait(PATIENCE_S) and "somebody")
-    monkeypatch.setattr(control, "_user", lambda _: 4711)
+    monkeypatch.setattr(control, "person", lambda *_: gate.wait(PATIENCE_S) and "somebody")
+    monkeypatch.setattr(control, "_peer", lambda _: (os.getpid(), 4711))
 
     async def scene(living: Living) -> None:
         await living.goes_to("inspect")

@@ -87,7 +87,7 @@ def test_rows_follow_each_other_over_processes(tmp_path: Path) -> None:
         file.close()
     assert entries(tmp_path) == [f"entry {number}" for number in range(6)]
     assert whole(tmp_path)
-    assert rows(tmp_path)[-1].by.appliance == "sku"
+    assert rows(tmp_path)[-1].appliance == "sku"
     assert (tmp_path / "sku.ledger.jsonl").stat().st_mode & 0o777 == 0o600
 
 

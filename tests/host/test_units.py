@@ -20,7 +20,7 @@ from reconciler.host.places import DEFAULT_FILE
 ROOT = Path(__file__).parent.parent.parent
 ANALYZE = shutil.which("systemd-analyze")
 # As docs/auditor.md tells it.
-EXPOSURE = 3.5
+EXPOSURE = 3.9
 EXPOSURE_OF_GUARD = 2.5
 PRINTED = {"service": systemd.service, "guard": systemd.guard}
 NAMES = {"service": "reconciler.service", "guard": "reconciler-guard.service"}
@@ -157,7 +157,7 @@ def test_the_daemon_is_started_before_whoever_would_configure_its_ports() -> Non
 @pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
 def test_the_prober_may_become_real_time_and_give_up_its_capabilities_and_that_is_all() -> None:
     text = systemd.service()
-    extra = {"sched_setscheduler", "capset"}
+    extra = {"sched_setscheduler", "capset", "adjtimex"}
     assert calls(text) & (group("@resources") | group("@privileged")) == extra | group("@chown")
     assert not calls(systemd.guard()) & (group("@resources") | group("@privileged"))
     # As real-time as it asks to be, by a limit and not by a capability that would allow more.

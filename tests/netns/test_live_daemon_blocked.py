@@ -208,10 +208,10 @@ def test_told_to_end_while_it_waits_for_its_memory_it_ends(kept: Keeping) -> Non
 # --- names -----------------------------------------------------------------------------------------------------------
 
 NAMES_HANG = """
-import grp, pwd, time
+import grp, os, pwd, time
 from reconciler.control import server as control
 pwd.getpwuid = grp.getgrnam = lambda _: time.sleep(3600)
-control._user = lambda _: 4711
+control._peer = lambda _: (os.getpid(), 4711)
 """
 
 
