@@ -25,8 +25,7 @@ from bench.table import Row, show
 from bench.world import spawned
 from reconciler.appliance.declared import Carrier, Domain, Health, Heartbeat, OnFailure, Rung, Signal, Streak
 from reconciler.health.policy import due, step
-from reconciler.health.signal import Reading
-from reconciler.health.signal import State as HealthState
+from reconciler.health.signal import HealthState, Reading
 from reconciler.health.state import Rules, State, begin
 from reconciler.host import clock
 from reconciler.lab.namespaces import become_lab_root, kill

@@ -15,8 +15,8 @@ from typing import Any
 from fake_kernel import FakeKernel
 
 from reconciler.errors import HostError
-from reconciler.guard.events import Counted, Installed, LeasesFound, Removed, TableFound
-from reconciler.guard.orders import DirectionReport, Order, Report
+from reconciler.guard.events import CountersRead, Installed, LeasesFound, Removed, TableFound
+from reconciler.guard.orders import DirectionReport, Order, ProberReport
 from reconciler.guard.rules import REMEMBERED_MS, Contents, Guarded, Ruleset, removal
 
 _SET = re.compile(
@@ -150,14 +150,14 @@ class Wires:
         self.advance()
         self.process = None
 
-    def report(self) -> Report | None:
+    def report(self) -> ProberReport | None:
         """What the prober says now; None: there is none, or it hangs."""
         self.advance()
         if self.process is None or self.process.hung or self.clock() < self.process.up:
             return None
         told = tuple(self._report_of(self.process, one) for one in self.process.orders.values())
         now = self.clock()
-        return Report(now * 1_000, told, 0, 0, 0, 0, "fifo 10", "", now - self.process.consented)
+        return ProberReport(now * 1_000, told, 0, 0, 0, 0, "fifo 10", "", now - self.process.consented)
 
     def _report_of(self, process: Process, order: Order) -> DirectionReport:
         last, now = process.returned.get(order.name), self.clock()
@@ -183,7 +183,7 @@ class FakeProber:
     def __init__(self, wires: Wires) -> None:
         self.wires = wires
         self.process: Process | None = None
-        self.ready: list[Report] = []
+        self.ready: list[ProberReport] = []
         self.refuses = ""
         self.reason = "it has ended"
         self.pid: int | None = None
@@ -246,7 +246,7 @@ class FakeProber:
             self.wires.process, self.wires.ending = None, self.wires.clock() + self.wires.end_ms
         self.process = None
 
-    def reports(self) -> Sequence[Report]:
+    def reports(self) -> Sequence[ProberReport]:
         self.wires.advance()
         ready, self.ready = self.ready, []
         if self.process is not self.wires.process:
@@ -389,7 +389,7 @@ class FakeTable:
 
     def install(self, ruleset: Ruleset) -> Installed:
         self._message("install")
-        before = None if self.rules is None else Counted(self.handle, dict(self.passed))
+        before = None if self.rules is None else CountersRead(self.handle, dict(self.passed))
         if ruleset.text.startswith("add chain"):
             return self._replace(ruleset.text, before)
         name = re.match(r"add table netdev (\S+)\n", ruleset.text)
@@ -424,7 +424,7 @@ class FakeTable:
             if not self.wires.device(interface):
                 raise HostError(f"nftables: {interface}: No such file or directory")
 
-    def _replace(self, text: str, before: Counted | None) -> Installed:
+    def _replace(self, text: str, before: CountersRead | None) -> Installed:
         """Chains at other interfaces; all else stays."""
         if self.rules is None:
             raise HostError("nftables: No such file or directory")
@@ -466,8 +466,8 @@ class FakeTable:
         until = [self._elements(way.renewed).get("ether") for way in one.directions]
         return max((self.wires.clock() + REMEMBERED_MS - each for each in until if each), default=None)
 
-    def count(self) -> Counted:
-        return Counted(None if self.rules is None else self.handle, self.counters())
+    def count(self) -> CountersRead:
+        return CountersRead(None if self.rules is None else self.handle, self.counters())
 
     def fingerprint(self) -> str | None:
         if self.refuses:

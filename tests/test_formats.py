@@ -17,7 +17,7 @@ from worlds import converge, host, two_ports, two_ports_document
 
 from reconciler import __version__
 from reconciler.daemon.journal import Journal
-from reconciler.health.signal import Reading, State
+from reconciler.health.signal import HealthState, Reading
 from reconciler.health.state import Ending, Hold, HoldPlaced, RestartEnded
 from reconciler.host.envelope import enveloped, utc
 from reconciler.log_events import EVENTS
@@ -168,7 +168,7 @@ def test_the_lines_of_a_story_are_as_published() -> None:
     kept.power(on=True)
     kept.turn(changed=True)
     kept.turn(HoldPlaced(Hold("bypass", "ann", "new cables", kept.now + 60_000)))
-    kept.turn(Reading("nobody", State.HEALTHY, "?"))
+    kept.turn(Reading("nobody", HealthState.HEALTHY, "?"))
     kept.kernel["sw-bypass"].settings[Setting.STP] = True
     kept.turn(changed=True)
     kept.kernel.remove("eth0")

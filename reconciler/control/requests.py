@@ -12,7 +12,7 @@ from reconciler.errors import RequestError
 from reconciler.health.state import MAX_HOLD_MS, Hold, HoldPlaced, HoldReleased
 from reconciler.host.envelope import enveloped
 from reconciler.network import report
-from reconciler.network.cycle import Report
+from reconciler.network.cycle import TurnReport
 from reconciler.network.diff import Difference
 from reconciler.network.plan import Plan, plan
 
@@ -95,7 +95,7 @@ class Requests:
         core = self._core
         before, after = self._turns.enter(_reconciled)
         # What was done is in the journal; what differed, and what still does, is what the user asked.
-        done = Report(before, Plan((), ()), (), after)
+        done = TurnReport(before, Plan((), ()), (), after)
         made: dict[str, Any] = {"mine": True, "converged": done.converged}
         if request.get("output") == "json":
             told = report.result_json(core.appliance, core.state.choice, done, interrupted=False)

@@ -24,16 +24,15 @@ from reconciler.daemon.paths import Paths
 from reconciler.daemon.telling import Telling
 from reconciler.errors import HostError, TransientError
 from reconciler.health import policy, record
-from reconciler.health.signal import Reading, Rebooted
-from reconciler.health.signal import State as HealthState
+from reconciler.health.signal import HealthState, Reading, Rebooted
 from reconciler.health.state import (
     Choose,
     Decision,
     Declared,
     Event,
     Phase,
-    Restart,
     RestartEnded,
+    RestartVm,
     State,
     Tick,
     begin,
@@ -69,7 +68,7 @@ class Memory(Protocol):
         ...
 
 
-class Guard(Protocol):
+class GuardControl(Protocol):
     """The dead-man switch in the kernel; the contract stands with `daemon.guard.GuardEffects`."""
 
     @property
@@ -120,9 +119,9 @@ class Core:
     clock: Callable[[], int]
     journal: Journal
     memory: Memory
-    restart: Callable[[Restart], None]
+    restart: Callable[[RestartVm], None]
     running: Callable[[], Collection[str]] = lambda: ()
-    guard: Guard | None = None
+    guard: GuardControl | None = None
     paths: Paths = field(default_factory=Paths)
     state: State = field(init=False)
     found: Difference | None = field(init=False, default=None)
@@ -130,7 +129,7 @@ class Core:
     telling: Telling = field(init=False)
     repaired: int = field(init=False, default=0)
     _observed: dict[tuple[str, str | None], Reading] = field(init=False, default_factory=dict)
-    _pending: list[Restart] = field(init=False, default_factory=list)
+    _pending: list[RestartVm] = field(init=False, default_factory=list)
     _look_ms: int = field(init=False, default=0)
     _switched: bool = field(init=False, default=False)
     _remembered: Any = field(init=False, default=None)
@@ -244,7 +243,7 @@ class Core:
         return audit(self.host, self.appliance, self.state.choice)
 
     def see_paths(self, *, ask: bool = False) -> Mapping[str, Taken]:
-        """Where frames go now, by what was seen last; `ask`: what the guard has, the kernel is asked for anew."""
+        """Where frames go now, by what was seen last; `ask`: what the guard has, the kernel is asked for again."""
         guards = self.guard.path_guards(ask=ask) if self.guard else {}
         actual = None if self.found is None or self.unread else self.found.actual
         seen_for = (self.appliance, actual, guards, {name: one.verdict for name, one in self.state.segments.items()})
@@ -273,7 +272,7 @@ class Core:
                 case Choose():
                     self._choose()
                     self._switched, self._look_ms = True, self.state.now_ms
-                case Restart():
+                case RestartVm():
                     self._pending.append(effect)
                 case Decision():
                     self.telling.decided(effect, self.state.now_ms)

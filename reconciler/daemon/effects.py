@@ -6,7 +6,7 @@ from reconciler.appliance.declared import Appliance
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.tasks import Tasks
 from reconciler.errors import ReconcilerError, UnreachedError
-from reconciler.health.state import Ending, Restart, RestartEnded
+from reconciler.health.state import Ending, RestartEnded, RestartVm
 from reconciler.host.hypervisor.driver import Hypervisor, hypervisor_of
 from reconciler.host.hypervisor.own_actions import OwnActions
 
@@ -45,18 +45,18 @@ class Restarts:
 
         return go_over
 
-    def begin(self, effect: Restart) -> None:
+    def begin(self, effect: RestartVm) -> None:
         """Have the VM restarted."""
         self._tasks.start(self._restart(effect, self._hypervisor))
 
-    async def _restart(self, effect: Restart, hypervisor: Hypervisor | None) -> None:
+    async def _restart(self, effect: RestartVm, hypervisor: Hypervisor | None) -> None:
         # The attempt that it uses up is remembered first, so that no restart of ours gives the VM more than declared;
         # but a disk that does not take it must not leave the VM dead.
         await self._kept()
         ending, reason = await self._end_of(effect, hypervisor)
         self._ended(RestartEnded(effect.asked_ms, ending, reason))
 
-    async def _end_of(self, effect: Restart, hypervisor: Hypervisor | None) -> tuple[Ending, str]:
+    async def _end_of(self, effect: RestartVm, hypervisor: Hypervisor | None) -> tuple[Ending, str]:
         if hypervisor is None:
             return Ending.REFUSED, "the file declares nothing that runs the VM"
         try:

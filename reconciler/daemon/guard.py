@@ -38,7 +38,7 @@ class Table(Protocol):
     def find(self, bound: Iterable[Guarded]) -> events.TableFound: ...  # noqa: D102
     def standing(self, bound: Iterable[Guarded]) -> events.LeasesFound: ...  # noqa: D102
     def contents(self, one: Guarded) -> Contents: ...  # noqa: D102
-    def count(self) -> events.Counted: ...  # noqa: D102
+    def count(self) -> events.CountersRead: ...  # noqa: D102
     def install(self, ruleset: Ruleset) -> events.Installed: ...  # noqa: D102
     def remove(self) -> events.Removed: ...  # noqa: D102
     def prepare(self, segments: Iterable[Guarded]) -> None: ...  # noqa: D102
@@ -48,7 +48,7 @@ class Table(Protocol):
     def renew(self, one: Guarded) -> None: ...  # noqa: D102
 
 
-class Prober(Protocol):
+class ProberControl(Protocol):
     """The process that sends, hears and counts probes; see `host.guard.prober_client.Probing`."""
 
     @property
@@ -62,7 +62,7 @@ class Prober(Protocol):
     def order(self, orders: Sequence[orders.Order], sockets: Sequence[socket.socket], grace_ms: int) -> None: ...  # noqa: D102
     def consent(self) -> None: ...  # noqa: D102
     def end(self) -> None: ...  # noqa: D102
-    def reports(self) -> Sequence[orders.Report]: ...  # noqa: D102
+    def reports(self) -> Sequence[orders.ProberReport]: ...  # noqa: D102
 
 
 class Notes(Protocol):
@@ -83,10 +83,10 @@ class GuardEffects:
 
     def __init__(
         self,
-        begun: state.State,
+        begun: state.GuardState,
         *,
         table: Table,
-        prober: Prober,
+        prober: ProberControl,
         listener: Callable[[str, bytes], socket.socket],
         clock: Callable[[], int],
         journal: Journal,
@@ -134,7 +134,7 @@ class GuardEffects:
         self._delivered.clear()
         if reports := tuple(self.prober.reports()):
             reported.append(events.ProberReported(reports))
-        if not self.prober.alive and self.state.prober.life is not state.Life.NOBODY:
+        if not self.prober.alive and self.state.prober.life is not state.ProberLife.NOBODY:
             reported.append(events.ProberGone(self.prober.reason))
         return self._step(*(reported or [events.Tick()]))
 
@@ -226,7 +226,7 @@ class GuardEffects:
         try:
             return self._carry_out(effect)
         except ReconcilerError as error:
-            return events.Refused(effect, str(error))
+            return events.NotDone(effect, str(error))
 
     def _carry_out(self, effect: effects.Effect) -> events.Event | None:
         match effect:
@@ -244,11 +244,11 @@ class GuardEffects:
                 return self._slowly(effect, lambda: self._table.find(bound))
             case effects.FindLeases(bound):
                 return self._table.standing(bound)
-            case effects.Count():
+            case effects.ReadCounters():
                 return self._table.count()
             case effects.Install(made):
                 return self._slowly(effect, lambda: self._table.install(made))
-            case effects.Remove():
+            case effects.RemoveTable():
                 return self._table.remove()
             case effects.Tell(event, text, level, data):
                 self._journal.tell(event, text, level=LEVELS[level], **data)
@@ -262,7 +262,7 @@ class GuardEffects:
 
     def _slowly(self, effect: effects.Effect, find: Callable[[], events.Event]) -> events.Event | None:
         def refused(reason: str) -> events.Event:
-            return events.Refused(effect, reason)
+            return events.NotDone(effect, reason)
 
         def work() -> events.Event:
             try:
@@ -280,7 +280,8 @@ class GuardEffects:
             self._journal.tell("guard", text, level=logging.ERROR)
 
     def _tell_prober(
-        self, effect: effects.FindProber | effects.StartProber | effects.EndProber | effects.Order | effects.Consent
+        self,
+        effect: effects.FindProber | effects.StartProber | effects.EndProber | effects.GiveOrders | effects.Consent,
     ) -> events.Event | None:
         match effect:
             case effects.FindProber():
@@ -291,7 +292,7 @@ class GuardEffects:
                 self.prober.end()
                 self.close()
                 return events.ProberGone("ended on purpose")
-            case effects.Order(wanted):
+            case effects.GiveOrders(wanted):
                 self._order(wanted)
             case effects.Consent():
                 self.prober.consent()

@@ -13,7 +13,7 @@ from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError, ReconcilerError
 from reconciler.guard import step
 from reconciler.guard.events import Removed
-from reconciler.guard.orders import Report
+from reconciler.guard.orders import ProberReport
 from reconciler.host import clock, places
 from reconciler.host.blocking import Saver
 from reconciler.host.guard.netfilter import NetfilterWatch
@@ -152,7 +152,7 @@ class _Nobody:
     def order(self, *_: Any) -> None: ...
     def consent(self) -> None: ...
     def end(self) -> None: ...
-    def reports(self) -> Sequence[Report]:
+    def reports(self) -> Sequence[ProberReport]:
         return ()
 
 

@@ -18,7 +18,7 @@ from reconciler.host.blocking import Appender, Saver
 from reconciler.host.envelope import utc
 from reconciler.host.ledgerfile import Booked, Found, LedgerFile
 from reconciler.ledger import orders
-from reconciler.ledger.entry import Entry, Kind
+from reconciler.ledger.entry import Entry, EntryKind
 from reconciler.ledger.orders import Held, Moment
 from reconciler.ledger.row import still_open
 
@@ -78,13 +78,13 @@ class Ledger:
         found = self._found or Found()
         begun = orders.begun(segments, self.now(), found.alive_ms, stopped=found.stopped)
         self._beginning = tuple(self._stamped(entry) for entry in begun)
-        if guarded and any(one.kind is Kind.GUARD_OFF for one in self.open.values()):
+        if guarded and any(one.kind is EntryKind.GUARD_OFF for one in self.open.values()):
             # Set by hand meanwhile, or by a boot.
             self.guard_switched("", on=True)
 
     def end(self) -> None:
         """The daemon ends in order."""
-        self.book(self.now().entry(Kind.STOP))
+        self.book(self.now().entry(EntryKind.STOP))
 
     def now(self) -> Moment:
         """This moment, for an entry."""
@@ -123,7 +123,11 @@ class Ledger:
             if name not in self.open
         ]
         begun = [one for name, one in self.open.items() if self._kept.get(name) != one]
-        entries = (Entry(kind=Kind.LOST, from_ms=min(since, now.at_ms), to_ms=now.at_ms, cause=cause), *over, *begun)
+        entries = (
+            Entry(kind=EntryKind.LOST, from_ms=min(since, now.at_ms), to_ms=now.at_ms, cause=cause),
+            *over,
+            *begun,
+        )
         if self._appender.room < len(entries) + 1:
             return False
         for entry in entries:
@@ -175,7 +179,7 @@ class Ledger:
         now = self.now()
         early = [name for name, hold in (self._holds or {}).items() if hold.until_ms > now.since_boot_ms]
         self._holds = holds
-        known = {one.segment: one for one in self.open.values() if one.kind is Kind.HOLD}
+        known = {one.segment: one for one in self.open.values() if one.kind is EntryKind.HOLD}
         ahead = now.utc_ms - now.since_boot_ms
         held = {
             name: Held(hold.topology, hold.owner, hold.reason, utc(hold.until_ms + ahead))
@@ -185,7 +189,7 @@ class Ledger:
 
     def released(self, who: str, segment: str | None) -> None:
         """Somebody has released a segment, or all."""
-        self.book(replace(self.now().entry(Kind.RELEASE, segment or ""), who=who, planned=True))
+        self.book(replace(self.now().entry(EntryKind.RELEASE, segment or ""), who=who, planned=True))
 
     def guard_switched(self, who: str, *, on: bool) -> None:
         """Somebody has set the guard, or taken it away."""

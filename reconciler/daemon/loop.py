@@ -31,7 +31,7 @@ from reconciler.daemon.tasks import Tasks
 from reconciler.daemon.turns import Turns
 from reconciler.errors import HostError, ReconcilerError, RequestError
 from reconciler.guard import events as guard
-from reconciler.health.state import Restart
+from reconciler.health.state import RestartVm
 from reconciler.host import clock, places
 from reconciler.host.blocking import Saver, Workers
 from reconciler.host.hypervisor.own_actions import OwnActions
@@ -274,7 +274,7 @@ class Daemon:
         elif not self._turns.over:
             self._journal.tell("bug", f"internal error: {context['message']}", level=logging.ERROR)
 
-    def _restart(self, effect: Restart) -> None:
+    def _restart(self, effect: RestartVm) -> None:
         self._restarts.begin(effect)
 
     def _in_background(self, work: Callable[[], guard.Event], failed: Callable[[str], guard.Event]) -> None:

@@ -32,7 +32,7 @@ class PathChange:
     at_ms: int
 
 
-class Notes(Protocol):
+class PathNotes(Protocol):
     """Where it is kept since when a path is what it is."""
 
     def write(self, value: Any) -> None:
@@ -46,7 +46,7 @@ class Paths:
     def __init__(
         self,
         changed: Callable[[PathChange], None] = lambda _: None,
-        notes: Notes | None = None,
+        notes: PathNotes | None = None,
         kept: Mapping[str, Any] | None = None,
     ) -> None:
         self._notes = notes

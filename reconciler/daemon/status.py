@@ -5,9 +5,8 @@ from typing import Any
 from reconciler.appliance.declared import Signal
 from reconciler.daemon.core import Core
 from reconciler.health import policy, verdict
-from reconciler.health.signal import Reading
-from reconciler.health.signal import State as HealthState
-from reconciler.health.state import Course, Segment, State
+from reconciler.health.signal import HealthState, Reading
+from reconciler.health.state import Course, SegmentState, State
 from reconciler.health.verdict import Track
 from reconciler.host.path_notes import since
 from reconciler.network.path import path_json
@@ -58,7 +57,7 @@ def status(core: Core) -> dict[str, Any]:
     }
 
 
-def _segment(state: State, name: str, segment: Segment, now: int) -> dict[str, Any]:
+def _segment(state: State, name: str, segment: SegmentState, now: int) -> dict[str, Any]:
     hold = state.holds.get(name)
     left = None
     if segment.course is Course.PROVING:

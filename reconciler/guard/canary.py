@@ -15,7 +15,7 @@ from typing import Self
 from reconciler.appliance.declared import Appliance, Canary, Frame, Guard, Source
 from reconciler.guard.orders import DirectionReport, question_of
 from reconciler.guard.rules import Guarded
-from reconciler.health.signal import Reading, State
+from reconciler.health.signal import HealthState, Reading
 
 # The prober reports ten times a second. One that does not for so long is hung, or gone and not yet replaced.
 SILENT_MS = 1_000
@@ -29,7 +29,7 @@ _NO_TABLE = "the guard is not in the kernel: no probes are sent"
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class LatestReport:
     """One direction, as it was reported last. `since_ms`: when it was reported first for these addresses."""
 
     reported: DirectionReport
@@ -46,7 +46,7 @@ class Canaries:
     a report bears it out again.
     """
 
-    ways: Mapping[str, Way] = field(default_factory=dict)
+    ways: Mapping[str, LatestReport] = field(default_factory=dict)
     reported_ms: int = 0
     readings: Mapping[tuple[str, str], Reading] = field(default_factory=dict)
     tripped: frozenset[str] = frozenset()
@@ -63,14 +63,14 @@ class Canaries:
         ways = {one.name: self._way(one, now) for one in reported}
         return replace(self, reported_ms=now, ways=ways, back_ms={**self.back_ms, **back})
 
-    def _way(self, one: DirectionReport, now: int) -> Way:
+    def _way(self, one: DirectionReport, now: int) -> LatestReport:
         old = self.ways.get(one.name)
         same = old is not None and old.reported.head == one.head and not _begins(old.reported, one)
         since = old.since_ms if old and same else now
         negative = old.negative_ms if old else None
         if one.negative > (old.reported.negative if old and same else 0):
             negative = now
-        return Way(one, since, negative)
+        return LatestReport(one, since, negative)
 
     def trip(self, segment: str) -> Self:
         """A segment's guard has tripped: that is a failure, even if the path is proven again a moment later."""
@@ -109,7 +109,7 @@ class Canaries:
         for signal in appliance.health.signals.values():
             for name in signal.source.segments if isinstance(signal.source, Canary) else ():
                 if not on:
-                    found: tuple[State, str] | None = State.ABSENT, "the guard is off: no probes are sent"
+                    found: tuple[HealthState, str] | None = HealthState.ABSENT, "the guard is off: no probes are sent"
                 elif name in bound:
                     found = self._judge(bound[name], _negative_ms(signal.source), now)
                 else:
@@ -117,11 +117,11 @@ class Canaries:
                 if found is not None:
                     stands[signal.name, name] = now + _age_ms(appliance, name)
                 elif now >= stands.get((signal.name, name), now + 1):
-                    found = State.ABSENT, "no probe has told anything for too long" if present else _NO_TABLE
+                    found = HealthState.ABSENT, "no probe has told anything for too long" if present else _NO_TABLE
                 else:
                     continue
                 reading = Reading(signal.name, *found, name)
-                if reading.state is State.ABSENT:
+                if reading.state is HealthState.ABSENT:
                     del stands[signal.name, name]
                 if readings.get((signal.name, name)) != reading:
                     readings[signal.name, name] = reading
@@ -141,22 +141,22 @@ class Canaries:
         kept = {key: one for key, one in self.readings.items() if segment not in (None, key[1])}
         return replace(self, readings=kept)
 
-    def _judge(self, one: Guarded, negative_every_ms: int, now: int) -> tuple[State, str] | None:
+    def _judge(self, one: Guarded, negative_every_ms: int, now: int) -> tuple[HealthState, str] | None:
         """What the probes say of a segment; None: nothing yet."""
         if one.name in self.tripped:
-            return State.FAILED, f"the guard tripped: a probe was missing for {one.guard.lease_ms} ms"
+            return HealthState.FAILED, f"the guard tripped: a probe was missing for {one.guard.lease_ms} ms"
         if now - self.reported_ms > SILENT_MS:
-            return State.ABSENT, "the prober tells nothing"
+            return HealthState.ABSENT, "the prober tells nothing"
         missing = [place.role for place in one.adapters if not place.index]
         if missing:
-            return State.FAILED, f"no probe can be sent: the adapter {', '.join(missing)} is not there"
+            return HealthState.FAILED, f"no probe can be sent: the adapter {', '.join(missing)} is not there"
         ways = {direction.name: self.ways.get(direction.lease) for direction in one.directions}
         let_through = _NEGATIVE_INTERVALS * negative_every_ms
         if any(way and way.negative_ms is not None and now - way.negative_ms < let_through for way in ways.values()):
-            return State.FAILED, "the VM lets through what it must block (negative canary)"
+            return HealthState.FAILED, "the VM lets through what it must block (negative canary)"
         lost = [name for name, way in ways.items() if way and way.reported.state == "lost" and _counts(one, way)]
         if lost:
-            return State.FAILED, f"probes do not come back: {', '.join(lost)}"
+            return HealthState.FAILED, f"probes do not come back: {', '.join(lost)}"
         patience = _patience_ms(one.guard)
         dark = [
             name
@@ -166,15 +166,18 @@ class Canaries:
         if dark:
             return self._never(one, dark)
         if all(way and way.reported.state == "back" for way in ways.values()):
-            return State.HEALTHY, "probes come back in every direction"
+            return HealthState.HEALTHY, "probes come back in every direction"
         return None
 
-    def _never(self, one: Guarded, dark: Iterable[str]) -> tuple[State, str]:
+    def _never(self, one: Guarded, dark: Iterable[str]) -> tuple[HealthState, str]:
         """No probe has come back yet: is the VM dead, or does it not pass such frames?"""
         asked = [self.ways.get(question_of(direction.lease)) for direction in one.directions]
         if one.guard.probe.frame is Frame.ETHERNET and all(way and way.reported.returned for way in asked):
-            return State.ABSENT, "the VM passes ARP but no probes (ethertype 0x88b5): give the guard another `probe`"
-        return State.FAILED, f"no probe has come back yet: {', '.join(dark)}"
+            return (
+                HealthState.ABSENT,
+                "the VM passes ARP but no probes (ethertype 0x88b5): give the guard another `probe`",
+            )
+        return HealthState.FAILED, f"no probe has come back yet: {', '.join(dark)}"
 
 
 def _patience_ms(guard: Guard) -> int:
@@ -197,6 +200,6 @@ def _begins(old: DirectionReport, new: DirectionReport) -> bool:
     return new.state == "unproven" and old.state != new.state
 
 
-def _counts(one: Guarded, way: Way) -> bool:
+def _counts(one: Guarded, way: LatestReport) -> bool:
     """Whether a direction that is lost is for the policy to hear of already."""
     return one.guard.latch or (way.reported.age_us or 0) >= UNLATCHED_MS * 1_000

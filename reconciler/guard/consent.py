@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import assert_never
 
 from reconciler.guard import orders
-from reconciler.guard.effects import Count, Grant, Renew, StandAside, Tell, Withdraw
+from reconciler.guard.effects import Grant, ReadCounters, Renew, StandAside, Tell, Withdraw
 from reconciler.guard.events import Chosen, LeasesFound
 from reconciler.guard.rules import Guarded, stance
 from reconciler.guard.state import SegmentGuard
-from reconciler.guard.table import ACTS, Act, Held
+from reconciler.guard.table import ACTS, Act, LeaseState
 from reconciler.guard.turn import Turn
 
 
@@ -40,13 +40,13 @@ def act(turn: Turn, one: Guarded) -> None:
         case Act.GRANT:
             _grant(turn, one, segment)
         case Act.WITHDRAW:
-            drain = segment.held is Held.GRANTED and not segment.failed and one.guard.drain_ms > 0
+            drain = segment.held is LeaseState.GRANTED and not segment.failed and one.guard.drain_ms > 0
             turn.do(Withdraw(one, drain))
-            turn.hold(one.name, Held.NOTHING, draining_until=turn.now + one.guard.drain_ms if drain else 0)
+            turn.hold(one.name, LeaseState.NOTHING, draining_until=turn.now + one.guard.drain_ms if drain else 0)
             turn.renew(one.name)
         case Act.STAND_ASIDE:
             turn.do(StandAside(one))
-            turn.hold(one.name, Held.ASIDE)
+            turn.hold(one.name, LeaseState.ASIDE)
             turn.renew(one.name)
         case Act.TRIP:
             _trip(turn, one, segment)
@@ -59,7 +59,7 @@ def _trip(turn: Turn, one: Guarded, segment: SegmentGuard) -> None:
     turn.do(Withdraw(one, drain=False))
     exposure = replace(segment.exposure, trips=segment.exposure.trips + 1)
     turn.change(one.name, exposure=exposure)
-    turn.hold(one.name, Held.NOTHING)
+    turn.hold(one.name, LeaseState.NOTHING)
     turn.renew(one.name)
     if one.guard.latch:
         turn.canaries(turn.state.canaries.trip(one.name))
@@ -75,10 +75,10 @@ def _grant(turn: Turn, one: Guarded, segment: SegmentGuard) -> None:
         return
     turn.do(Grant(one, segment.token))
     opened = segment.exposure.open_since is not None
-    turn.hold(one.name, Held.GRANTED, renewed_at=turn.now)
+    turn.hold(one.name, LeaseState.GRANTED, renewed_at=turn.now)
     if opened or not turn.state.segments[one.name].exposure.is_told(turn.now):
         turn.change(one.name, returned=True)
-        turn.do(Count())
+        turn.do(ReadCounters())
 
 
 def _proven(turn: Turn, one: Guarded, segment: SegmentGuard) -> bool:
@@ -96,14 +96,14 @@ def expire(turn: Turn, one: Guarded, renewed_ms: int | None) -> None:
         exposure = exposure.opened(turn.now, one.guard.lease_ms)
     else:
         exposure = exposure.tripped(turn.now - renewed_ms, one.guard.lease_ms, turn.now)
-    turn.change(one.name, held=Held.EXPIRED, exposure=exposure)
+    turn.change(one.name, held=LeaseState.EXPIRED, exposure=exposure)
 
 
 def leases(turn: Turn, found: LeasesFound) -> None:
     """Which segments' leases stand: what does not has run out, and what the daemon renews is renewed."""
     for one in turn.state.bound:
         segment = turn.state.segments[one.name]
-        if segment.held is not Held.GRANTED:
+        if segment.held is not LeaseState.GRANTED:
             continue
         if one.name not in found.standing:
             expire(turn, one, found.renewed_ms.get(one.name))

@@ -65,7 +65,7 @@ class FindLeases:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class ReadCounters:
     """Read the counters: answered by `Counted`."""
 
 
@@ -77,7 +77,7 @@ class Install:
 
 
 @dataclass(frozen=True, slots=True)
-class Remove:
+class RemoveTable:
     """Take the table away: answered by `Removed`."""
 
 
@@ -97,7 +97,7 @@ class EndProber:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class GiveOrders:
     """What it shall do from now on."""
 
     orders: Orders
@@ -140,13 +140,13 @@ Effect = (
     | Prepare
     | FindTable
     | FindLeases
-    | Count
+    | ReadCounters
     | Install
-    | Remove
+    | RemoveTable
     | FindProber
     | StartProber
     | EndProber
-    | Order
+    | GiveOrders
     | Consent
     | Readings
     | Tell

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from reconciler.appliance.declared import Appliance
 from reconciler.guard.effects import Effect
-from reconciler.guard.orders import Report
+from reconciler.guard.orders import ProberReport
 from reconciler.guard.rules import Contents, Guarded
 
 
@@ -30,7 +30,7 @@ class Observed:
 class TableFound:
     """The answer to `FindTable`. `fingerprint` None: there is no such table.
 
-    `contents`: of the segments that it knows. `handle` and `counted`: see `Counted`.
+    `contents`: of the segments that it knows. `handle` and `counted`: see `CountersRead`.
     """
 
     fingerprint: str | None = None
@@ -48,7 +48,7 @@ class LeasesFound:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class CountersRead:
     """The answer to `Count`: the table's number in the kernel, and frames and bytes by counter."""
 
     handle: int | None
@@ -60,7 +60,7 @@ class Installed:
     """The table was put into the kernel. `before`: what the one that it replaced had counted at its last moment."""
 
     fingerprint: str | None
-    before: Counted | None = None
+    before: CountersRead | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class NotDone:
     """What was asked for could not be done."""
 
     effect: Effect
@@ -83,7 +83,7 @@ class Refused:
 class ProberReported:
     """The prober has told something, oldest first."""
 
-    reports: tuple[Report, ...]
+    reports: tuple[ProberReport, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +139,10 @@ Event = (
     | Observed
     | TableFound
     | LeasesFound
-    | Counted
+    | CountersRead
     | Installed
     | Removed
-    | Refused
+    | NotDone
     | ProberReported
     | ProberThere
     | ProberStill

@@ -10,11 +10,11 @@ from typing import assert_never
 
 from reconciler.guard import consent, orders
 from reconciler.guard.effects import FindTable, Install, Prepare, Tell, Withdraw
-from reconciler.guard.events import Counted, Installed, Observed, Removed, TableFound
+from reconciler.guard.events import CountersRead, Installed, Observed, Removed, TableFound
 from reconciler.guard.exposure import Count as Counts
 from reconciler.guard.rules import Contents, Guarded, Ruleset, Stance, digest_of, replacement, ruleset
-from reconciler.guard.state import Putting, SegmentGuard, State
-from reconciler.guard.table import Held
+from reconciler.guard.state import GuardState, Putting, SegmentGuard
+from reconciler.guard.table import LeaseState
 from reconciler.guard.turn import Turn
 from reconciler.log_events import EventName
 
@@ -75,12 +75,12 @@ def _judge_without_a_table(turn: Turn, *, silent: bool) -> None:
     """
     for one in turn.state.bound:
         segment = turn.state.segments[one.name]
-        if segment.held is not Held.GRANTED or not orders.probed(turn.state.appliance, one):
+        if segment.held is not LeaseState.GRANTED or not orders.probed(turn.state.appliance, one):
             continue
         if silent and segment.stance is Stance.ARMED and segment.inspected:
-            turn.hold(one.name, Held.ADOPTING, adopting_until=turn.now + ADOPT_MS)
+            turn.hold(one.name, LeaseState.ADOPTING, adopting_until=turn.now + ADOPT_MS)
         elif not turn.state.canaries.was_proven(one, turn.now):
-            turn.change(one.name, held=Held.EXPIRED)
+            turn.change(one.name, held=LeaseState.EXPIRED)
 
 
 def _adopt(turn: Turn, found: Mapping[str, Contents]) -> None:
@@ -93,20 +93,20 @@ def _adopt(turn: Turn, found: Mapping[str, Contents]) -> None:
         if held.token is not None:
             turn.change(one.name, token=held.token)
             if held.held:
-                turn.hold(one.name, Held.GRANTED)
+                turn.hold(one.name, LeaseState.GRANTED)
             else:
                 consent.expire(turn, one, held.renewed_ms)
         elif held.aside_ms:
-            turn.hold(one.name, Held.ADOPTING, adopting_until=turn.now + held.aside_ms)
+            turn.hold(one.name, LeaseState.ADOPTING, adopting_until=turn.now + held.aside_ms)
         elif held.aside_ms is not None:
-            turn.hold(one.name, Held.ASIDE)
+            turn.hold(one.name, LeaseState.ASIDE)
         else:
             if held.renewed_ms is not None:
                 # It was withdrawn, some time in the last lease's.
                 exposure = turn.state.segments[one.name].exposure
                 since, lease_ms = turn.now - held.renewed_ms, one.guard.lease_ms
                 turn.change(one.name, exposure=exposure.tripped(since, 0, turn.now, within=lease_ms))
-            turn.hold(one.name, Held.NOTHING)
+            turn.hold(one.name, LeaseState.NOTHING)
 
 
 def _replace(turn: Turn, found: TableFound, *, live: bool) -> None:
@@ -118,18 +118,18 @@ def _replace(turn: Turn, found: TableFound, *, live: bool) -> None:
     for one in bound:
         segment, old = turn.state.segments[one.name], before.get(one.name)
         held = found.contents.get(one.name)
-        if old is not None and segment.held is Held.GRANTED and held is not None and not held.held:
+        if old is not None and segment.held is LeaseState.GRANTED and held is not None and not held.held:
             # It ran out, and nobody has seen it yet: no other table gives it back.
             consent.expire(turn, old, held.renewed_ms)
             consent.act(turn, old)
         elif old is not None and old.adapters != one.adapters:
             # Who is behind others has proven nothing.
             turn.renew(one.name)
-            if segment.held in (Held.GRANTED, Held.ADOPTING):
-                turn.change(one.name, held=Held.EXPIRED)
+            if segment.held in (LeaseState.GRANTED, LeaseState.ADOPTING):
+                turn.change(one.name, held=LeaseState.EXPIRED)
                 consent.act(turn, old)
         if not live and not known and segment.stance is Stance.ARMED and segment.inspected:
-            turn.hold(one.name, Held.ADOPTING, adopting_until=turn.now + ADOPT_MS)
+            turn.hold(one.name, LeaseState.ADOPTING, adopting_until=turn.now + ADOPT_MS)
         elif leaky:
             turn.renew(one.name)
     changed = _changed(turn.state, found)
@@ -143,7 +143,7 @@ def _replace(turn: Turn, found: TableFound, *, live: bool) -> None:
     turn.do(Install(made))
 
 
-def _changed(state: State, found: TableFound) -> tuple[tuple[Guarded, Guarded], ...] | None:
+def _changed(state: GuardState, found: TableFound) -> tuple[tuple[Guarded, Guarded], ...] | None:
     """The segments whose interfaces have changed, where nothing else has; else None: the whole table is replaced."""
     pairs = tuple(zip(state.bound, state.seen, strict=False))
     as_it_was = found.fingerprint is not None and found.fingerprint == state.table.fingerprint
@@ -156,13 +156,13 @@ def _changed(state: State, found: TableFound) -> tuple[tuple[Guarded, Guarded], 
 def _contents(turn: Turn, name: str) -> Contents:
     segment = turn.state.segments[name]
     match segment.held:
-        case Held.GRANTED:
+        case LeaseState.GRANTED:
             return Contents(segment.token, held=True)
-        case Held.ADOPTING:
+        case LeaseState.ADOPTING:
             return Contents(aside_ms=max(1, segment.adopting_until - turn.now))
-        case Held.ASIDE:
+        case LeaseState.ASIDE:
             return Contents(aside_ms=0)
-        case Held.NOTHING | Held.EXPIRED:
+        case LeaseState.NOTHING | LeaseState.EXPIRED:
             return Contents()
         case never:
             assert_never(never)
@@ -196,9 +196,9 @@ def installed(turn: Turn, event: Installed) -> None:
 def _holds_more(put: Contents, segment: SegmentGuard) -> bool:
     """Whether a table that was put holds consent for a segment that has none any more."""
     if put.token is not None:
-        return segment.held is not Held.GRANTED or put.token != segment.token
+        return segment.held is not LeaseState.GRANTED or put.token != segment.token
     if put.aside_ms is not None:
-        return segment.held not in (Held.ADOPTING, Held.ASIDE)
+        return segment.held not in (LeaseState.ADOPTING, LeaseState.ASIDE)
     return False
 
 
@@ -212,7 +212,7 @@ def removed(turn: Turn, event: Removed) -> None:
     turn.table(digest="", fingerprint=None, known=False, present=False, asked=False, putting=None, made="")
     for name, segment in turn.state.segments.items():
         exposure = segment.exposure.closed(turn.now)
-        turn.change(name, held=Held.NOTHING, exposure=exposure, draining_until=0, returned=False)
+        turn.change(name, held=LeaseState.NOTHING, exposure=exposure, draining_until=0, returned=False)
         turn.renew(name)
     why = "as asked" if turn.state.segments else "the file declares none any more"
     turn.do(Tell("guard", f"the guard was taken away: {why}", "warning"))
@@ -234,12 +234,12 @@ def passed(segment: str, counted: Mapping[str, tuple[int, int]]) -> Counts:
     return Counts(sum(frames for frames, _ in found), sum(size for _, size in found))
 
 
-def counted(turn: Turn, event: Counted) -> None:
+def counted(turn: Turn, event: CountersRead) -> None:
     """What was counted is booked, and told where a segment is inspected again."""
     _book(turn, event.handle, event.counted)
     for one in turn.state.bound:
         segment = turn.state.segments[one.name]
-        if segment.returned and segment.held is Held.GRANTED:
+        if segment.returned and segment.held is LeaseState.GRANTED:
             _tell(turn, one, "inspected", "inspected again")
             turn.change(one.name, returned=False)
 

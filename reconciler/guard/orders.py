@@ -85,7 +85,7 @@ class DirectionReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ProberReport:
     """What the prober says; times in microseconds of CLOCK_MONOTONIC.
 
     `late_worst_us`: its worst lateness since the last report; `late`, `missed`, `stalls`: how many probes were later

@@ -11,9 +11,9 @@ from typing import Any
 from reconciler.appliance.declared import Appliance
 from reconciler.guard.canary import Canaries
 from reconciler.guard.exposure import NO_EXPOSURE, Exposure
-from reconciler.guard.orders import Orders, Report
+from reconciler.guard.orders import Orders, ProberReport
 from reconciler.guard.rules import Contents, Guarded, Stance
-from reconciler.guard.table import Held
+from reconciler.guard.table import LeaseState
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class SegmentGuard:
 
     token: bytes
     stance: Stance = Stance.TRIPPED
-    held: Held = Held.NOTHING
+    held: LeaseState = LeaseState.NOTHING
     failed: bool = True
     in_place: bool = False
     inspected: bool = False
@@ -38,7 +38,7 @@ class SegmentGuard:
     exposure: Exposure = NO_EXPOSURE
 
 
-class Life(Enum):
+class ProberLife(Enum):
     """Where the prober is."""
 
     NOBODY = "nobody"
@@ -47,7 +47,7 @@ class Life(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Prober:
+class ProberState:
     """The process that sends probes, as far as it is known.
 
     `since_ms`: when it was started, or found; `patience_ms`: so long it may
@@ -58,7 +58,7 @@ class Prober:
     back since it began. `trouble`: why no probes are sent, or ''.
     """
 
-    life: Life = Life.NOBODY
+    life: ProberLife = ProberLife.NOBODY
     asked: bool = False
     since_ms: int = 0
     patience_ms: int = 0
@@ -69,7 +69,7 @@ class Prober:
     ordered: Orders | None = None
     order_ms: int = 0
     proven: frozenset[str] = frozenset()
-    report: Report | None = None
+    report: ProberReport | None = None
     trouble: str = ""
 
 
@@ -106,7 +106,7 @@ class TableState:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class GuardState:
     """All that the guard remembers of one appliance.
 
     `secret`: what the probes' source addresses are made of, 16 bytes. `nonce`: 16 random bytes of this process, from
@@ -126,7 +126,7 @@ class State:
     seen: tuple[Guarded, ...] = ()
     looked_ms: int = 0
     table: TableState = TableState()
-    prober: Prober = Prober()
+    prober: ProberState = ProberState()
     canaries: Canaries = field(default_factory=Canaries)
     wanted: Orders | None = None
     wanted_for: tuple[object, ...] = ()

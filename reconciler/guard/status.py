@@ -5,8 +5,8 @@ from typing import Any, assert_never
 
 from reconciler.appliance.declared import Guard
 from reconciler.guard.rules import Contents, Direction, Guarded
-from reconciler.guard.state import Life, State
-from reconciler.guard.table import Held
+from reconciler.guard.state import GuardState, ProberLife
+from reconciler.guard.table import LeaseState
 from reconciler.network.path import Gate, Hook, PathGuard
 
 
@@ -19,16 +19,16 @@ def gate_of(guard: Guard, held: Contents) -> Gate:
     return Gate.CUT if guard.closed else Gate.JOINED
 
 
-def known_gate(state: State, one: Guarded) -> Gate:
+def known_gate(state: GuardState, one: Guarded) -> Gate:
     """The same, by what the step knows."""
     if not state.table.present:
         return Gate.MISSING
     match state.segments[one.name].held:
-        case Held.GRANTED:
+        case LeaseState.GRANTED:
             return Gate.LEASED
-        case Held.ASIDE | Held.ADOPTING:
+        case LeaseState.ASIDE | LeaseState.ADOPTING:
             return Gate.ASIDE
-        case Held.NOTHING | Held.EXPIRED:
+        case LeaseState.NOTHING | LeaseState.EXPIRED:
             return Gate.CUT if one.guard.closed else Gate.JOINED
         case never:
             assert_never(never)
@@ -43,7 +43,7 @@ def hooks_of(one: Guarded) -> dict[str, Hook]:
 
 
 def status(
-    state: State, guards: Mapping[str, PathGuard], now: int, *, pid: int | None, trouble: str = ""
+    state: GuardState, guards: Mapping[str, PathGuard], now: int, *, pid: int | None, trouble: str = ""
 ) -> dict[str, Any] | None:
     """All of it; None where no segment is guarded.
 
@@ -59,7 +59,7 @@ def status(
         "trouble": state.table.trouble or trouble,
         "prober": {
             "pid": pid,
-            "alive": state.prober.life is Life.REPORTING,
+            "alive": state.prober.life is ProberLife.REPORTING,
             "trouble": state.prober.trouble,
             "priority": report.priority if report else None,
             "late_worst_us": report.late_worst_us if report else None,
@@ -69,7 +69,7 @@ def status(
     }
 
 
-def _segment(state: State, name: str, one: Guarded | None, gate: Gate, now: int) -> dict[str, Any]:
+def _segment(state: GuardState, name: str, one: Guarded | None, gate: Gate, now: int) -> dict[str, Any]:
     exposure = state.segments[name].exposure
     return {
         "name": name,
@@ -82,7 +82,7 @@ def _segment(state: State, name: str, one: Guarded | None, gate: Gate, now: int)
     }
 
 
-def _direction(state: State, way: Direction) -> dict[str, Any]:
+def _direction(state: GuardState, way: Direction) -> dict[str, Any]:
     known = state.canaries.ways.get(way.lease)
     reported = known.reported if known else None
     return {

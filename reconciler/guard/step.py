@@ -24,15 +24,15 @@ from typing import Any, assert_never
 from reconciler.appliance.declared import Appliance
 from reconciler.guard import consent, installing, orders, prober
 from reconciler.guard.effects import (
-    Count,
     Effect,
     EndProber,
     FindLeases,
     FindTable,
     Grant,
     Install,
+    ReadCounters,
     Readings,
-    Remove,
+    RemoveTable,
     Renew,
     StandAside,
     Tell,
@@ -40,19 +40,19 @@ from reconciler.guard.effects import (
 )
 from reconciler.guard.events import (
     Chosen,
-    Counted,
+    CountersRead,
     Declared,
     Disturbed,
     Event,
     Installed,
     LeasesFound,
+    NotDone,
     Observed,
     ProberGone,
     ProberReported,
     ProberStill,
     ProberThere,
     Rebooted,
-    Refused,
     Removed,
     Switched,
     TableFound,
@@ -60,8 +60,8 @@ from reconciler.guard.events import (
 )
 from reconciler.guard.exposure import NO_EXPOSURE, Exposure
 from reconciler.guard.installing import CHECK_MS
-from reconciler.guard.state import SegmentGuard, State, TableState
-from reconciler.guard.table import Held
+from reconciler.guard.state import GuardState, SegmentGuard, TableState
+from reconciler.guard.table import LeaseState
 from reconciler.guard.turn import Turn
 
 SECRET_BYTES = NONCE_BYTES = 16
@@ -69,7 +69,7 @@ SECRET_BYTES = NONCE_BYTES = 16
 LOOK_MS = 100
 
 
-def begin(appliance: Appliance, secret: bytes, nonce: bytes, kept: Mapping[str, Any] | None = None) -> State:
+def begin(appliance: Appliance, secret: bytes, nonce: bytes, kept: Mapping[str, Any] | None = None) -> GuardState:
     """The guard of a process that has seen nothing yet.
 
     `secret` and `nonce`: random bytes, as many as `SECRET_BYTES` and `NONCE_BYTES`. `kept`: what `Keep` gave an earlier
@@ -81,7 +81,7 @@ def begin(appliance: Appliance, secret: bytes, nonce: bytes, kept: Mapping[str, 
     """
     on, table, exposures = recall(kept) if kept else (True, TableState(), {})
     secret = (bytes.fromhex(kept["secret"]) if kept else b"") or secret
-    turn = Turn(State(appliance, secret, nonce, {}, on=on, table=table, former=exposures), 0)
+    turn = Turn(GuardState(appliance, secret, nonce, {}, on=on, table=table, former=exposures), 0)
     for name in _guarded(appliance):
         turn.segment(name, SegmentGuard(turn.token(name), exposure=exposures.get(name, NO_EXPOSURE)))
     return turn.state
@@ -125,7 +125,7 @@ def taken_away(kept: Mapping[str, Any], gone: Removed, now: int) -> dict[str, An
     return {"on": True, "secret": "", "digest": "", "fingerprint": None, "segments": segments}
 
 
-def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...]]:
+def step(state: GuardState, event: Event, now: int) -> tuple[GuardState, tuple[Effect, ...]]:
     """What follows from an event. `now`: milliseconds of a clock that never steps."""
     turn = Turn(state, now)
     match event:
@@ -146,10 +146,10 @@ def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...
         case LeasesFound():
             consent.leases(turn, event)
             _conclude(turn)
-        case Counted():
+        case CountersRead():
             installing.counted(turn, event)
             turn.keep()
-        case Refused():
+        case NotDone():
             _refused(turn, event)
         case ProberReported():
             _reported(turn, event)
@@ -176,7 +176,7 @@ def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...
     return turn.state, tuple(turn.effects)
 
 
-def due(state: State, now: int) -> int:
+def due(state: GuardState, now: int) -> int:
     """When `Tick` is due although nothing happens."""
     old = state.canaries.due(now)
     moments = [] if old is None else [old]
@@ -186,7 +186,7 @@ def due(state: State, now: int) -> int:
     for one in state.bound:
         segment = state.segments[one.name]
         moments += [moment for moment in (segment.draining_until, segment.adopting_until) if moment > now]
-        if segment.held is not Held.GRANTED:
+        if segment.held is not LeaseState.GRANTED:
             continue
         if not state.prober.report or now - state.prober.reported_ms > LOOK_MS:
             # Nobody tells that probes are missing.
@@ -196,7 +196,7 @@ def due(state: State, now: int) -> int:
     return min(moments)
 
 
-def waits_until(state: State, segment: str, now: int) -> int | None:
+def waits_until(state: GuardState, segment: str, now: int) -> int | None:
     """Until when a segment's ports have to stay where they are: frames are on their way out of the VM."""
     known = state.segments.get(segment)
     return known.draining_until if known and known.draining_until > now else None
@@ -222,13 +222,13 @@ def _listen(turn: Turn) -> None:
         turn.set(looked_ms=turn.now)
         for one in turn.state.bound:
             segment = turn.state.segments[one.name]
-            if segment.held is Held.ADOPTING and turn.now >= segment.adopting_until:
-                turn.hold(one.name, Held.NOTHING)
+            if segment.held is LeaseState.ADOPTING and turn.now >= segment.adopting_until:
+                turn.hold(one.name, LeaseState.NOTHING)
         exposures = (turn.state.segments[one.name].exposure for one in turn.state.bound)
         if turn.state.table.present and any(one.open_since is not None for one in exposures):
             # What somebody throws away with the table is lost from the last time on that it was read.
-            turn.do(Count())
-        granted = tuple(one for one in turn.state.bound if turn.state.segments[one.name].held is Held.GRANTED)
+            turn.do(ReadCounters())
+        granted = tuple(one for one in turn.state.bound if turn.state.segments[one.name].held is LeaseState.GRANTED)
         if granted:
             turn.do(FindLeases(granted))
             return
@@ -270,18 +270,18 @@ def _orders(turn: Turn) -> orders.Orders:
     return state.wanted
 
 
-def _refused(turn: Turn, event: Refused) -> None:
+def _refused(turn: Turn, event: NotDone) -> None:
     match event.effect:
         case Withdraw(one) | StandAside(one) | Renew(one):
             # Somebody has removed the table, or a part of it: it is put back, and then holds what it should. So is one
             # that looks as it was left, and did not obey.
             turn.table(suspicious=True, fingerprint=None)
-            turn.hold(one.name, Held.NOTHING)
+            turn.hold(one.name, LeaseState.NOTHING)
             turn.renew(one.name)
             turn.suffer(event.reason)
         case Grant(one):
             turn.table(suspicious=True, fingerprint=None)
-            turn.hold(one.name, Held.NOTHING, returned=False)
+            turn.hold(one.name, LeaseState.NOTHING, returned=False)
             turn.suffer(event.reason)
         case Install():
             turn.table(putting=None)
@@ -297,12 +297,12 @@ def _refused(turn: Turn, event: Refused) -> None:
             turn.table(suspicious=True, asked=asked)
             turn.suffer(event.reason)
             _conclude(turn, act=False)
-        case Remove():
+        case RemoveTable():
             # It stands, so it is looked after.
             turn.set(on=True)
             turn.table(suspicious=True)
             turn.suffer(event.reason)
-        case Count():
+        case ReadCounters():
             turn.table(suspicious=True)
             turn.suffer(event.reason)
         case _:
@@ -318,7 +318,7 @@ def _switched(turn: Turn, *, on: bool) -> None:
         turn.set(prober=prober.wished_for(turn.state.prober))
         turn.do(Tell("guard", "the guard is set again"))
     else:
-        turn.do(EndProber(), Remove())
+        turn.do(EndProber(), RemoveTable())
     _conclude(turn)
 
 
@@ -333,4 +333,4 @@ def _declared(turn: Turn, appliance: Appliance) -> None:
     turn.table(suspicious=True, made="")
     turn.canaries(turn.state.canaries.forget())
     if old and not turn.state.segments:
-        turn.do(EndProber(), Remove())
+        turn.do(EndProber(), RemoveTable())

@@ -20,7 +20,7 @@ from enum import Enum
 from reconciler.guard.rules import Stance
 
 
-class Held(Enum):
+class LeaseState(Enum):
     """What the kernel's table holds for a segment."""
 
     NOTHING = "nothing"
@@ -40,10 +40,10 @@ class Act(Enum):
     TRIP = 5  # the kernel has tripped it: take note, and withdraw what is left of the consent
 
 
-S, H, A = Stance, Held, Act
+S, H, A = Stance, LeaseState, Act
 
 # fmt: off
-ACTS: Mapping[tuple[Stance, Held], Act] = {
+ACTS: Mapping[tuple[Stance, LeaseState], Act] = {
     (S.ARMED, H.NOTHING):  A.GRANT,    (S.TRIPPED, H.NOTHING):  A.LEAVE,     (S.ASIDE, H.NOTHING):  A.STAND_ASIDE,
     (S.ARMED, H.GRANTED):  A.LEAVE,    (S.TRIPPED, H.GRANTED):  A.WITHDRAW,  (S.ASIDE, H.GRANTED):  A.STAND_ASIDE,
     (S.ARMED, H.EXPIRED):  A.TRIP,     (S.TRIPPED, H.EXPIRED):  A.TRIP,      (S.ASIDE, H.EXPIRED):  A.STAND_ASIDE,

@@ -9,8 +9,8 @@ from reconciler.guard.canary import Canaries
 from reconciler.guard.effects import Effect, Keep, Tell
 from reconciler.guard.exposure import Exposure
 from reconciler.guard.rules import token_from
-from reconciler.guard.state import SegmentGuard, State
-from reconciler.guard.table import Held
+from reconciler.guard.state import GuardState, SegmentGuard
+from reconciler.guard.table import LeaseState
 
 # After the table could not be set.
 RETRY_MS = 5_000
@@ -19,7 +19,7 @@ RETRY_MS = 5_000
 class Turn:
     """One step under way: the state as it becomes, and the effects so far."""
 
-    def __init__(self, state: State, now: int) -> None:
+    def __init__(self, state: GuardState, now: int) -> None:
         self.state, self.now = state, now
         self.effects: list[Effect] = []
 
@@ -52,10 +52,10 @@ class Turn:
         """Take what became of the canaries."""
         self.set(canaries=canaries)
 
-    def hold(self, name: str, held: Held, **changes: Any) -> None:
+    def hold(self, name: str, held: LeaseState, **changes: Any) -> None:
         """The kernel's table holds this from now on."""
         exposure = self.state.segments[name].exposure
-        exposed = held in (Held.NOTHING, Held.EXPIRED)
+        exposed = held in (LeaseState.NOTHING, LeaseState.EXPIRED)
         exposure = exposure.opened(self.now) if exposed else exposure.closed(self.now)
         self.change(name, held=held, exposure=exposure, **changes)
 

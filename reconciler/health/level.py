@@ -5,8 +5,7 @@ from typing import assert_never
 
 from reconciler.appliance.declared import INSPECT, Canary, Command, Domain, GuestPing, Heartbeat, Http, Source
 from reconciler.health import verdict
-from reconciler.health.signal import Reading, Rebooted
-from reconciler.health.signal import State as HealthState
+from reconciler.health.signal import HealthState, Reading, Rebooted
 from reconciler.health.state import (
     Decision,
     Declared,

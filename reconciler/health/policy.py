@@ -58,8 +58,7 @@ from typing import assert_never
 
 from reconciler.appliance.declared import INSPECT, OnFailure
 from reconciler.health import level, verdict
-from reconciler.health.signal import Reading, Rebooted
-from reconciler.health.signal import State as HealthState
+from reconciler.health.signal import HealthState, Reading, Rebooted
 from reconciler.health.state import (
     RETURN,
     Choose,
@@ -70,12 +69,12 @@ from reconciler.health.state import (
     Ending,
     Event,
     Phase,
-    Restart,
     RestartEnded,
+    RestartVm,
     Rules,
-    Segment,
+    SegmentState,
     State,
-    Vm,
+    VmState,
 )
 from reconciler.log_events import Level
 
@@ -178,7 +177,7 @@ def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...
     """The state after an event, and what is to be done. `now` may not lie before the last step's; if so, it is that."""
     choice, before_ms = state.choice, state.now_ms
     said: list[Decision] = []
-    restarts: list[Restart] = []
+    restarts: list[RestartVm] = []
     if level.answers_again(state, event):
         state = _sooner(state)
     state = level.absorbed(replace(state, now_ms=max(now, before_ms)), event, said)
@@ -213,7 +212,7 @@ def due(state: State) -> int | None:
     return min((moment for moment in moments if moment > state.now_ms), default=None)
 
 
-def hold_down(rules: Rules, segment: Segment) -> int:
+def hold_down(rules: Rules, segment: SegmentState) -> int:
     """How long a segment must be healthy before it is inspected again, in milliseconds."""
     health = rules.health
     return min(health.hold_down_ms << min(segment.flaps, _MAX_DOUBLINGS), health.hold_down_max_ms)
@@ -227,7 +226,7 @@ def explain(state: State, name: str) -> tuple[Reading, ...]:
 # The VM turns
 
 
-def _turn_vm(state: State, event: Event, said: list[Decision], restarts: list[Restart]) -> State:
+def _turn_vm(state: State, event: Event, said: list[Decision], restarts: list[RestartVm]) -> State:
     if given := _input(state.vm, event):
         state = _moved_vm(state, PHASES[state.vm.phase, given], event, said, restarts)
     while True:
@@ -237,7 +236,7 @@ def _turn_vm(state: State, event: Event, said: list[Decision], restarts: list[Re
         state = _moved_vm(state, phase, event, said, restarts)
 
 
-def _input(vm: Vm, event: Event) -> VmInput | None:
+def _input(vm: VmState, event: Event) -> VmInput | None:
     """What an event says of the VM by itself; an answer to an earlier restart than this one says nothing any more."""
     if isinstance(event, Rebooted):
         return VmInput.REBOOTED
@@ -278,7 +277,7 @@ def _method(rules: Rules, attempt: int) -> str | None:
     return None
 
 
-def _moved_vm(state: State, phase: Phase, event: Event, said: list[Decision], restarts: list[Restart]) -> State:
+def _moved_vm(state: State, phase: Phase, event: Event, said: list[Decision], restarts: list[RestartVm]) -> State:
     """The VM in its next phase, with the phase's deadline, and what is said and done on entering it."""
     old, now, rules = state.vm, state.now_ms, state.rules.on_failure
     if phase is old.phase:
@@ -296,8 +295,8 @@ def _moved_vm(state: State, phase: Phase, event: Event, said: list[Decision], re
     }
     due_ms = now + lasts[phase] if phase in lasts else None
     if phase is Phase.RESTARTING and (method := _method(state.rules, attempts)):
-        restarts.append(Restart(method, attempts, now))
-    new = Vm(phase, now, due_ms, attempts, unreached)
+        restarts.append(RestartVm(method, attempts, now))
+    new = VmState(phase, now, due_ms, attempts, unreached)
     if not (unreached and old.unreached):
         # That it is tried in vain is said once, not for as long as the hypervisor is away.
         why = tuple(dict.fromkeys(reading for name in state.segments for reading in explain(state, name)))
@@ -321,7 +320,7 @@ def _sooner(state: State) -> State:
     return replace(state, vm=replace(vm, due_ms=min(vm.due_ms, vm.since_ms + AGAIN_MS)))
 
 
-def _words(state: State, vm: Vm, event: Event) -> str:
+def _words(state: State, vm: VmState, event: Event) -> str:
     attempts, rungs = vm.attempts, sum(rung.attempts for rung in state.rules.on_failure.ladder)
     refused = f" ({event.reason})" if isinstance(event, RestartEnded) and event.ending is not Ending.DONE else ""
     match vm.phase:
@@ -376,7 +375,7 @@ def _turn_segment(state: State, name: str, said: list[Decision]) -> State:
         state = replace(state, segments={**state.segments, name: _moved_segment(state, name, segment, course, said)})
 
 
-def _seen(state: State, segment: Segment) -> SegmentInput:
+def _seen(state: State, segment: SegmentState) -> SegmentInput:
     match segment.verdict.state:
         case HealthState.HEALTHY | HealthState.DEGRADED:
             over = segment.since_ms + hold_down(state.rules, segment) <= state.now_ms
@@ -389,7 +388,7 @@ def _seen(state: State, segment: Segment) -> SegmentInput:
             assert_never(segment.verdict.state)
 
 
-def _spared(state: State, segment: Segment) -> bool:
+def _spared(state: State, segment: SegmentState) -> bool:
     """Whether the traffic waits for a restart: the file has it so, one is to come, and it is not taking too long."""
     rules, vm = state.rules.on_failure, state.vm
     if vm.unreached or not rules.restart_first or segment.course not in (Course.INSPECT, Course.ENDURE) or state.holds:
@@ -402,7 +401,7 @@ def _spared(state: State, segment: Segment) -> bool:
     return vm.phase in (Phase.SETTLING, Phase.WAITING) and to_come
 
 
-def _moved_segment(state: State, name: str, old: Segment, course: Course, said: list[Decision]) -> Segment:
+def _moved_segment(state: State, name: str, old: SegmentState, course: Course, said: list[Decision]) -> SegmentState:
     now, rules = state.now_ms, state.rules
     flaps, returned = old.flaps, old.returned_ms
     if course is Course.FALLBACK and old.course in (Course.INSPECT, Course.ENDURE):
@@ -410,7 +409,7 @@ def _moved_segment(state: State, name: str, old: Segment, course: Course, said: 
         flaps = flaps + 1 if soon else 0
     if course is Course.INSPECT and old.course is Course.PROVING:
         returned = now
-    new = Segment(course, now, flaps, returned, old.verdict)
+    new = SegmentState(course, now, flaps, returned, old.verdict)
     fallback = rules.on_failure.fallback(name)
     words = {
         Course.INSPECT: f"{fallback if old.course is Course.PROVING else 'waiting'} → {INSPECT}",

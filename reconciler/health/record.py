@@ -16,7 +16,7 @@ from typing import Any
 
 from reconciler.appliance.declared import Domain
 from reconciler.health.policy import AGAIN_MAX_MS, SETTLE_MS
-from reconciler.health.state import MAX_HOLD_MS, Course, Hold, Phase, Rules, Segment, State, Vm, begin
+from reconciler.health.state import MAX_HOLD_MS, Course, Hold, Phase, Rules, SegmentState, State, VmState, begin
 from reconciler.health.verdict import Track
 
 FORMAT = "reconciler.memory/1"
@@ -84,7 +84,7 @@ def recall(rules: Rules, found: Mapping[str, str | None], data: Any, now: int, s
         }
         if shift is not None:
             return replace(state, holds=holds, segments=segments)
-        vm = _vm(data["vm"], rules, now) if rules.on_failure.ladder else Vm(since_ms=now)
+        vm = _vm(data["vm"], rules, now) if rules.on_failure.ladder else VmState(since_ms=now)
         deliberate = _typed(data["deliberate"], bool)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not as it was written: {type(error).__name__}: {error}") from None
@@ -101,7 +101,7 @@ def recall(rules: Rules, found: Mapping[str, str | None], data: Any, now: int, s
     return replace(state, holds=holds, segments=segments, vm=vm, tracks=tracks, grace_end_ms=grace_end)
 
 
-def _segment(data: Any, fresh: Segment, found: str | None, *, held: bool, now: int) -> Segment:
+def _segment(data: Any, fresh: SegmentState, found: str | None, *, held: bool, now: int) -> SegmentState:
     """The segment on the course that it was on; past the VM also if the kernel is there already.
 
     A process that died between the move and its memory has moved: the hold-down counts from now on.
@@ -114,7 +114,7 @@ def _segment(data: Any, fresh: Segment, found: str | None, *, held: bool, now: i
     return replace(_flaps_only(data, fresh, now), course=course)
 
 
-def _flaps_only(data: Any, fresh: Segment, now: int, moved: int = 0) -> Segment:
+def _flaps_only(data: Any, fresh: SegmentState, now: int, moved: int = 0) -> SegmentState:
     if data is None:
         return fresh
     returned = data["returned_ms"]
@@ -122,7 +122,7 @@ def _flaps_only(data: Any, fresh: Segment, now: int, moved: int = 0) -> Segment:
     return replace(fresh, flaps=min(max(_typed(data["flaps"], int), 0), _MAX_ATTEMPTS), returned_ms=returned)
 
 
-def _vm(data: Any, rules: Rules, now: int) -> Vm:
+def _vm(data: Any, rules: Rules, now: int) -> VmState:
     phase, due = Phase(data["phase"]), data["due_ms"]
     due = None if due is None else _typed(due, int)
     if (due is not None) is not (phase in _TIMED):
@@ -132,7 +132,7 @@ def _vm(data: Any, rules: Rules, now: int) -> Vm:
         phase, due = Phase.BOOTING, now + rules.on_failure.boot_timeout_ms
     if due is not None:
         due = min(due, now + _longest(phase, rules))
-    return Vm(phase, now, due, min(max(_typed(data["attempts"], int), 0), _MAX_ATTEMPTS))
+    return VmState(phase, now, due, min(max(_typed(data["attempts"], int), 0), _MAX_ATTEMPTS))
 
 
 def _longest(phase: Phase, rules: Rules) -> int:

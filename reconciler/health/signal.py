@@ -11,7 +11,7 @@ from enum import StrEnum
 MAX_REASON = 200
 
 
-class State(StrEnum):
+class HealthState(StrEnum):
     """What a reading says of the VM."""
 
     HEALTHY = "healthy"
@@ -29,7 +29,7 @@ class Reading:
     """
 
     signal: str
-    state: State
+    state: HealthState
     reason: str
     segment: str | None = None
     deliberate: bool = False

@@ -70,7 +70,7 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class SegmentState:
     """A segment on its course.
 
     `since_ms`: when this began. `flaps`: how often in a row it failed soon after `returned_ms`, its last return.
@@ -84,7 +84,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Vm:
+class VmState:
     """The VM in its phase. `due_ms`: when the phase's time is over. `attempts`: restarts since all was well.
 
     `unreached`: how often in a row the hypervisor could not be asked for the next one, which is no attempt.
@@ -104,8 +104,8 @@ class State:
     rules: Rules
     now_ms: int
     grace_end_ms: int
-    segments: Mapping[str, Segment]
-    vm: Vm = field(default_factory=Vm)
+    segments: Mapping[str, SegmentState]
+    vm: VmState = field(default_factory=VmState)
     tracks: Mapping[Key, Track] = field(default_factory=dict)
     holds: Mapping[str, Hold] = field(default_factory=dict)
 
@@ -117,7 +117,7 @@ class State:
             for name, segment in self.segments.items()
         }
 
-    def _of(self, name: str, segment: Segment) -> str:
+    def _of(self, name: str, segment: SegmentState) -> str:
         inspected = segment.course in (Course.INSPECT, Course.ENDURE)
         return INSPECT if inspected else self.rules.on_failure.fallback(name)
 
@@ -137,7 +137,7 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RestartEnded:
-    """What became of the `Restart` of `asked_ms`; if it is not done, `reason` says why."""
+    """What became of the `RestartVm` of `asked_ms`; if it is not done, `reason` says why."""
 
     asked_ms: int
     ending: Ending
@@ -178,7 +178,7 @@ class Choose:
 
 
 @dataclass(frozen=True, slots=True)
-class Restart:
+class RestartVm:
     """Effect: restart the VM by this method of the ladder, and report with `RestartEnded`.
 
     `asked_ms`: when, by the policy's clock; no two have the same.
@@ -204,7 +204,7 @@ class Decision:
     topic: str = ""
 
 
-Effect = Choose | Restart | Decision
+Effect = Choose | RestartVm | Decision
 # The topic of a segment that is on its way back, and of what ends that.
 RETURN = "return"
 
@@ -218,6 +218,8 @@ def begin(rules: Rules, found: Mapping[str, str | None], now: int) -> State:
     """
     judged = {name: verdict.judge(rules.health, {}, name).deciding for name in rules.segments}
     inspected = {name: found.get(name) == INSPECT or not judged[name] for name in rules.segments}
-    segments = {name: Segment(Course.INSPECT if inspected[name] else Course.FALLBACK, now) for name in rules.segments}
+    segments = {
+        name: SegmentState(Course.INSPECT if inspected[name] else Course.FALLBACK, now) for name in rules.segments
+    }
     # Its end is told, and so it has one, even if none was asked for.
-    return State(rules, now, now + max(rules.health.grace_ms, 1), segments, Vm(since_ms=now))
+    return State(rules, now, now + max(rules.health.grace_ms, 1), segments, VmState(since_ms=now))

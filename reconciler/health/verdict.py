@@ -28,7 +28,7 @@ from reconciler.appliance.declared import (
     Source,
     Streak,
 )
-from reconciler.health.signal import Reading, State
+from reconciler.health.signal import HealthState, Reading
 
 Key = tuple[str, str | None]
 """A signal, and the segment that it speaks of; None for all."""
@@ -43,7 +43,7 @@ class Track:
     `deliberate`: the last thing that it told was an operator's doing; its absence does not undo that.
     """
 
-    believed: State = State.ABSENT
+    believed: HealthState = HealthState.ABSENT
     latest: Reading | None = None
     observed_ms: int = 0
     since_ms: int = 0
@@ -64,7 +64,7 @@ def keys_of(signal: Signal, segments: tuple[str, ...]) -> tuple[Key, ...]:
 
 def observe(signal: Signal, track: Track, reading: Reading, now: int) -> Track:
     """The track after a reading. What it amounts to, `settle` says."""
-    tells = reading.state is not State.ABSENT
+    tells = reading.state is not HealthState.ABSENT
     goes_on = track.latest is not None and _tone(track.latest) == _tone(reading)
     goes_on = goes_on and not _interrupted(signal, track, now)
     return Track(
@@ -83,16 +83,16 @@ def settle(signal: Signal, track: Track, now: int, grace_end: int) -> Track:
     expires = _expires_at(signal, track)
     if expires is not None and now >= expires:
         track = observe(
-            signal, track, Reading(signal.name, State.ABSENT, "it is not asked any more", signal.segment), now
+            signal, track, Reading(signal.name, HealthState.ABSENT, "it is not asked any more", signal.segment), now
         )
     fails = _fails_at(signal, track, grace_end)
     if fails is not None and now >= fails:
-        believed = State.FAILED
+        believed = HealthState.FAILED
     elif (rises := _rises_at(signal, track)) is not None and now >= rises and track.latest:
         believed = track.latest.state
-    elif track.latest is None or track.latest.state is State.ABSENT:
+    elif track.latest is None or track.latest.state is HealthState.ABSENT:
         # Until its silence counts as a failure, a signal is what it was before that failure could begin: absent.
-        believed = State.ABSENT if fails is None or track.believed is State.ABSENT else track.believed
+        believed = HealthState.ABSENT if fails is None or track.believed is HealthState.ABSENT else track.believed
     else:
         believed = track.believed
     return track if believed is track.believed else replace(track, believed=believed)
@@ -101,7 +101,7 @@ def settle(signal: Signal, track: Track, now: int, grace_end: int) -> Track:
 def due(signal: Signal, track: Track, grace_end: int) -> int | None:
     """When `settle` may say something else although nothing was heard; None: never."""
     moments = [_expires_at(signal, track)]
-    if track.believed is not State.FAILED:
+    if track.believed is not HealthState.FAILED:
         moments.append(_fails_at(signal, track, grace_end))
     rises = _rises_at(signal, track)
     # What was complete when it was heard is believed already, or silence has overtaken it.
@@ -116,8 +116,8 @@ def evidence(signal: Signal, track: Track, now: int) -> Reading:
     if latest is None:
         return Reading(signal.name, track.believed, "nothing reported yet", signal.segment)
     silent = _fails_at(signal, track, now) if _tone(latest) is True else None
-    if track.believed is State.FAILED and silent is not None and now >= silent:
-        return replace(latest, state=State.FAILED, reason=f"no beat for {now - track.observed_ms} ms")
+    if track.believed is HealthState.FAILED and silent is not None and now >= silent:
+        return replace(latest, state=HealthState.FAILED, reason=f"no beat for {now - track.observed_ms} ms")
     if track.believed is latest.state:
         return latest
     if _tone(latest) is True:
@@ -129,8 +129,8 @@ def evidence(signal: Signal, track: Track, now: int) -> Reading:
     return replace(latest, state=track.believed)
 
 
-_TONES = {State.HEALTHY: True, State.DEGRADED: True, State.FAILED: False, State.ABSENT: None}
-_GOOD = (State.HEALTHY, State.DEGRADED)
+_TONES = {HealthState.HEALTHY: True, HealthState.DEGRADED: True, HealthState.FAILED: False, HealthState.ABSENT: None}
+_GOOD = (HealthState.HEALTHY, HealthState.DEGRADED)
 _POLLED = (GuestPing, Command, Http)
 
 
@@ -153,7 +153,7 @@ def _interrupted(signal: Signal, track: Track, now: int) -> bool:
 
 def _expires_at(signal: Signal, track: Track) -> int | None:
     source = signal.source
-    if not isinstance(source, _POLLED) or track.latest is None or track.latest.state is State.ABSENT:
+    if not isinstance(source, _POLLED) or track.latest is None or track.latest.state is HealthState.ABSENT:
         return None
     return track.observed_ms + 2 * source.every_ms + source.timeout_ms
 
@@ -201,18 +201,18 @@ class Verdict:
     operator brought the failure about.
     """
 
-    state: State
+    state: HealthState
     deciding: tuple[str, ...] = ()
     deliberate: bool = False
 
 
-UNKNOWN = Verdict(State.ABSENT)
+UNKNOWN = Verdict(HealthState.ABSENT)
 
 
 def judge(health: Health, tracks: Mapping[Key, Track], segment: str) -> Verdict:
     """The verdict on a segment. Tracks must be settled."""
     observed = dict(_about(health, tracks, segment))
-    units: list[tuple[State, tuple[str, ...]]] = [
+    units: list[tuple[HealthState, tuple[str, ...]]] = [
         (track.believed, (name,)) for name, track in observed.items() if health.signals[name].required
     ]
     for group in health.groups.values():
@@ -221,8 +221,8 @@ def judge(health: Health, tracks: Mapping[Key, Track], segment: str) -> Verdict:
             states = [observed[name].believed for name in members]
             units.append((_of_group(states, min(group.least, len(members))), members))
     state = _weakest([state for state, _ in units])
-    deciding = tuple(name for found, names in units if state is State.HEALTHY or found is state for name in names)
-    deliberate = state is not State.HEALTHY and any(track.deliberate for track in observed.values())
+    deciding = tuple(name for found, names in units if state is HealthState.HEALTHY or found is state for name in names)
+    deliberate = state is not HealthState.HEALTHY and any(track.deliberate for track in observed.values())
     return Verdict(state, deciding, deliberate)
 
 
@@ -236,7 +236,7 @@ def reasons(
 
 def degraded(tracks: Mapping[Key, Track]) -> tuple[Reading, ...]:
     """What works less well than it should."""
-    return tuple(track.latest for track in tracks.values() if track.believed is State.DEGRADED and track.latest)
+    return tuple(track.latest for track in tracks.values() if track.believed is HealthState.DEGRADED and track.latest)
 
 
 def _about(health: Health, tracks: Mapping[Key, Track], segment: str) -> Iterator[tuple[str, Track]]:
@@ -252,16 +252,16 @@ def _speaks_of(signal: Signal, segment: str) -> bool:
     return signal.segment in (None, segment)
 
 
-def _of_group(states: list[State], least: int) -> State:
+def _of_group(states: list[HealthState], least: int) -> HealthState:
     """Healthy with enough healthy members; failed when not even the absent ones could make it enough."""
     healthy = sum(state in _GOOD for state in states)
-    failed = sum(state is State.FAILED for state in states)
+    failed = sum(state is HealthState.FAILED for state in states)
     if healthy >= least:
-        return State.HEALTHY
-    return State.FAILED if len(states) - failed < least else State.ABSENT
+        return HealthState.HEALTHY
+    return HealthState.FAILED if len(states) - failed < least else HealthState.ABSENT
 
 
-def _weakest(states: list[State]) -> State:
-    if State.FAILED in states:
-        return State.FAILED
-    return State.ABSENT if State.ABSENT in states or not states else State.HEALTHY
+def _weakest(states: list[HealthState]) -> HealthState:
+    if HealthState.FAILED in states:
+        return HealthState.FAILED
+    return HealthState.ABSENT if HealthState.ABSENT in states or not states else HealthState.HEALTHY

@@ -22,7 +22,7 @@ from reconciler import __version__
 from reconciler.host import clock
 from reconciler.host.envelope import utc
 from reconciler.host.statefile import sync_folder
-from reconciler.ledger.entry import Entry, Kind
+from reconciler.ledger.entry import Entry, EntryKind
 from reconciler.ledger.row import BEGINNING, MAX_LINE, Row, fitted, line, line_hash, parse, still_open
 
 KEPT_MS = 396 * 86_400_000  # 13 months
@@ -47,7 +47,7 @@ class Booked(NamedTuple):
         """Another entry at the same moment."""
         return self._replace(entry=entry)
 
-    def note(self, kind: Kind, cause: str) -> Self:
+    def note(self, kind: EntryKind, cause: str) -> Self:
         """What the ledger has to say of itself at the same moment."""
         return self.of(Entry(kind=kind, from_ms=self.at_ms, to_ms=self.at_ms, cause=cause))
 
@@ -161,7 +161,7 @@ class LedgerFile:
         self._be_open(batch[0])
         entries = list(batch)
         if self._amiss:
-            entries.insert(0, batch[0].note(Kind.REPAIRED, "; ".join(self._amiss)))
+            entries.insert(0, batch[0].note(EntryKind.REPAIRED, "; ".join(self._amiss)))
         if not self._size and self._end.n:
             # What is known from the rows before must not go with them.
             entries[:0] = [self._continued(batch[0]), *map(batch[0].of, self._open.values())]
@@ -212,7 +212,7 @@ class LedgerFile:
             self._good, self._end = stream.tell(), _Place(row.n, line_hash(text))
             self._first.setdefault(path, (row.n, row.at_ms))
             still_open(self._open, row.entry)
-            found.alive_ms, found.stopped = row.at_ms, row.entry.kind is Kind.STOP
+            found.alive_ms, found.stopped = row.at_ms, row.entry.kind is EntryKind.STOP
 
     def _take_out_torn(self) -> None:
         """Take out what follows the last row, and remember what it was."""
@@ -303,7 +303,7 @@ class LedgerFile:
         older, number = self._first.get(self.older), self._end.n
         kept = f"rows {older[0]} to {number} lie in {self.older.name}" if older else f"rows 1 to {number} are not there"
         gone = f"; rows 1 to {older[0] - 1} were dropped, for their age or for room" if older and older[0] > 1 else ""
-        return first.note(Kind.CONTINUED, kept + gone)
+        return first.note(EntryKind.CONTINUED, kept + gone)
 
     def _row(self, one: Booked, before: _Place, *, synchronised: bool) -> Row:
         return Row(

@@ -28,7 +28,7 @@ from reconciler.host.interpreter import isolated
 from reconciler.lab.lab import netlink, wait_until
 from reconciler.lab.measure import Measured
 from reconciler.lab.namespaces import LabError, Namespace, become_lab_root, kill
-from reconciler.lab.picture import Row, alphabet_for, timeline
+from reconciler.lab.picture import FlowRow, alphabet_for, timeline
 from reconciler.lab.rehearsal import Rehearsal, inspected, on, rehearsal
 from reconciler.lab.traffic import Flow, Traffic
 
@@ -318,9 +318,9 @@ class _Demo:
         )
 
 
-def _row(flow: Flow, part: Measured, origin: int) -> Row:
+def _row(flow: Flow, part: Measured, origin: int) -> FlowRow:
     start, end = ((moment - origin) / _SECOND_NS for moment in (part.start_ns, part.end_ns))
-    return Row(flow.name, part.arrivals_s(origin), flow.rate, start, end)
+    return FlowRow(flow.name, part.arrivals_s(origin), flow.rate, start, end)
 
 
 def _received(namespace: Namespace) -> int:

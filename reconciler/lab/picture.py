@@ -11,7 +11,7 @@ _FRAMES_PER_SLICE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FlowRow:
     """One flow.
 
     Attributes:
@@ -52,7 +52,7 @@ def alphabet_for(encoding: str | None) -> Alphabet:
 
 
 def timeline(
-    rows: Sequence[Row],
+    rows: Sequence[FlowRow],
     *,
     duration_s: float,
     events: Sequence[tuple[float, str]] = (),
@@ -90,7 +90,7 @@ def timeline(
     return "\n".join(line.rstrip() for line in [*lines, *legend])
 
 
-def _draw(row: Row, duration_s: float, slices: int, alphabet: Alphabet) -> str:
+def _draw(row: FlowRow, duration_s: float, slices: int, alphabet: Alphabet) -> str:
     arrived = [0] * slices
     for moment in row.arrivals_s:
         if 0 <= moment < duration_s:
@@ -102,7 +102,7 @@ def _draw(row: Row, duration_s: float, slices: int, alphabet: Alphabet) -> str:
     )
 
 
-def _overlap(row: Row, begin: float, end: float) -> float:
+def _overlap(row: FlowRow, begin: float, end: float) -> float:
     return max(0.0, min(end, row.end_s) - max(begin, row.start_s))
 
 

@@ -78,7 +78,7 @@ def _checksum(total: int) -> int:
     return 0xFFFF - total % 0xFFFF
 
 
-class Template:
+class StreamFrame:
     """One frame of a stream, renumbered in place for each sending."""
 
     def __init__(self, source: bytes, destination: bytes, stream: int, size: int) -> None:
@@ -144,7 +144,7 @@ def pace(send: Callable[[int], None], rate: int, stopped: Callable[[float], bool
             return sent, worst
 
 
-def transmit(interface: socket.socket, template: Template, rate: int, stopped: Callable[[float], bool]) -> Sent:
+def transmit(interface: socket.socket, template: StreamFrame, rate: int, stopped: Callable[[float], bool]) -> Sent:
     """Send the stream out of a bound packet socket until `stopped`."""
     first_ns = last_ns = refused = 0
 
@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as interface:
             # Protocol 0: it sends only, and the kernel queues nothing to it.
             interface.bind((options.ifname, 0))
-            template = Template(interface.getsockname()[4], destination, options.stream, options.size)
+            template = StreamFrame(interface.getsockname()[4], destination, options.stream, options.size)
             _prepare()
             print(json.dumps({"ready": True}), flush=True)
             # Past Python's buffer, which would hide from select() what it read ahead.

@@ -26,7 +26,7 @@ _MARGIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class OneWay:
     """What went one way, in all connections together.
 
     Attributes:
@@ -54,8 +54,8 @@ class Talked:
             be this, and not the network.
     """
 
-    there: Way
-    back: Way
+    there: OneWay
+    back: OneWay
     lateness_s: float
 
     @property
@@ -177,8 +177,8 @@ class Talk:
         self._open.close()
 
 
-def _way(sender: dict[str, Any], receiver: dict[str, Any]) -> Way:
-    return Way(
+def _way(sender: dict[str, Any], receiver: dict[str, Any]) -> OneWay:
+    return OneWay(
         sent=sum(one["sent"] for one in sender.values()),
         received=sum(one["received"] for one in receiver.values()),
         intact=all(sender[number]["hash_sent"] == receiver[number]["hash_received"] for number in sender),

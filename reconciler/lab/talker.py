@@ -36,7 +36,7 @@ _PRIORITY = -5
 _STDIN = 0
 
 
-class Connection:
+class ConnectionEnd:
     """One end of one connection."""
 
     def __init__(self, peer: socket.socket, number: int) -> None:
@@ -107,7 +107,7 @@ class Talker:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._connections: dict[int, Connection] = {}
+        self._connections: dict[int, ConnectionEnd] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(_STDIN, selectors.EVENT_READ, self._take_order)
         self._stop_by: float | None = None
@@ -135,11 +135,11 @@ class Talker:
         return socket.create_connection((self._options.address, self._options.port), timeout_s)
 
     def _begin(self, peer: socket.socket, number: int) -> None:
-        connection = Connection(peer, number)
+        connection = ConnectionEnd(peer, number)
         self._connections[number] = connection
         self._selector.register(peer, selectors.EVENT_READ, lambda: self._receive(connection))
 
-    def _receive(self, connection: Connection) -> None:
+    def _receive(self, connection: ConnectionEnd) -> None:
         connection.receive()
         if connection.ended or connection.broken:
             # Its end would be readable for ever.

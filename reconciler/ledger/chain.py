@@ -7,12 +7,12 @@ hash, which `reconcile report` prints and the daemon's log holds.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from reconciler.ledger.entry import Kind
+from reconciler.ledger.entry import EntryKind
 from reconciler.ledger.row import BEGINNING, Row, line_hash, parse
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ChainedRow:
     """A row where it was found, and its own hash."""
 
     row: Row
@@ -27,9 +27,9 @@ class Break:
     what: str
 
 
-def links(lines: Iterable[bytes]) -> Iterator[Link | Break]:
+def links(lines: Iterable[bytes]) -> Iterator[ChainedRow | Break]:
     """Each row of a file, and each place where the chain is broken, in the file's order."""
-    before: Link | None = None
+    before: ChainedRow | None = None
     for number, text in enumerate(lines, 1):
         try:
             row = parse(text)
@@ -38,14 +38,14 @@ def links(lines: Iterable[bytes]) -> Iterator[Link | Break]:
             continue
         if not text.endswith(b"\n"):
             yield Break(number, "this row is torn: its end is missing")
-        link = Link(row, line_hash(text))
+        link = ChainedRow(row, line_hash(text))
         if fault := _fault(before, link):
             yield Break(number, fault)
         yield link
         before = link
 
 
-def _fault(before: Link | None, link: Link) -> str:
+def _fault(before: ChainedRow | None, link: ChainedRow) -> str:
     row = link.row
     if before is None:
         return _first(row)
@@ -65,6 +65,6 @@ def _first(row: Row) -> str:
     """The first row of all, or one that continues, and names the hash of the last before it."""
     if row.n == 1:
         return "" if row.previous == BEGINNING else "row 1 names a row before it"
-    if row.entry.kind is Kind.CONTINUED:
+    if row.entry.kind is EntryKind.CONTINUED:
         return ""
     return f"it begins with row {row.n}: what came before is missing"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Kind(StrEnum):
+class EntryKind(StrEnum):
     """What an entry is about."""
 
     BYPASSED = "bypassed"  # frames went past the VM
@@ -56,7 +56,7 @@ class Entry:
     interval so far, on the wire.
     """
 
-    kind: Kind
+    kind: EntryKind
     id: str = ""
     segment: str = ""
     from_ms: int
@@ -72,6 +72,6 @@ class Entry:
     counted: Counted = Counted.NO
 
 
-def interval_id(kind: Kind, segment: str, boot: str, since_ms: int) -> str:
+def interval_id(kind: EntryKind, segment: str, boot: str, since_ms: int) -> str:
     """The id of the interval that began at this moment of a boot. `since_ms`: on the clock that never steps."""
     return f"{kind}/{segment}/{boot[:8]}/{since_ms}"

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from reconciler.ledger.entry import Entry, Kind, interval_id
+from reconciler.ledger.entry import Entry, EntryKind, interval_id
 
 
 class Moment(NamedTuple):
@@ -14,11 +14,11 @@ class Moment(NamedTuple):
     since_boot_ms: int
     boot: str
 
-    def entry(self, kind: Kind, segment: str = "") -> Entry:
+    def entry(self, kind: EntryKind, segment: str = "") -> Entry:
         """An entry of this moment."""
         return Entry(kind=kind, segment=segment, from_ms=self.utc_ms, to_ms=self.utc_ms)
 
-    def begun(self, kind: Kind, segment: str = "") -> Entry:
+    def begun(self, kind: EntryKind, segment: str = "") -> Entry:
         """An interval that begins now."""
         made = interval_id(kind, segment, self.boot, self.since_boot_ms)
         return replace(self.entry(kind, segment), id=made, to_ms=None)
@@ -49,7 +49,7 @@ def holds_changed(
             said.append(replace(entry, to_ms=max(now.utc_ms, entry.from_ms), cause=f"{entry.cause}; {how}"))
     for segment, hold in holds.items():
         if segment not in known or not _same(known[segment], hold):
-            begun = now.begun(Kind.HOLD, segment)
+            begun = now.begun(EntryKind.HOLD, segment)
             cause = f"held on {hold.topology}"
             until = (f"until {hold.until}",)
             said.append(replace(begun, planned=True, cause=cause, evidence=until, who=hold.who, reason=hold.reason))
@@ -62,26 +62,26 @@ def _same(entry: Entry, hold: Held) -> bool:
 
 def guard_switched(known: Iterable[Entry], now: Moment, *, on: bool, who: str = "") -> tuple[Entry, ...]:
     """The guard was set, or taken away, by somebody; '' where nobody can be named. `known`: what goes on."""
-    off = [entry for entry in known if entry.kind is Kind.GUARD_OFF]
+    off = [entry for entry in known if entry.kind is EntryKind.GUARD_OFF]
     if on:
         over = [replace(entry, to_ms=max(now.utc_ms, entry.from_ms)) for entry in off]
-        return (*over, replace(now.entry(Kind.GUARD_ON), who=who, planned=True))
+        return (*over, replace(now.entry(EntryKind.GUARD_ON), who=who, planned=True))
     if off:
         return ()
-    return (replace(now.begun(Kind.GUARD_OFF), who=who, planned=True, cause="the guard was taken away"),)
+    return (replace(now.begun(EntryKind.GUARD_OFF), who=who, planned=True, cause="the guard was taken away"),)
 
 
 def reloaded(segments: Iterable[str], now: Moment, who: str, before: str, after: str) -> Entry:
     """The file was read again; `before`, `after`: its digests."""
     cause = "the file has not changed" if before == after else f"the file {before[:12]} was replaced by {after[:12]}"
-    return replace(now.entry(Kind.RELOAD), who=who, cause=cause, evidence=tuple(segments))
+    return replace(now.entry(EntryKind.RELOAD), who=who, cause=cause, evidence=tuple(segments))
 
 
 def begun(segments: Iterable[str], now: Moment, alive_ms: int | None, *, stopped: bool) -> tuple[Entry, ...]:
     """A daemon begins, and nobody has looked since the last one was alive (UTC); None: there was none."""
-    start = replace(now.entry(Kind.START), evidence=tuple(segments))
+    start = replace(now.entry(EntryKind.START), evidence=tuple(segments))
     if alive_ms is None:
         return (start,)
     how = "the daemon was stopped" if stopped else "the daemon, or the machine, ended without a word"
-    gap = replace(now.entry(Kind.NO_EVIDENCE), from_ms=min(alive_ms, now.utc_ms), cause=how)
+    gap = replace(now.entry(EntryKind.NO_EVIDENCE), from_ms=min(alive_ms, now.utc_ms), cause=how)
     return gap, start

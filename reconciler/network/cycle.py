@@ -29,7 +29,7 @@ class Host(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class TurnReport:
     """What a turn found, did and left. `after` is what an observation found when all was done."""
 
     before: Difference
@@ -58,7 +58,7 @@ def compare(host: Host, appliance: Appliance, wanted: Network) -> Difference:
     return found
 
 
-def reconcile(host: Host, appliance: Appliance, choice: Choice, stop: Callable[[], bool] = lambda: False) -> Report:
+def reconcile(host: Host, appliance: Appliance, choice: Choice, stop: Callable[[], bool] = lambda: False) -> TurnReport:
     """Make the live network the desired one, as far as that is possible and allowed.
 
     Raises:
@@ -69,10 +69,10 @@ def reconcile(host: Host, appliance: Appliance, choice: Choice, stop: Callable[[
     return bring(host, appliance, desired(appliance, choice), stop)
 
 
-def bring(host: Host, appliance: Appliance, wanted: Network, stop: Callable[[], bool] = lambda: False) -> Report:
+def bring(host: Host, appliance: Appliance, wanted: Network, stop: Callable[[], bool] = lambda: False) -> TurnReport:
     """As `reconcile`, for any network that consists of the appliance's links."""
     before = compare(host, appliance, wanted)
     todo = plan(before)
     outcomes = host.execute(todo, before.actual, stop) if todo.operations else ()
     after = compare(host, appliance, wanted) if todo.operations else before
-    return Report(before, todo, outcomes, after)
+    return TurnReport(before, todo, outcomes, after)

@@ -11,7 +11,7 @@ import click
 from reconciler.appliance.declared import Appliance
 from reconciler.console import Said, escaped, warned
 from reconciler.network import render
-from reconciler.network.cycle import Report
+from reconciler.network.cycle import TurnReport
 from reconciler.network.diff import Change, Difference, Set
 from reconciler.network.plan import Outcome, Plan, Status
 
@@ -44,7 +44,7 @@ def commands(plan: Plan, found: Difference) -> Iterator[Said]:
         yield _said(command)
 
 
-def result(title: str, report: Report, interrupted: bool) -> Iterator[Said]:
+def result(title: str, report: TurnReport, interrupted: bool) -> Iterator[Said]:
     """What applying did, as text, under a `title`."""
     yield _said(title)
     left = {_about(change) for change in report.after.changes}
@@ -66,7 +66,7 @@ def result(title: str, report: Report, interrupted: bool) -> Iterator[Said]:
     )
 
 
-def result_json(appliance: Appliance, choice: Mapping[str, str], report: Report, interrupted: bool) -> Any:
+def result_json(appliance: Appliance, choice: Mapping[str, str], report: TurnReport, interrupted: bool) -> Any:
     """What applying did, for programs: a JSON value."""
     found = render.as_json(appliance.sku, choice, report.before)
     remaining = render.as_json(appliance.sku, choice, report.after)

@@ -14,7 +14,7 @@ from reconciler.daemon.core import Core
 from reconciler.daemon.guard import GuardEffects
 from reconciler.guard.state import SegmentGuard
 from reconciler.guard.step import begin
-from reconciler.guard.table import Held
+from reconciler.guard.table import LeaseState
 from reconciler.health.state import Event
 from reconciler.network.desired import choice_of
 
@@ -111,7 +111,7 @@ class Guards(Kept):
         """A start on a wire that was bypassed, until the VM has it."""
         converge(self.kernel, self.of, choice_of(self.of, "bypass"))
         self.start()
-        self.until(lambda: self.held is Held.GRANTED)
+        self.until(lambda: self.held is LeaseState.GRANTED)
         assert self.choice == "inspect"
         self.forget()
         return self
@@ -132,7 +132,7 @@ class Guards(Kept):
         self.wires.advance()
 
     @property
-    def held(self) -> Held:
+    def held(self) -> LeaseState:
         return self.segment.held
 
     @property

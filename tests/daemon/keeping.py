@@ -12,8 +12,8 @@ from reconciler.appliance.declared import Appliance
 from reconciler.daemon.core import Core
 from reconciler.daemon.journal import Journal
 from reconciler.health import record
-from reconciler.health.signal import Reading, State
-from reconciler.health.state import Event, Restart
+from reconciler.health.signal import HealthState, Reading
+from reconciler.health.state import Event, RestartVm
 
 PROGRAMS = {"programs": {"start": ["/x"], "stop": ["/x"], "status": ["/x"]}}
 
@@ -49,7 +49,7 @@ class Kept:
         self.told = io.StringIO()
         self.memory: str | None = None
         self.order: list[str] = []
-        self.restarts: list[Restart] = []
+        self.restarts: list[RestartVm] = []
         self.programs: tuple[str, ...] = ()
         self.on_remember: Callable[[], None] = lambda: None
         self.on_restart: Callable[[], None] = lambda: None
@@ -67,7 +67,7 @@ class Kept:
     def useless(self, error: Exception) -> None:
         self.core.journal.tell("memory", str(error))
 
-    def _restart(self, effect: Restart) -> None:
+    def _restart(self, effect: RestartVm) -> None:
         self.order.append(f"restart {effect.method}")
         self.on_restart()
         self.restarts.append(effect)
@@ -156,5 +156,5 @@ class Kept:
         return master.name if master else None
 
 
-def beat(state: State = State.HEALTHY, reason: str = "beats") -> Reading:
+def beat(state: HealthState = HealthState.HEALTHY, reason: str = "beats") -> Reading:
     return Reading("beat", state, reason)

@@ -14,7 +14,7 @@ from reconciler.daemon.core import AUDIT_MS, REFUSED_MS, RETRY_MS
 from reconciler.daemon.telling import DECISIONS_KEPT
 from reconciler.errors import HostError, TransientError
 from reconciler.health import record
-from reconciler.health.signal import Reading, State
+from reconciler.health.signal import HealthState, Reading
 from reconciler.health.state import Ending, Hold, HoldPlaced, HoldReleased, Phase, RestartEnded
 from reconciler.network.cycle import audit, reconcile
 from reconciler.network.desired import choice_of
@@ -207,7 +207,7 @@ def test_a_vm_that_fails_at_the_end_of_its_hold_down_does_not_get_the_traffic_fo
         kept.turn(beat())
     kept.now += 1_000
     kept.forget()
-    kept.turn(beat(State.FAILED), beat(State.FAILED))
+    kept.turn(beat(HealthState.FAILED), beat(HealthState.FAILED))
     assert kept.choice == "bypass"
     assert kept.kernel.log == []
 
@@ -518,7 +518,7 @@ def test_a_kernel_that_cannot_be_read_is_told_and_read_again(error: Exception, a
 def test_a_kernel_that_cannot_be_read_for_long_does_not_fill_the_log() -> None:
     kept = Kept(watched(signals={"beat": {**BEAT, "interval": "100ms"}})).inspected_by_beats()
     kept.kernel.observe = _refusing  # type: ignore[method-assign]
-    kept.turn(beat(State.FAILED), beat(State.FAILED))
+    kept.turn(beat(HealthState.FAILED), beat(HealthState.FAILED))
     assert kept.choice == "bypass"
     for _ in range(600):
         kept.now += 100
@@ -754,5 +754,5 @@ def test_an_appliance_of_taps_and_one_without_signals_is_kept_as_well() -> None:
 
 def test_a_reading_of_a_signal_that_is_gone_is_nobodys() -> None:
     kept = Kept().inspected()
-    kept.turn(Reading("old", State.FAILED, "x"), Reading("wire", State.FAILED, "x", "elsewhere"))
+    kept.turn(Reading("old", HealthState.FAILED, "x"), Reading("wire", HealthState.FAILED, "x", "elsewhere"))
     assert kept.choice == "inspect"

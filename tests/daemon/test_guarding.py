@@ -12,8 +12,8 @@ from keeping import BEAT, beat
 from reconciler.appliance.declared import Appliance
 from reconciler.errors import HostError
 from reconciler.guard.installing import ADOPT_MS
-from reconciler.guard.table import Held
-from reconciler.health.signal import State
+from reconciler.guard.table import LeaseState
+from reconciler.health.signal import HealthState
 from reconciler.health.state import Hold, HoldPlaced, HoldReleased
 
 DRAIN_MS, LEASE_MS = 100, 200
@@ -42,9 +42,9 @@ INSPECTED, BYPASSED = {"sw-outside", "sw-inside"}, {"sw-bypass"}
 def test_a_wire_that_is_inspected_already_stays_so_until_the_vm_has_proven_itself() -> None:
     kept = Guards().adopting()
     assert kept.messages() == ["link", "install"]
-    assert kept.held is Held.ADOPTING
+    assert kept.held is LeaseState.ADOPTING
     assert kept.table.has("wire/aside")
-    took = kept.until(lambda: kept.held is Held.GRANTED)
+    took = kept.until(lambda: kept.held is LeaseState.GRANTED)
     assert took <= PROVEN_MS
     assert kept.messages() == ["link", "install", "grant wire"]
     assert not kept.table.has("wire/aside")
@@ -74,7 +74,7 @@ def test_one_that_passes_no_probes_but_arp_is_not_called_dead_and_its_guard_trip
     assert kept.until(lambda: not kept.table.opens("wire")) == ADOPT_MS
     kept.wait(2_000)
     assert kept.choice == "inspect"
-    assert kept.held is Held.NOTHING
+    assert kept.held is LeaseState.NOTHING
     (path,) = kept.core.state.tracks.values()
     assert "give the guard another `probe`" in str(path)
 
@@ -83,10 +83,10 @@ def test_a_wire_that_is_not_inspected_gets_its_guard_tripped() -> None:
     kept = Guards()
     kept.start()
     assert kept.choice == "bypass"
-    assert kept.held is Held.NOTHING
+    assert kept.held is LeaseState.NOTHING
     assert not kept.table.opens("wire")
     kept.until(lambda: kept.choice == "inspect")
-    assert kept.table.opens("wire") is kept.table.has(TO_INSIDE) is (kept.held is Held.GRANTED)
+    assert kept.table.opens("wire") is kept.table.has(TO_INSIDE) is (kept.held is LeaseState.GRANTED)
 
 
 def test_killed_while_it_adopts_it_goes_on() -> None:
@@ -95,9 +95,9 @@ def test_killed_while_it_adopts_it_goes_on() -> None:
     kept.adopting()
     kept.wait(500)
     kept.killed_and_started()
-    assert kept.held is Held.ADOPTING
+    assert kept.held is LeaseState.ADOPTING
     kept.wires.vm(dead=False)
-    kept.until(lambda: kept.held is Held.GRANTED, PROVEN_MS)
+    kept.until(lambda: kept.held is LeaseState.GRANTED, PROVEN_MS)
     assert kept.table.installed == 1
     kept = Guards()
     kept.wires.vm(only_arp=True)
@@ -105,7 +105,7 @@ def test_killed_while_it_adopts_it_goes_on() -> None:
     kept.wait(500)
     kept.killed_and_started()
     assert kept.until(lambda: not kept.table.opens("wire")) == ADOPT_MS - 500
-    assert kept.held is Held.NOTHING
+    assert kept.held is LeaseState.NOTHING
 
 
 # --- switches on purpose ---------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def test_back_the_ports_come_first_and_then_the_proof_with_another_token() -> No
     assert ports(kept) == INSPECTED
     assert not kept.table.opens("wire")
     kept.wires.vm(silent=())
-    kept.until(lambda: kept.held is Held.GRANTED, PROVEN_MS)
+    kept.until(lambda: kept.held is LeaseState.GRANTED, PROVEN_MS)
     assert kept.messages() == ["link", "grant wire"]
     assert kept.token != old
     assert kept.table.opens("wire")
@@ -160,7 +160,7 @@ def test_what_was_proven_on_the_bypass_does_not_count_before_the_ports_are_back(
     assert kept.messages() == []
     assert ports(kept) == BYPASSED
     kept.kernel.observe = observe  # type: ignore[method-assign]
-    kept.until(lambda: kept.held is Held.GRANTED, 3_000)
+    kept.until(lambda: kept.held is LeaseState.GRANTED, 3_000)
     assert kept.messages() == ["link", "grant wire"]
 
 
@@ -173,9 +173,9 @@ def test_back_before_the_drain_is_over_nothing_was_moved_and_yet_all_is_proven_a
     old = kept.token
     hold(kept)
     kept.wait(50)
-    assert kept.held is Held.NOTHING
+    assert kept.held is LeaseState.NOTHING
     release(kept)
-    kept.until(lambda: kept.held is Held.GRANTED, PROVEN_MS)
+    kept.until(lambda: kept.held is LeaseState.GRANTED, PROVEN_MS)
     assert kept.messages() == ["drain wire", "grant wire"]
     assert kept.token != old
     assert not kept.table.has("wire/drain")
@@ -195,9 +195,9 @@ def test_a_port_that_is_not_in_place_keeps_the_lease_away() -> None:
     kept.kernel["eth0"].busy = True
     release(kept)
     kept.wait(3_000)
-    assert kept.held is Held.NOTHING
+    assert kept.held is LeaseState.NOTHING
     kept.kernel["eth0"].busy = False
-    kept.until(lambda: kept.held is Held.GRANTED, 60_000)
+    kept.until(lambda: kept.held is LeaseState.GRANTED, 60_000)
     assert ports(kept) == INSPECTED
 
 
@@ -212,11 +212,11 @@ def test_in_a_topology_of_its_own_meaning_the_guard_stands_aside() -> None:
     assert kept.table.opens("wire")
     assert kept.table.tokens("wire") == set()
     kept.killed_and_started()
-    assert kept.held is Held.ASIDE
+    assert kept.held is LeaseState.ASIDE
     kept.wait(1_000)
     assert kept.messages() == ["stand aside wire", "link"]
     release(kept)
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     assert kept.messages() == ["stand aside wire", "link", "withdraw wire", "link", "grant wire"]
     assert kept.token != old
 
@@ -230,11 +230,11 @@ def test_after_a_failure_the_lease_goes_first_and_nothing_is_let_out() -> None:
     for _ in range(20):
         kept.wait(1_000)
         kept.turn(beat())
-    assert kept.held is Held.GRANTED
+    assert kept.held is LeaseState.GRANTED
     kept.forget()
-    kept.turn(beat(State.FAILED), beat(State.FAILED))
+    kept.turn(beat(HealthState.FAILED), beat(HealthState.FAILED))
     assert kept.messages() == ["withdraw wire", "link"]
-    assert kept.held is Held.NOTHING
+    assert kept.held is LeaseState.NOTHING
     assert not kept.table.has("wire/drain")
     assert ports(kept) == BYPASSED
 
@@ -262,7 +262,7 @@ def test_a_lease_that_runs_out_is_a_trip_and_a_failure(silent: set[str]) -> None
     assert kept.segment.exposure.trips == 1
     assert len([one for one in kept.texts("decision") if "the guard tripped" in one and "inspect → bypass" in one]) == 1
     kept.wires.vm(silent=())
-    took = kept.until(lambda: kept.held is Held.GRANTED)
+    took = kept.until(lambda: kept.held is LeaseState.GRANTED)
     assert took >= 10_000, "the hold-down"
     assert kept.token != old
 
@@ -286,7 +286,7 @@ def test_without_a_latch_the_wire_is_given_back_as_soon_as_it_is_proven_again() 
     assert kept.events("tripped") == ["tripped"]
     assert kept.events("decision") == []
     kept.wires.vm(dead=False)
-    assert kept.until(lambda: kept.held is Held.GRANTED) <= PROVEN_MS
+    assert kept.until(lambda: kept.held is LeaseState.GRANTED) <= PROVEN_MS
     assert kept.messages() == ["withdraw wire", "grant wire"]
     assert kept.token != old
     assert kept.choice == "inspect"
@@ -298,7 +298,7 @@ def test_without_a_latch_the_wire_is_given_back_as_soon_as_it_is_proven_again() 
 def test_a_wire_that_fails_closed_is_cut() -> None:
     kept = Guards(guarded(on_failure={"fail": "closed"}))
     kept.adopting()
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     assert "fwd to" not in str(kept.table.rules)
     kept.wires.vm(dead=True)
     kept.until(lambda: kept.choice == "isolate", 400)
@@ -312,13 +312,13 @@ def test_what_went_past_the_vm_is_told_when_it_has_the_wire_again() -> None:
     hold(kept)
     kept.wait(2_000)
     release(kept)
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     (told,) = kept.texts("inspected")
     assert "10 frames (1000 bytes) went past the VM in 2." in told
     hold(kept)
     kept.wait(1_000)
     release(kept)
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     assert "0 frames (0 bytes)" in kept.texts("inspected")[1]
 
 
@@ -405,19 +405,19 @@ def test_whatever_becomes_of_the_table_nothing_that_was_counted_is_lost_or_inven
         total += 1_000 + number
         if "granted" in how:
             release(kept)
-            kept.until(lambda: kept.held is Held.GRANTED)
+            kept.until(lambda: kept.held is LeaseState.GRANTED)
         open_ms = kept.segment.exposure.lasted(kept.now)
         end(kept)
         kept.wait(1_000)
         assert passed(kept) == total
         assert kept.segment.exposure.lasted(kept.now) >= open_ms
-        if kept.held is not Held.GRANTED:
+        if kept.held is not LeaseState.GRANTED:
             more(kept, 7)
             total += 7
         assert passed(kept) == total
         kept.wait(300)
     release(kept)
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     kept.wait(300)
     assert (passed(kept), told_of(kept)) == (total, total)
     assert all(line["frames"] >= 0 for line in kept.lines if "frames" in line)
@@ -452,7 +452,7 @@ def test_counters_that_cannot_be_read_are_told_as_they_were_last() -> None:
     kept.wait(300)
     assert passed(kept) == 1_500
     release(kept)
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     assert told_of(kept) == 1_500
 
 
@@ -469,7 +469,7 @@ def test_what_is_told_when_the_guard_is_taken_away_is_not_told_again() -> None:
     kept.turn(changed=True)
     kept.wait(2_500)
     release(kept)
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     assert "0 frames (0 bytes)" in kept.texts("inspected")[-1]
 
 
@@ -484,7 +484,7 @@ def test_a_new_process_takes_over_what_it_finds() -> None:
     kept.sleep(20_000)
     assert kept.table.opens("wire"), "nobody needs to be alive for it"
     kept.killed_and_started()
-    assert kept.held is Held.GRANTED
+    assert kept.held is LeaseState.GRANTED
     kept.wait(30_000)
     assert kept.table.opens("wire")
     assert kept.messages() == []
@@ -500,7 +500,7 @@ def test_one_with_another_file_replaces_the_rules_and_keeps_what_they_held() -> 
     kept.of = guarded({"lease": "400ms"})
     kept.killed_and_started()
     assert kept.messages() == ["install"]
-    assert kept.held is Held.GRANTED
+    assert kept.held is LeaseState.GRANTED
     assert kept.token == token
     assert passed(kept) == 5
     kept.wait(5_000)
@@ -515,7 +515,7 @@ def test_one_without_notes_too(notes: Any) -> None:
     kept.notes = {} if notes == {} else {**kept.notes, "fingerprint": None, "digest": "", "segments": {}}
     kept.killed_and_started()
     assert kept.messages() == ["install"]
-    assert kept.held is Held.GRANTED
+    assert kept.held is LeaseState.GRANTED
     assert kept.token != token, "who knows what happened to its rules?"
     kept.wait(5_000)
     assert kept.table.opens("wire")
@@ -534,7 +534,7 @@ def test_one_that_comes_after_the_grace_finds_it_tripped() -> None:
     assert kept.segment.exposure.trips == 1
     assert kept.choice == "bypass"
     assert kept.wires.spawned == 2
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
 
 
 def test_nor_does_another_file_give_back_what_had_run_out() -> None:
@@ -576,7 +576,7 @@ def test_one_that_cannot_look_at_the_network_leaves_the_prober_alone() -> None:
     assert kept.table.opens("wire")
     kept.kernel.observe = observe  # type: ignore[method-assign]
     kept.wait(3_000)
-    assert kept.held is Held.GRANTED
+    assert kept.held is LeaseState.GRANTED
     assert kept.messages() == []
 
 
@@ -595,7 +595,7 @@ def test_a_full_disk_does_not_stop_it() -> None:
     kept = Guards()
     kept.full = True
     kept.adopting()
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     assert any("cannot be kept" in text for text in kept.texts("guard"))
 
 
@@ -610,10 +610,10 @@ def test_adapters_that_come_back_as_others_are_trusted_when_they_are_proven() ->
         kept.kernel.remove(name)
         kept.kernel.add(name, up=True)
     kept.turn(changed=True)
-    assert kept.held is Held.NOTHING
+    assert kept.held is LeaseState.NOTHING
     assert not kept.table.opens("wire")
     assert kept.table.tokens("wire") == set()
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     assert kept.token != old
     assert kept.wires.process is not None
     assert {(one.interface, one.index) for one in kept.wires.process.ears} == {
@@ -633,7 +633,7 @@ def test_while_one_is_missing_no_probe_is_sent() -> None:
     assert kept.wires.process.orders == {}
     kept.kernel.add("vif1", up=True)
     kept.turn(changed=True)
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
 
 
 def test_what_the_old_ones_proved_is_no_proof_for_others_although_nothing_was_granted() -> None:
@@ -669,7 +669,7 @@ def test_what_somebody_flushed_is_put_back_with_another_token() -> None:
     kept.guarding.disturb()
     kept.turn(changed=True)
     assert kept.messages() == ["install"]
-    assert kept.held is Held.GRANTED
+    assert kept.held is LeaseState.GRANTED
     assert kept.token != token, "the old one may have been seen on the wire"
     assert kept.texts("guard")[-1] == "the guard was put back: somebody had removed it"
     kept.wait(5_000)
@@ -694,7 +694,7 @@ def test_while_there_is_no_table_nothing_is_sent() -> None:
     kept.wait(1_000)
     assert sent(kept) == set()
     kept.table.before_message = lambda _: None
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     assert sent(kept) == {kept.token} != {old}
     assert (kept.wires.spawned, kept.events("tripped")) == (2, [])
 
@@ -720,7 +720,7 @@ def test_rules_that_were_changed_are_put_right_with_another_token_and_others_of_
     if tampered:
         kept.table.tamper()
     declare(kept, guarded({"lease": "400ms"}))
-    assert kept.held is Held.GRANTED
+    assert kept.held is LeaseState.GRANTED
     assert (kept.token != token) is tampered
     assert sent(kept) == {kept.token}
     kept.wait(5_000)
@@ -734,11 +734,11 @@ def test_off_and_on_again_its_token_is_another() -> None:
     kept.guarding.switch(on=False)
     kept.guarding.switch(on=True)
     kept.turn(changed=True)
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     seen.append(kept.token)
     declare(kept, guarded(**UNGUARDED))
     declare(kept, guarded())
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     assert len({*seen, kept.token}) == 3
 
 
@@ -747,7 +747,7 @@ def test_without_news_of_it_that_is_seen_when_a_lease_is_looked_at() -> None:
     kept.table.flush()
     kept.wait(200)
     assert kept.table.installed == 2
-    assert kept.held is Held.GRANTED
+    assert kept.held is LeaseState.GRANTED
     assert kept.table.opens("wire")
     assert len(kept.texts("guard")) == 2, "told once that it is gone, and once that it is back"
 
@@ -759,7 +759,7 @@ def test_in_bypass_it_is_put_back_tripped() -> None:
     kept.table.flush()
     kept.guarding.disturb()
     kept.turn(changed=True)
-    assert kept.held is Held.NOTHING
+    assert kept.held is LeaseState.NOTHING
     assert not kept.table.opens("wire")
 
 
@@ -809,8 +809,8 @@ def test_taken_away_it_leaves_no_trace_and_stays_so() -> None:
     kept.wait(1_000)
     kept.guarding.switch(on=True)
     kept.turn(changed=True)
-    assert kept.held is Held.ADOPTING
-    kept.until(lambda: kept.held is Held.GRANTED, PROVEN_MS)
+    assert kept.held is LeaseState.ADOPTING
+    kept.until(lambda: kept.held is LeaseState.GRANTED, PROVEN_MS)
     assert kept.messages() == ["remove", "link", "install", "grant wire"]
 
 
@@ -819,7 +819,7 @@ TOO_OLD_MS = 2_000
 """Of what the canary told, in a file that says nothing else."""
 
 
-def canary(kept: Guards) -> State:
+def canary(kept: Guards) -> HealthState:
     (found,) = (one for (name, _), one in kept.core.state.tracks.items() if name in ("path", "canary"))
     return found.believed
 
@@ -828,18 +828,18 @@ def canary(kept: Guards) -> State:
 def test_without_the_guard_the_canary_says_nothing_and_the_file_says_what_that_is_worth(silence: str) -> None:
     kept = Guards(guarded(signals={"path": {"kind": "canary", "absent": {"after": silence}}})).granted()
     kept.wait(30_000)
-    assert canary(kept) is State.HEALTHY
+    assert canary(kept) is HealthState.HEALTHY
     kept.turn(*kept.guarding.switch(on=False))
     kept.wires.vm(dead=True)
-    assert canary(kept) is (State.ABSENT if silence == "absent" else State.FAILED)
+    assert canary(kept) is (HealthState.ABSENT if silence == "absent" else HealthState.FAILED)
     assert kept.choice == ("inspect" if silence == "absent" else "bypass")
     (track,) = kept.core.state.tracks.values()
     assert "the guard is off: no probes are sent" in str(track)
     kept.wait(30_000)
-    assert canary(kept) is not State.HEALTHY
+    assert canary(kept) is not HealthState.HEALTHY
     kept.killed_and_started()
     kept.wait(30_000)
-    assert not kept.core.state.tracks or canary(kept) is not State.HEALTHY
+    assert not kept.core.state.tracks or canary(kept) is not HealthState.HEALTHY
 
 
 @pytest.mark.parametrize("why", ["prober", "hangs", "slow", "table"])
@@ -859,9 +859,9 @@ def test_nor_does_it_say_anything_while_nobody_tells_of_probes(why: str) -> None
         kept.guarding.disturb()
         kept.turn(changed=True)
     kept.wait(TOO_OLD_MS + 500)
-    assert canary(kept) is State.ABSENT
+    assert canary(kept) is HealthState.ABSENT
     kept.wait(60_000)
-    assert canary(kept) is State.ABSENT
+    assert canary(kept) is HealthState.ABSENT
 
 
 def strict() -> Guards:
@@ -893,8 +893,8 @@ def test_what_is_over_within_a_moment_costs_a_healthy_vm_nothing(what: str) -> N
         kept.turn(HoldPlaced(Hold("inspect", "alice", "tests", kept.now + 60_000)))
     kept.wait(10_000)
     assert kept.choice == "inspect"
-    assert kept.held is Held.GRANTED
-    assert canary(kept) is State.HEALTHY
+    assert kept.held is LeaseState.GRANTED
+    assert canary(kept) is HealthState.HEALTHY
     assert kept.events("tripped", "switched") == []
 
 
@@ -927,8 +927,8 @@ def test_a_file_without_a_guard_takes_it_away_and_one_with_it_sets_it() -> None:
     kept.wait(1_000)
     assert kept.choice == "inspect"
     declare(kept, guarded())
-    assert kept.held is Held.ADOPTING
-    kept.until(lambda: kept.held is Held.GRANTED, PROVEN_MS)
+    assert kept.held is LeaseState.ADOPTING
+    kept.until(lambda: kept.held is LeaseState.GRANTED, PROVEN_MS)
     assert kept.messages() == ["remove", "install", "grant wire"]
 
 
@@ -944,7 +944,7 @@ def test_other_rules_hold_what_the_old_ones_held() -> None:
     token = kept.token
     declare(kept, guarded({"lease": "400ms", "probe": "50ms"}))
     assert kept.messages() == ["install"]
-    assert (kept.held, kept.token) == (Held.GRANTED, token)
+    assert (kept.held, kept.token) == (LeaseState.GRANTED, token)
     kept.wait(5_000)
     assert kept.table.opens("wire")
     assert kept.events("tripped") == []
@@ -974,7 +974,7 @@ def by_daemon() -> Guards:
     for _ in range(30):
         kept.wait(500)
         kept.turn(beat())
-    assert kept.held is Held.GRANTED
+    assert kept.held is LeaseState.GRANTED
     kept.forget()
     return kept
 
@@ -989,7 +989,7 @@ def test_the_daemon_renews_on_its_verdict() -> None:
         assert kept.table.opens("wire")
     assert set(kept.messages()) == {"renew wire"}
     kept.forget()
-    kept.turn(beat(State.FAILED), beat(State.FAILED))
+    kept.turn(beat(HealthState.FAILED), beat(HealthState.FAILED))
     assert kept.messages() == ["withdraw wire", "link"]
     kept.wait(5_000)
     assert kept.messages() == ["withdraw wire", "link"]
@@ -1021,7 +1021,7 @@ def test_a_prober_that_dies_is_replaced_and_the_lease_stands() -> None:
     kept.wires.kill_prober()
     kept.wait(1_000)
     assert kept.wires.spawned == 2
-    assert (kept.held, kept.token) == (Held.GRANTED, token)
+    assert (kept.held, kept.token) == (LeaseState.GRANTED, token)
     assert kept.events("tripped", "decision") == []
     kept.wait(5_000)
     assert kept.table.opens("wire")
@@ -1031,7 +1031,7 @@ def test_one_that_takes_long_to_come_up_is_waited_for() -> None:
     kept = Guards()
     kept.wires.start_ms = 1_600
     kept.adopting()
-    kept.until(lambda: kept.held is Held.GRANTED, 2_000)
+    kept.until(lambda: kept.held is LeaseState.GRANTED, 2_000)
     kept.wait(5_000)
     assert kept.wires.spawned == 1
     assert kept.texts("prober") == []
@@ -1052,7 +1052,7 @@ def test_one_that_never_comes_up_is_ended_after_ten_seconds_and_tried_again_ever
     assert all(30_000 <= one < 30_020 for one in pauses(kept)[4:])
     assert kept.texts("prober")[0] == "the prober has told nothing for 10 s: another one is started"
     kept.wires.start_ms = 0
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
 
 
 def test_one_that_ends_again_and_again_is_started_ever_more_seldom() -> None:
@@ -1063,7 +1063,7 @@ def test_one_that_ends_again_and_again_is_started_ever_more_seldom() -> None:
         kept.wires.kill_prober()
         kept.wait(10)
     assert [round(one, -2) for one in pauses(kept)[:6]] == [2_000, 4_000, 8_000, 16_000, 30_000, 30_000]
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     kept.wait(10_000)
     # Whoever goes on for long has begun again.
     kept.wires.kill_prober()
@@ -1090,7 +1090,7 @@ def test_one_that_hangs_is_replaced_as_soon_as_it_is_gone(whose: str) -> None:
     took = kept.until(lambda: kept.wires.spawned > spawned, 5_000)
     assert 1_200 <= took <= 3_100
     assert kept.texts("prober") == ["the prober hangs: another one is started"]
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     kept.wait(10_000)
     assert kept.wires.spawned == spawned + 1
 
@@ -1105,7 +1105,7 @@ def test_one_that_a_predecessor_was_about_to_start_is_no_other_beside_ours() -> 
     assert first is not None
     kept.die()
     kept.killed_and_started()
-    kept.until(lambda: kept.held is Held.GRANTED, 3_000)
+    kept.until(lambda: kept.held is LeaseState.GRANTED, 3_000)
     assert first is not kept.wires.process
     assert first.orders == {}
     assert kept.wires.spawned == 2
@@ -1131,7 +1131,7 @@ def test_one_that_cannot_be_started_is_told_once_and_tried_again() -> None:
     assert kept.texts("prober") == ["no probes are sent: cannot start the probe sender"]
     assert not kept.table.opens("wire")
     kept.prober.refuses = ""
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
 
 
 def test_an_adapter_that_nobody_can_listen_at_costs_the_others_nothing() -> None:
@@ -1150,7 +1150,7 @@ def test_an_adapter_that_nobody_can_listen_at_costs_the_others_nothing() -> None
     assert kept.wires.spawned == 1
     assert kept.texts("prober") == ["no probes are sent: cannot listen at vif1"]
     kept.guarding._listener = kept.wires.ear
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
 
 
 # --- a kernel that refuses -------------------------------------------------------------------------------------------
@@ -1169,7 +1169,7 @@ def test_a_table_that_cannot_be_set_is_told_once_tried_again_and_stops_no_switch
     assert ports(kept) == INSPECTED
     assert len(kept.texts("guard")) == 1
     kept.table.refuses = ""
-    kept.until(lambda: kept.held is Held.GRANTED, 12_000)
+    kept.until(lambda: kept.held is LeaseState.GRANTED, 12_000)
     assert kept.guarding.state.table.trouble == ""
 
 
@@ -1180,7 +1180,7 @@ def test_while_the_table_cannot_be_read_the_prober_goes_on() -> None:
     kept.table.refuses = ""
     kept.wait(11_000)
     assert kept.wires.spawned == 1
-    assert kept.held is Held.GRANTED
+    assert kept.held is LeaseState.GRANTED
     assert kept.table.opens("wire")
     assert kept.events("tripped") == []
 
@@ -1215,6 +1215,6 @@ def test_a_refused_grant_is_tried_again() -> None:
 
     kept.table.before_message = refuse
     kept.adopting()
-    kept.until(lambda: kept.held is Held.GRANTED, 2_000)
+    kept.until(lambda: kept.held is LeaseState.GRANTED, 2_000)
     assert len(refused) == 3
     assert kept.table.opens("wire")

@@ -18,7 +18,7 @@ from reconciler.daemon.journal import Journal
 from reconciler.daemon.ledger import Ledger
 from reconciler.host.ledgerfile import LedgerFile
 from reconciler.ledger.chain import Break, links
-from reconciler.ledger.entry import Entry, Kind
+from reconciler.ledger.entry import Entry, EntryKind
 
 CARRIER = {
     "signals": {"wire": {"kind": "carrier"}},
@@ -189,7 +189,7 @@ def test_rows_wait_for_room_on_the_disk_and_that_is_told(tmp_path: Path) -> None
     one = Ledger(tmp_path, tmp_path, "two", Journal(log), file=FullDisk)
     one.find()
     for at in range(5_000):
-        one.book(Entry(kind=Kind.HOLD, id=f"{at % 10}", from_ms=at, to_ms=None if at < 4_996 else at))
+        one.book(Entry(kind=EntryKind.HOLD, id=f"{at % 10}", from_ms=at, to_ms=None if at < 4_996 else at))
     with pytest.raises((OSError, TimeoutError)):
         one.wait(5)
     (told,) = one.warnings()
@@ -197,10 +197,10 @@ def test_rows_wait_for_room_on_the_disk_and_that_is_told(tmp_path: Path) -> None
     assert "No space left on device; 4096 rows wait in memory, 904 are lost" in told.text
     FullDisk.full = False
     try:
-        one.book(Entry(kind=Kind.CUT, from_ms=1, to_ms=1))
+        one.book(Entry(kind=EntryKind.CUT, from_ms=1, to_ms=1))
         with pytest.raises(OSError, match="905 rows of the ledger found no room"):
             one.wait(20)
-        one.book(Entry(kind=Kind.CUT, from_ms=2, to_ms=2))
+        one.book(Entry(kind=EntryKind.CUT, from_ms=2, to_ms=2))
         one.wait(20)
     finally:
         FullDisk.full = True

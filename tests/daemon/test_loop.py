@@ -237,9 +237,9 @@ class Beats:
 
 
 def _beat(signal: str) -> Any:
-    from reconciler.health.signal import Reading, State
+    from reconciler.health.signal import HealthState, Reading
 
-    return Reading(signal, State.HEALTHY, "beats")
+    return Reading(signal, HealthState.HEALTHY, "beats")
 
 
 def document(**more: Any) -> dict[str, Any]:

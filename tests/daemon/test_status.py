@@ -12,8 +12,8 @@ from reconciler.cli.status_text import _headline, exit_status, reasons, shown, s
 from reconciler.console import Said
 from reconciler.daemon.status import FORMAT, status
 from reconciler.errors import TransientError
-from reconciler.guard.table import Held
-from reconciler.health.signal import Reading, State
+from reconciler.guard.table import LeaseState
+from reconciler.health.signal import HealthState, Reading
 from reconciler.health.state import Ending, Hold, HoldPlaced, RestartEnded
 from reconciler.network.state import Setting
 
@@ -143,7 +143,7 @@ def test_a_problem_and_a_fight_and_that_the_network_is_not_as_wanted() -> None:
 def test_degraded_is_told_and_no_reason_to_bypass() -> None:
     kept = Kept(watched(signals={"beat": BEAT})).inspected_by_seconds()
     kept.now += 1_000
-    kept.turn(beat(State.DEGRADED, "drops \x1b grow"))
+    kept.turn(beat(HealthState.DEGRADED, "drops \x1b grow"))
     found = told(kept)
     assert kept.choice == "inspect"
     assert found["degraded"] == ["beat degraded: drops ? grow"]
@@ -284,10 +284,10 @@ def test_a_table_that_cannot_be_read_is_unknown_and_what_is_bypassed_is_so_all_t
 def test_a_vm_that_has_failed_inspects_nothing_although_frames_cross_it() -> None:
     web = {"kind": "http", "url": "http://192.0.2.1/", "fall": 1}
     kept = Guards(guarded(signals={"web": web})).adopting()
-    kept.until(lambda: kept.held is Held.GRANTED)
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
     hold(kept, "inspect")
     assert seen(kept)[0] == 0
-    kept.turn(Reading("web", State.FAILED, "suricata is dead"))
+    kept.turn(Reading("web", HealthState.FAILED, "suricata is dead"))
     assert seen(kept) == (1, f"it is unknown whether wire is inspected; {WANTED}")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from keeping import PROGRAMS, Kept, watched
 
 from reconciler.daemon.telling import FOLD_MS
-from reconciler.health.signal import Reading, State
+from reconciler.health.signal import HealthState, Reading
 from reconciler.health.state import Ending, Hold, HoldPlaced, RestartEnded
 
 CARRIER = {"wire": {"kind": "carrier"}}
@@ -68,7 +68,7 @@ def test_a_hold_is_a_warning_where_it_keeps_traffic_from_the_vm() -> None:
 
 def flapping(kept: Kept, times: int, every_ms: int) -> None:
     for number in range(times):
-        state = State.FAILED if number % 2 == 0 else State.HEALTHY
+        state = HealthState.FAILED if number % 2 == 0 else HealthState.HEALTHY
         kept.turn(Reading("canary", state, f"{number} probes"))
         kept.wait(every_ms)
 
@@ -76,7 +76,7 @@ def flapping(kept: Kept, times: int, every_ms: int) -> None:
 def test_what_flaps_is_a_line_and_a_count() -> None:
     kept = Kept(watched(signals=CANARY))
     kept.start()
-    kept.turn(Reading("canary", State.HEALTHY, "probes"))
+    kept.turn(Reading("canary", HealthState.HEALTHY, "probes"))
     kept.wait(FOLD_MS + 1)
     kept.forget()
     flapping(kept, 40, 500)

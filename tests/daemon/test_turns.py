@@ -11,12 +11,12 @@ import pytest
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.turns import QUEUE, Turns
 from reconciler.errors import HostError, RequestError
-from reconciler.health.signal import Reading, State
+from reconciler.health.signal import HealthState, Reading
 from reconciler.health.state import Ending, HoldReleased, RestartEnded
 from reconciler.host import clock
 from reconciler.host.service import Service
 
-NEWS = Reading("beat", State.HEALTHY, "beats")
+NEWS = Reading("beat", HealthState.HEALTHY, "beats")
 ENDED = RestartEnded(7, Ending.DONE)
 RELEASED = HoldReleased("root")
 

@@ -11,7 +11,7 @@ from reconciler.appliance.declared import Appliance
 from reconciler.guard.canary import SILENT_MS, UNLATCHED_MS, UNPROVEN_MS, Canaries
 from reconciler.guard.orders import DirectionReport, canaries_of, question_of
 from reconciler.guard.rules import Guarded, Place
-from reconciler.health.signal import Reading, State
+from reconciler.health.signal import HealthState, Reading
 
 OUT, IN = "wire/lease/outside", "wire/lease/inside"
 HEAD = bytes.fromhex("06a1a2a3a4a5")
@@ -65,14 +65,14 @@ class Ear:
         return self.canaries.proven(self.segments[0], HEADS if heads is None else heads, now)
 
 
-def path(state: State, reason: str) -> tuple[Reading, ...]:
+def path(state: HealthState, reason: str) -> tuple[Reading, ...]:
     return (Reading("path", state, reason, "wire"),)
 
 
-HEALTHY = path(State.HEALTHY, "probes come back in every direction")
-TRIPPED = path(State.FAILED, "the guard tripped: a probe was missing for 200 ms")
-SILENT = path(State.ABSENT, "the prober tells nothing")
-LEAK = path(State.FAILED, "the VM lets through what it must block (negative canary)")
+HEALTHY = path(HealthState.HEALTHY, "probes come back in every direction")
+TRIPPED = path(HealthState.FAILED, "the guard tripped: a probe was missing for 200 ms")
+SILENT = path(HealthState.ABSENT, "the prober tells nothing")
+LEAK = path(HealthState.FAILED, "the VM lets through what it must block (negative canary)")
 
 
 # --- readings --------------------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_it_is_healthy_when_every_direction_is_back_and_that_is_told_once() -> N
 def test_a_direction_that_is_lost_is_named() -> None:
     ear = Ear()
     ear.hear(100, *both())
-    lost = path(State.FAILED, "probes do not come back: outside → inside")
+    lost = path(HealthState.FAILED, "probes do not come back: outside → inside")
     assert ear.hear(400, heard(OUT), heard(IN, "lost", 201)) == lost
     assert ear.hear(500, heard(OUT), heard(IN, "lost", 301)) == ()
     assert ear.hear(600, *both()) == HEALTHY
@@ -103,7 +103,7 @@ def test_without_a_latch_only_what_lasts_is_told() -> None:
     ear.hear(57_001, *both())
     assert ear.hear(60_000, *both(state="lost", age_ms=UNLATCHED_MS - 1)) == ()
     told = ear.hear(60_100, *both(state="lost", age_ms=UNLATCHED_MS))
-    assert told == path(State.FAILED, "probes do not come back: outside → inside, inside → outside")
+    assert told == path(HealthState.FAILED, "probes do not come back: outside → inside, inside → outside")
 
 
 def test_what_was_never_proven_is_a_failure_after_a_while() -> None:
@@ -111,7 +111,7 @@ def test_what_was_never_proven_is_a_failure_after_a_while() -> None:
     dark = both(state="unproven")
     assert ear.hear(100, *dark) == ()
     assert ear.hear(100 + UNPROVEN_MS, *dark) == ()
-    told = path(State.FAILED, "no probe has come back yet: outside → inside, inside → outside")
+    told = path(HealthState.FAILED, "no probe has come back yet: outside → inside, inside → outside")
     assert ear.hear(101 + UNPROVEN_MS, *dark) == told
 
 
@@ -125,7 +125,7 @@ def test_how_long_that_may_take(guard: dict[str, Any], patience_ms: int) -> None
     for now in range(100, 101 + patience_ms, 100):
         assert ear.hear(now, *both(state="unproven")) == ()
     (told,) = ear.hear(200 + patience_ms, *both(state="unproven"))
-    assert told.state is State.FAILED
+    assert told.state is HealthState.FAILED
 
 
 @pytest.mark.parametrize("after", ["addresses", "prober", "gap"])
@@ -136,10 +136,10 @@ def test_patience_begins_again(after: str) -> None:
     if after == "gap":
         ear.hear(1_000)
     new = {"head": b"\6" * 12} if after == "addresses" else {}
-    assert not [one for one in ear.hear(1_050, *both(state="unproven", **new)) if one.state is State.FAILED]
+    assert not [one for one in ear.hear(1_050, *both(state="unproven", **new)) if one.state is HealthState.FAILED]
     assert ear.hear(1_050 + UNPROVEN_MS, *both(state="unproven", **new)) == ()
     (told,) = ear.hear(1_051 + UNPROVEN_MS, *both(state="unproven", **new))
-    assert told.state is State.FAILED
+    assert told.state is HealthState.FAILED
 
 
 def asked(**more: Any) -> list[DirectionReport]:
@@ -147,7 +147,9 @@ def asked(**more: Any) -> list[DirectionReport]:
 
 
 def test_a_vm_that_passes_arp_and_no_probes_is_told_apart_from_a_dead_one() -> None:
-    hint = path(State.ABSENT, "the VM passes ARP but no probes (ethertype 0x88b5): give the guard another `probe`")
+    hint = path(
+        HealthState.ABSENT, "the VM passes ARP but no probes (ethertype 0x88b5): give the guard another `probe`"
+    )
     told = [*both(state="unproven"), *asked()]
     ear = Ear()
     assert ear.hear(100, *told) == ()
@@ -155,11 +157,11 @@ def test_a_vm_that_passes_arp_and_no_probes_is_told_apart_from_a_dead_one() -> N
     # One direction is not enough; and who probes by ARP has asked already.
     ear = Ear()
     ear.hear(100, *told[:3])
-    assert ear.hear(200 + UNPROVEN_MS, *told[:3])[0].state is State.FAILED
+    assert ear.hear(200 + UNPROVEN_MS, *told[:3])[0].state is HealthState.FAILED
     arp = {"frame": "arp", "source": "192.0.2.1", "destination": "192.0.2.2"}
     ear = Ear(appliance({"probe": arp}))
     ear.hear(100, *told)
-    assert ear.hear(200 + UNPROVEN_MS, *told)[0].state is State.FAILED
+    assert ear.hear(200 + UNPROVEN_MS, *told)[0].state is HealthState.FAILED
 
 
 def test_a_prober_that_is_silent_says_nothing_of_the_vm() -> None:
@@ -178,7 +180,7 @@ def test_what_no_report_bears_out_any_more_is_too_old() -> None:
         assert ear.hear(now) == (), "a prober that has no orders"
     assert ear.canaries.due(now) == now + 100
     ear.canaries, told = ear.canaries.news(ear.of, ear.segments, now + 100, present=False)
-    assert told == path(State.ABSENT, "the guard is not in the kernel: no probes are sent")
+    assert told == path(HealthState.ABSENT, "the guard is not in the kernel: no probes are sent")
     assert ear.canaries.due(now + 100) is None
     assert ear.hear(9_000) == ()
     assert ear.hear(9_100, *both()) == HEALTHY
@@ -193,7 +195,7 @@ def test_so_it_is_where_no_segment_is_guarded_in_the_kernel(forgotten: bool) -> 
         ear.canaries = ear.canaries.forget()
     assert ear.news(999 + UNPROVEN_MS + SILENT_MS) == ()
     (told,) = ear.news(1_000 + UNPROVEN_MS + SILENT_MS)
-    assert told.state is State.ABSENT
+    assert told.state is HealthState.ABSENT
 
 
 def test_what_was_never_told_is_not_told_to_be_absent() -> None:
@@ -211,13 +213,13 @@ def test_a_vm_that_is_proven_again_again_and_again_and_never_is_has_its_bound() 
         for number in range(1, 40)
         for one in ear.hear(1_000 + 100 * number, *both(state="unproven", head=bytes([number]) * 12))
     ]
-    assert [one.state for one in told] == [State.ABSENT]
+    assert [one.state for one in told] == [HealthState.ABSENT]
 
 
 def test_where_an_adapter_is_missing_no_probe_can_be_sent() -> None:
     of = appliance()
     ear = Ear(of, bound(of, indexes=(0, 4)))
-    assert ear.hear(100) == path(State.FAILED, "no probe can be sent: the adapter outside is not there")
+    assert ear.hear(100) == path(HealthState.FAILED, "no probe can be sent: the adapter outside is not there")
     # What was told before it went says nothing of what came back.
     ear = Ear(of)
     ear.hear(100, *both())
@@ -278,15 +280,15 @@ def test_a_trip_is_told_of_its_segment_and_of_no_other() -> None:
     ear = Ear(of, left, right)
     ear.canaries = ear.canaries.trip("left")
     told = ear.hear(100)
-    assert told == (Reading("path", State.FAILED, TRIPPED[0].reason, "left"),)
+    assert told == (Reading("path", HealthState.FAILED, TRIPPED[0].reason, "left"),)
 
 
 ORDER: dict[str, tuple[Reading, ...]] = {
     "tripped": TRIPPED,
     "silent": SILENT,
-    "missing": path(State.FAILED, "no probe can be sent: the adapter outside is not there"),
+    "missing": path(HealthState.FAILED, "no probe can be sent: the adapter outside is not there"),
     "negative": LEAK,
-    "lost": path(State.FAILED, "probes do not come back: outside → inside"),
+    "lost": path(HealthState.FAILED, "probes do not come back: outside → inside"),
 }
 
 

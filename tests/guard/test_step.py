@@ -12,28 +12,28 @@ from reconciler.appliance.declared import Appliance
 from reconciler.guard import effects, events, orders
 from reconciler.guard.events import (
     Chosen,
-    Counted,
+    CountersRead,
     Declared,
     Disturbed,
     Event,
     Installed,
     LeasesFound,
+    NotDone,
     Observed,
     ProberGone,
     ProberReported,
     ProberStill,
     ProberThere,
     Rebooted,
-    Refused,
     Switched,
     TableFound,
     Tick,
 )
-from reconciler.guard.orders import DirectionReport, Report
+from reconciler.guard.orders import DirectionReport, ProberReport
 from reconciler.guard.rules import Contents, Guarded, Place
-from reconciler.guard.state import Life, State
+from reconciler.guard.state import GuardState, ProberLife
 from reconciler.guard.step import begin, due, step, taken_away
-from reconciler.guard.table import Held
+from reconciler.guard.table import LeaseState
 
 BYPASS, INSPECT = {"wire": "bypass"}, {"wire": "inspect"}
 LEASE_MS = 200
@@ -76,7 +76,7 @@ class Machine:
         return [one for one in self.last if isinstance(one, kind)]
 
     @property
-    def held(self) -> Held:
+    def held(self) -> LeaseState:
         return self.state.segments["wire"].held
 
     def report(self, state: str = "back", token: bytes | None = None, directions: Iterable[int] = (0, 1)) -> None:
@@ -87,7 +87,7 @@ class Machine:
             for lease, head in heads.items()
         ]
         kept = tuple(told[number] for number in directions)
-        self.tell(ProberReported((Report(self.now * 1_000, kept, 0, 0, 0, 0, "fifo 10", "", 0),)))
+        self.tell(ProberReported((ProberReport(self.now * 1_000, kept, 0, 0, 0, 0, "fifo 10", "", 0),)))
         self.answer_leases()
 
     def answer_leases(self, *, stand: bool = True) -> None:
@@ -107,7 +107,7 @@ class Machine:
         assert self.of(effects.StartProber)
         self.tell(ProberThere())
         self.report("unproven")
-        assert self.of(effects.Order)
+        assert self.of(effects.GiveOrders)
         return self
 
     def granted(self) -> "Machine":
@@ -117,7 +117,7 @@ class Machine:
         self.now += 100
         self.report()
         assert self.of(effects.Grant)
-        assert self.held is Held.GRANTED
+        assert self.held is LeaseState.GRANTED
         return self
 
 
@@ -176,7 +176,7 @@ def test_what_is_taken_back_while_a_table_is_on_its_way_is_taken_back_again_when
     assert machine.state.table.putting
     machine.tell(Installed("another one"))
     assert machine.of(effects.Withdraw), "the new table was composed with consent"
-    assert machine.held is Held.NOTHING
+    assert machine.held is LeaseState.NOTHING
 
 
 def test_while_a_table_is_on_its_way_no_other_one_is_put_and_nothing_is_granted() -> None:
@@ -218,11 +218,11 @@ def test_a_table_that_was_gone_gets_another_token_and_no_probe_is_sent_while_it_
     machine.tell(TableFound())
     machine.answer_leases()
     assert machine.state.segments["wire"].token != token
-    ordered = [one for one in machine.asked if isinstance(one, effects.Order)][-1]
+    ordered = [one for one in machine.asked if isinstance(one, effects.GiveOrders)][-1]
     assert ordered.orders.orders == ()
     machine.tell(Installed("print"))
     machine.answer_leases()
-    ordered = [one for one in machine.asked if isinstance(one, effects.Order)][-1]
+    ordered = [one for one in machine.asked if isinstance(one, effects.GiveOrders)][-1]
     assert {one.template.frame[:6] for one in ordered.orders.orders if not one.name.endswith("?")} == {
         machine.state.segments["wire"].token
     }
@@ -239,7 +239,7 @@ def test_what_was_not_proven_a_moment_ago_gets_no_lease_from_a_table_that_is_put
     assert not machine.of(effects.Withdraw), "there is nothing to withdraw it from"
     machine.tell(Installed("print"))
     assert [type(one) for one in machine.last if isinstance(one, effects.Withdraw)] == [effects.Withdraw]
-    assert machine.held is Held.NOTHING
+    assert machine.held is LeaseState.NOTHING
     assert machine.state.segments["wire"].exposure.trips == 1
 
 
@@ -259,37 +259,37 @@ def test_a_lease_that_cannot_be_looked_at_has_the_table_looked_for() -> None:
     machine.now += 200
     machine.tell(Tick())
     (asked,) = machine.of(effects.FindLeases)
-    machine.tell(Refused(asked, "no such set"))
+    machine.tell(NotDone(asked, "no such set"))
     assert machine.of(effects.FindTable)
-    machine.tell(Refused(asked, "no such set"))
+    machine.tell(NotDone(asked, "no such set"))
     assert not machine.of(effects.FindTable), "once is enough until the next look at the network"
 
 
 def test_switched_off_nothing_is_known_of_the_path_any_more() -> None:
     machine = Machine().granted()
     machine.tell(Switched(on=False))
-    assert [type(one) for one in machine.last][:2] == [effects.EndProber, effects.Remove]
+    assert [type(one) for one in machine.last][:2] == [effects.EndProber, effects.RemoveTable]
     (news,) = machine.of(effects.Readings)
     assert (news.readings[0].state, news.readings[0].reason) == ("absent", "the guard is off: no probes are sent")
     machine.tell(events.Removed(1, {"wire/port/outside": (7, 700)}))
     assert machine.state.segments["wire"].exposure.total == (7, 700)
     assert machine.state.segments["wire"].exposure.open_since is None
-    machine.tell(Refused(effects.Remove(), "busy"))
+    machine.tell(NotDone(effects.RemoveTable(), "busy"))
     assert machine.state.on, "what could not be taken away is looked after"
 
 
 def test_what_was_counted_belongs_to_the_table_that_counted_it() -> None:
     machine = Machine().ready()
     counted = {"wire/port/outside": (100, 6_000), "wire/port/inside": (3, 180)}
-    machine.tell(Counted(1, counted))
+    machine.tell(CountersRead(1, counted))
     assert machine.state.segments["wire"].exposure.total == (103, 6_180)
-    machine.tell(Counted(1, counted))
+    machine.tell(CountersRead(1, counted))
     assert machine.state.segments["wire"].exposure.total == (103, 6_180)
-    machine.tell(Counted(2, {"wire/port/outside": (5, 300)}))
+    machine.tell(CountersRead(2, {"wire/port/outside": (5, 300)}))
     assert machine.state.segments["wire"].exposure.total == (108, 6_480)
-    machine.tell(Counted(2, {"wire/port/outside": (2, 120)}))
+    machine.tell(CountersRead(2, {"wire/port/outside": (2, 120)}))
     assert machine.state.segments["wire"].exposure.total == (110, 6_600), "somebody has reset the counters"
-    machine.tell(Counted(None, {}))
+    machine.tell(CountersRead(None, {}))
     machine.tell(Installed("x"))
     assert machine.state.segments["wire"].exposure.total == (110, 6_600)
 
@@ -319,18 +319,18 @@ def test_what_was_counted_between_two_looks_and_the_install_is_booked_once() -> 
     machine.tell(Observed(bound(3, 4), frozenset(), frozenset()))
     machine.tell(TableFound("somebody has changed it", {}, 1, at))
     assert machine.of(effects.Install)
-    machine.tell(Counted(1, {"wire/port/outside": (103, 6_180)}))
-    machine.tell(Installed("print", Counted(1, {"wire/port/outside": (105, 6_300)})))
-    machine.tell(Counted(2, {"wire/port/outside": (4, 240)}))
+    machine.tell(CountersRead(1, {"wire/port/outside": (103, 6_180)}))
+    machine.tell(Installed("print", CountersRead(1, {"wire/port/outside": (105, 6_300)})))
+    machine.tell(CountersRead(2, {"wire/port/outside": (4, 240)}))
     assert machine.state.segments["wire"].exposure.total == (109, 6_540)
     machine.tell(Disturbed())
     machine.tell(Observed(bound(5, 6), frozenset(), frozenset()))
     machine.tell(TableFound("print", {}, 2, {"wire/port/outside": (5, 300)}))
     (install,) = machine.of(effects.Install)
     assert install.ruleset.text.startswith("add chain"), "this one stays, and counts on"
-    machine.tell(Counted(2, {"wire/port/outside": (8, 480)}))
-    machine.tell(Installed("another", Counted(2, {"wire/port/outside": (7, 420)})))
-    machine.tell(Counted(2, {"wire/port/outside": (9, 540)}))
+    machine.tell(CountersRead(2, {"wire/port/outside": (8, 480)}))
+    machine.tell(Installed("another", CountersRead(2, {"wire/port/outside": (7, 420)})))
+    machine.tell(CountersRead(2, {"wire/port/outside": (9, 540)}))
     assert machine.state.segments["wire"].exposure.total == (114, 6_840)
 
 
@@ -339,9 +339,9 @@ def test_the_next_table_is_not_counted_before_the_last_of_the_one_before_is_told
     machine.tell(Disturbed())
     machine.tell(Observed(bound(3, 4), frozenset(), frozenset()))
     machine.tell(TableFound("somebody has changed it", {}, 1, {"wire/port/outside": (100, 6_000)}))
-    machine.tell(Counted(2, {"wire/port/outside": (3, 180)}))
-    machine.tell(Installed("print", Counted(1, {"wire/port/outside": (105, 6_300)})))
-    machine.tell(Counted(2, {"wire/port/outside": (4, 240)}))
+    machine.tell(CountersRead(2, {"wire/port/outside": (3, 180)}))
+    machine.tell(Installed("print", CountersRead(1, {"wire/port/outside": (105, 6_300)})))
+    machine.tell(CountersRead(2, {"wire/port/outside": (4, 240)}))
     assert machine.state.segments["wire"].exposure.total == (109, 6_540)
 
 
@@ -349,14 +349,14 @@ def test_while_the_guard_has_the_wire_it_is_counted_with_each_report_and_kept() 
     machine = Machine().ready()
     machine.now += 100
     machine.report()
-    assert machine.of(effects.Count)
-    machine.tell(Counted(1, {"wire/port/outside": (7, 420)}))
+    assert machine.of(effects.ReadCounters)
+    machine.tell(CountersRead(1, {"wire/port/outside": (7, 420)}))
     assert machine.of(effects.Keep)[0].value["segments"]["wire"]["total"] == [7, 420]
     machine = Machine().granted()
-    machine.tell(Counted(1, {}))
+    machine.tell(CountersRead(1, {}))
     machine.now += 100
     machine.report()
-    assert not machine.of(effects.Count)
+    assert not machine.of(effects.ReadCounters)
 
 
 @pytest.mark.parametrize(("ago", "since"), [(250, -50), (300, -100), (150, 0), (None, 0)])
@@ -389,7 +389,7 @@ def test_a_process_that_comes_late_knows_since_when_the_guard_has_the_wire(
 
 def test_what_was_counted_of_a_segment_outlives_its_guard() -> None:
     machine = Machine().ready()
-    machine.tell(Counted(1, {"wire/port/outside": (7, 420)}))
+    machine.tell(CountersRead(1, {"wire/port/outside": (7, 420)}))
     exposure = machine.state.segments["wire"].exposure
     machine.tell(Declared(two_ports()))
     machine.tell(events.Removed(1, {"wire/port/outside": (9, 540)}))
@@ -406,7 +406,7 @@ def test_what_was_counted_of_a_segment_outlives_its_guard() -> None:
 @pytest.mark.parametrize("secret", [b"s" * 16, b""])
 def test_taken_away_by_hand_what_was_counted_is_kept_and_no_secret(secret: bytes) -> None:
     machine = Machine().ready()
-    machine.tell(Counted(1, {"wire/port/outside": (7, 420)}))
+    machine.tell(CountersRead(1, {"wire/port/outside": (7, 420)}))
     kept = {**[one for one in machine.asked if isinstance(one, effects.Keep)][-1].value, "secret": secret.hex()}
     machine.now += 500
     left = taken_away(kept, events.Removed(1, {"wire/port/outside": (9, 540), "wire/adapter/inside": (1, 60)}), 10_500)
@@ -443,10 +443,10 @@ def test_there_are_never_two_probers(reports: bool) -> None:
                 continue
             alive, started = 1, started + 1
             machine.tell(ProberThere())
-            assert not machine.of(effects.Order), "it gets none before it has reported"
+            assert not machine.of(effects.GiveOrders), "it gets none before it has reported"
             if reports:
                 machine.report()
-                assert machine.of(effects.Order)
+                assert machine.of(effects.GiveOrders)
     assert started <= (70_000 // 1_100 if reports else 6)
 
 
@@ -478,7 +478,7 @@ def test_one_that_is_slow_to_start_is_given_ten_seconds_and_failures_double_the_
 
 def test_notes_are_what_a_later_process_goes_on_from() -> None:
     machine = Machine().granted()
-    machine.tell(Counted(1, {"wire/port/outside": (7, 700)}))
+    machine.tell(CountersRead(1, {"wire/port/outside": (7, 700)}))
     kept = [one.value for one in machine.asked if isinstance(one, effects.Keep)][-1]
     again = begin(OF, b"t" * 16, b"m" * 16, kept)
     assert again.secret == machine.state.secret
@@ -491,7 +491,7 @@ def test_notes_are_what_a_later_process_goes_on_from() -> None:
 # --- any history -----------------------------------------------------------------------------------------------------
 
 
-def anything(chance: random.Random, state: State) -> Event:
+def anything(chance: random.Random, state: GuardState) -> Event:
     """Answers to questions that nobody asked among it: what comes in the background comes when it comes."""
     adapters = chance.choice([(3, 4), (3, 4), (3, 5), (0, 4)])
     token = chance.choice([state.segments["wire"].token, b"\6other"]) if state.segments else b"\6other"
@@ -502,7 +502,9 @@ def anything(chance: random.Random, state: State) -> Event:
         DirectionReport(lease, head, kind, 0 if kind == "back" else None, 9, 9, 0, None, 0)
         for lease, head in heads.items()
     )
-    asked = chance.choice([effects.FindTable(()), effects.FindLeases(()), effects.Count(), effects.Remove()])
+    asked = chance.choice(
+        [effects.FindTable(()), effects.FindLeases(()), effects.ReadCounters(), effects.RemoveTable()]
+    )
     segment = effects.Withdraw(one, drain=False), effects.Grant(one, token), effects.StandAside(one)
     counted = {"wire/port/outside": (chance.randint(0, 9), 9)}
     return chance.choice(
@@ -513,10 +515,10 @@ def anything(chance: random.Random, state: State) -> Event:
             ),
             TableFound(chance.choice([None, "print", "other"]), {}, chance.choice([None, 1, 2]), counted),
             LeasesFound(frozenset(chance.choice([(), ("wire",), ("wire",)]))),
-            Counted(chance.choice([None, 1, 2]), counted),
-            Installed("print", chance.choice([None, Counted(chance.randint(1, 3), counted)])),
-            Refused(chance.choice([asked, *(segment if state.segments else ())]), "no"),
-            ProberReported((Report(0, told, 0, 0, 0, 0, "fifo 10", "", 0),)),
+            CountersRead(chance.choice([None, 1, 2]), counted),
+            Installed("print", chance.choice([None, CountersRead(chance.randint(1, 3), counted)])),
+            NotDone(chance.choice([asked, *(segment if state.segments else ())]), "no"),
+            ProberReported((ProberReport(0, told, 0, 0, 0, 0, "fifo 10", "", 0),)),
             ProberThere(found=chance.random() < 0.5),
             ProberStill(),
             ProberGone("gone"),
@@ -545,14 +547,14 @@ def test_whatever_comes_its_laws_hold(seed: int) -> None:
             assert machine.state.segments["wire"].in_place
             assert not before.table.putting
             assert grant.token not in spent, "no token twice"
-        held = before.segments["wire"].held if "wire" in before.segments else Held.NOTHING
-        if isinstance(event, Chosen) and before.bound and held is Held.GRANTED and event.choice == BYPASS:
+        held = before.segments["wire"].held if "wire" in before.segments else LeaseState.NOTHING
+        if isinstance(event, Chosen) and before.bound and held is LeaseState.GRANTED and event.choice == BYPASS:
             assert isinstance(machine.last[0], effects.Withdraw), "first, and in the step that hears of it"
-        if machine.of(effects.Withdraw) and held is Held.GRANTED:
+        if machine.of(effects.Withdraw) and held is LeaseState.GRANTED:
             spent.add(before.segments["wire"].token)
         assert len(machine.of(effects.StartProber)) + len(machine.of(effects.FindProber)) <= 1
         if machine.of(effects.StartProber):
-            assert before.prober.life is Life.NOBODY or isinstance(event, ProberGone)
+            assert before.prober.life is ProberLife.NOBODY or isinstance(event, ProberGone)
         assert sum(isinstance(one, effects.Install) for one in machine.last) <= 1
         exposure = machine.state.segments["wire"].exposure
         assert exposure.total.frames >= exposure.told.frames >= 0

@@ -20,7 +20,7 @@ from reconciler.appliance.declared import (
     Source,
     Streak,
 )
-from reconciler.health.signal import Reading, Rebooted, State
+from reconciler.health.signal import HealthState, Reading, Rebooted
 from reconciler.health.state import (
     Declared,
     Ending,
@@ -31,7 +31,7 @@ from reconciler.health.state import (
     RestartEnded,
     Rules,
     Tick,
-    Vm,
+    VmState,
 )
 
 BEAT = Heartbeat(100, "/run/agent.sock")
@@ -94,22 +94,31 @@ ALL_RULES = (
     rules(health(signal(Domain(), "domain", segment="lan")), segments=BOTH),
     rules(health()),
 )
-STATES = tuple(State)
+STATES = tuple(HealthState)
 
 
-def answered(event: Event, vm: Vm) -> Event:
+def answered(event: Event, vm: VmState) -> Event:
     """The event; if it is a restart's answer, then to the one that is under way."""
     return replace(event, asked_ms=vm.since_ms) if isinstance(event, RestartEnded) else event
 
 
 def events(chance: random.Random, of: Rules) -> Iterator[Event]:
     """What may happen to an appliance with these rules, for ever; readings most of all, and moods that last."""
-    mood = State.HEALTHY
+    mood = HealthState.HEALTHY
     names = list(of.keys)
     while True:
         if chance.random() < 0.06:
-            mood = chance.choice([State.HEALTHY, State.HEALTHY, State.FAILED, State.FAILED, State.ABSENT, State.ABSENT])
-            wanted = mood is State.FAILED and chance.random() < 0.3
+            mood = chance.choice(
+                [
+                    HealthState.HEALTHY,
+                    HealthState.HEALTHY,
+                    HealthState.FAILED,
+                    HealthState.FAILED,
+                    HealthState.ABSENT,
+                    HealthState.ABSENT,
+                ]
+            )
+            wanted = mood is HealthState.FAILED and chance.random() < 0.3
             # Mostly all agree: the VM is one.
             for name, segment in names * 3 if chance.random() < 0.8 else ():
                 yield Reading(name, mood, "told", segment, deliberate=wanted)
@@ -117,7 +126,9 @@ def events(chance: random.Random, of: Rules) -> Iterator[Event]:
         if what < 0.7 and names:
             name, segment = chance.choice(names)
             state = chance.choice(STATES) if chance.random() < 0.1 else mood
-            yield Reading(name, state, "told", segment, deliberate=state is State.FAILED and chance.random() < 0.05)
+            yield Reading(
+                name, state, "told", segment, deliberate=state is HealthState.FAILED and chance.random() < 0.05
+            )
         elif what < 0.74:
             yield Rebooted("libvirt", "by itself")
         elif what < 0.86:

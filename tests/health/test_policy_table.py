@@ -23,8 +23,7 @@ from reconciler.health.policy import (
     hold_down,
     step,
 )
-from reconciler.health.signal import Reading
-from reconciler.health.signal import State as HealthState
+from reconciler.health.signal import HealthState, Reading
 from reconciler.health.state import (
     Choose,
     Course,
@@ -33,13 +32,13 @@ from reconciler.health.state import (
     Ending,
     Hold,
     Phase,
-    Restart,
     RestartEnded,
+    RestartVm,
     Rules,
-    Segment,
+    SegmentState,
     State,
     Tick,
-    Vm,
+    VmState,
     begin,
 )
 from reconciler.health.verdict import Verdict
@@ -92,8 +91,8 @@ def every_state() -> Iterator[State]:
             if unreached and phase not in (Phase.WAITING, Phase.RESTARTING):
                 continue
             deadline = (now if over else now + 5) if phase in TIMED else None
-            vm = Vm(phase, 0, deadline, tried + (unreached > 0 and phase is Phase.RESTARTING), unreached)
-            segments = {"wire": Segment(course, since, 1, 0, verdict)}
+            vm = VmState(phase, 0, deadline, tried + (unreached > 0 and phase is Phase.RESTARTING), unreached)
+            segments = {"wire": SegmentState(course, since, 1, 0, verdict)}
             yield replace(begun, now_ms=now, segments=segments, vm=vm, holds=hold)
 
 
@@ -198,13 +197,15 @@ def test_pauses_double_up_to_their_bound() -> None:
     state = begin(of, {}, 0)
     pauses = []
     for attempts in (0, 1, 2, 3, 99):
-        waiting = policy._moved_vm(replace(state, vm=Vm(Phase.BOOTING, 0, 0, attempts)), Phase.WAITING, Tick(), [], [])
+        waiting = policy._moved_vm(
+            replace(state, vm=VmState(Phase.BOOTING, 0, 0, attempts)), Phase.WAITING, Tick(), [], []
+        )
         pauses.append(waiting.vm.due_ms)
     assert pauses == [1_500, 1_500, 3_000, 4_000, 4_000]
     assert [policy._pause(of.on_failure, 3, vain) for vain in (1, 2, 3, 4, 5, 99)] == [
         1_000, 2_000, 4_000, 8_000, AGAIN_MAX_MS, AGAIN_MAX_MS,
     ]  # fmt: skip
-    holds = [hold_down(of, Segment(Course.PROVING, flaps=flaps)) for flaps in (0, 1, 2, 3, 10**6)]
+    holds = [hold_down(of, SegmentState(Course.PROVING, flaps=flaps)) for flaps in (0, 1, 2, 3, 10**6)]
     assert holds == [2_000, 4_000, 8_000, 9_000, 9_000]
 
 
@@ -296,7 +297,7 @@ class Witness:
             self.failed_since = None
         elif self.failed_since is None:
             self.failed_since = now
-        asked = [effect for effect in effects if isinstance(effect, Restart)]
+        asked = [effect for effect in effects if isinstance(effect, RestartVm)]
         assert len(asked) <= 1
         self.restarts += [effect.method for effect in asked]
         if asked:
@@ -410,7 +411,7 @@ def test_a_hypervisor_that_is_heard_of_again_is_asked_soon() -> None:
         early, _ = step(state, Reading("domain", HealthState.ABSENT, "gone"), began + 10)
         assert early.vm == state.vm
     late, effects = step(state, Reading("domain", HealthState.FAILED, "is shut off"), began + 7_000)
-    assert [type(one) for one in effects].count(Restart) == 1
+    assert [type(one) for one in effects].count(RestartVm) == 1
     assert late.vm.attempts == 1
 
 

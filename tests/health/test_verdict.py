@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from reconciler.appliance.declared import Canary, Carrier, Domain, Group, Negative, Signal, Source
 from reconciler.health import policy, verdict
-from reconciler.health.signal import MAX_REASON, Reading, Rebooted, State
+from reconciler.health.signal import MAX_REASON, HealthState, Reading, Rebooted
 from reconciler.health.state import Declared, Rules, begin
 from reconciler.health.verdict import UNOBSERVED, Track
 
 from .build import ALL_RULES, BEAT, BOTH, CANARY, POLLED, SOURCES, health, rules, signal
 
-HEALTHY, DEGRADED, FAILED, ABSENT = State.HEALTHY, State.DEGRADED, State.FAILED, State.ABSENT
+HEALTHY, DEGRADED, FAILED, ABSENT = HealthState.HEALTHY, HealthState.DEGRADED, HealthState.FAILED, HealthState.ABSENT
 GRACE = 10_000
 
 
@@ -29,7 +29,7 @@ class Ear:
     track: Track = field(default=UNOBSERVED)
     now: int = 0
 
-    def until(self, now: int) -> State:
+    def until(self, now: int) -> HealthState:
         while (due := verdict.due(self.signal, self.track, GRACE)) is not None and due <= now:
             self.now = max(due, self.now)
             self.track = verdict.settle(self.signal, self.track, self.now, GRACE)
@@ -39,14 +39,14 @@ class Ear:
         self.track = verdict.settle(self.signal, self.track, now, GRACE)
         return self.track.believed
 
-    def hears(self, now: int, state: State, reason: str = "so", *, deliberate: bool = False) -> State:
+    def hears(self, now: int, state: HealthState, reason: str = "so", *, deliberate: bool = False) -> HealthState:
         self.until(now)
         reading = Reading(self.signal.name, state, reason, deliberate=deliberate)
         self.track = verdict.observe(self.signal, self.track, reading, now)
         self.track = verdict.settle(self.signal, self.track, now, GRACE)
         return self.track.believed
 
-    def beats(self, begin: int, end: int, state: State = HEALTHY, every: int = 100) -> State:
+    def beats(self, begin: int, end: int, state: HealthState = HEALTHY, every: int = 100) -> HealthState:
         for now in range(begin, end + 1, every):
             self.hears(now, state)
         return self.track.believed
@@ -183,7 +183,7 @@ def test_absent_readings_are_no_first_reading() -> None:
 
 @pytest.mark.parametrize("source", POLLED, ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("said", [HEALTHY, DEGRADED, FAILED])
-def test_who_is_asked_and_does_not_answer_any_more_is_absent(source: Source, said: State) -> None:
+def test_who_is_asked_and_does_not_answer_any_more_is_absent(source: Source, said: HealthState) -> None:
     ear = Ear(signal(source))
     assert ear.hears(0, said) is said
     assert (ear.until(2_399), ear.until(2_400)) == (said, ABSENT)
@@ -218,12 +218,12 @@ SIGNALS = st.builds(
     fails_after=st.booleans(),
 )
 GAPS = st.one_of(st.integers(0, 400), st.sampled_from([99, 100, 101, 300, 1000, 2399, 2400, 5000, 20_000]))
-HISTORIES = st.lists(st.tuples(GAPS, st.sampled_from(State)), max_size=12)
+HISTORIES = st.lists(st.tuples(GAPS, st.sampled_from(HealthState)), max_size=12)
 
 
 @given(SIGNALS, HISTORIES, st.data())
 @settings(max_examples=examples(200))
-def test_due_is_exact(one: Signal, history: list[tuple[int, State]], data: st.DataObject) -> None:
+def test_due_is_exact(one: Signal, history: list[tuple[int, HealthState]], data: st.DataObject) -> None:
     """Before it nothing changes by itself; at it something does; and there is an end of it."""
     ear = Ear(one)
     for gap, state in history:
@@ -245,7 +245,7 @@ def test_due_is_exact(one: Signal, history: list[tuple[int, State]], data: st.Da
 
 @given(SIGNALS, HISTORIES)
 @settings(max_examples=examples(100))
-def test_settling_twice_says_nothing_new(one: Signal, history: list[tuple[int, State]]) -> None:
+def test_settling_twice_says_nothing_new(one: Signal, history: list[tuple[int, HealthState]]) -> None:
     ear = Ear(one)
     for gap, state in history:
         ear.hears(ear.now + gap, state)
@@ -254,7 +254,7 @@ def test_settling_twice_says_nothing_new(one: Signal, history: list[tuple[int, S
 
 @given(SIGNALS, HISTORIES)
 @settings(max_examples=examples(100))
-def test_nobody_is_believed_healthy_without_having_said_so(one: Signal, history: list[tuple[int, State]]) -> None:
+def test_nobody_is_believed_healthy_without_having_said_so(one: Signal, history: list[tuple[int, HealthState]]) -> None:
     ear, good = Ear(one), 0
     for gap, state in history:
         before = ear.until(ear.now + gap)
@@ -270,7 +270,7 @@ def test_nobody_is_believed_healthy_without_having_said_so(one: Signal, history:
 # --- all signals of a segment ----------------------------------------------------------------------------------------
 
 
-def tracks(**believed: State) -> dict[verdict.Key, Track]:
+def tracks(**believed: HealthState) -> dict[verdict.Key, Track]:
     return {(name, None): Track(state, Reading(name, state, "so"), spoken=True) for name, state in believed.items()}
 
 
@@ -294,7 +294,7 @@ MUST = signal(BEAT, "must")
         (3, (HEALTHY, HEALTHY, FAILED), FAILED),
     ],
 )
-def test_groups(least: int, believed: tuple[State, ...], state: State) -> None:
+def test_groups(least: int, believed: tuple[HealthState, ...], state: HealthState) -> None:
     of = health(A, B, C, groups=(Group("g", ("a", "b", "c"), least),))
     found = verdict.judge(of, tracks(**dict(zip("abc", believed, strict=True))), "wire")
     assert found.state is state
@@ -403,7 +403,7 @@ def test_judge_is_total_and_monotone() -> None:
     members = (*(replace(one, required=False) for one in (A, B, C)), MUST)
     for least in (1, 2, 3):
         of = health(*members, groups=(Group("g", ("a", "b", "c"), least),))
-        for believed in itertools.product(State, repeat=4):
+        for believed in itertools.product(HealthState, repeat=4):
             names = dict(zip(("a", "b", "c", "must"), believed, strict=True))
             found = verdict.judge(of, tracks(**names), "wire")
             assert found.deciding
@@ -415,9 +415,9 @@ def test_judge_is_total_and_monotone() -> None:
                         assert ORDER[after.state] >= ORDER[found.state]
 
 
-@given(st.sampled_from(ALL_RULES), st.lists(st.sampled_from(State), min_size=9, max_size=9), st.randoms())
+@given(st.sampled_from(ALL_RULES), st.lists(st.sampled_from(HealthState), min_size=9, max_size=9), st.randoms())
 def test_the_order_of_signals_and_tracks_is_irrelevant(
-    rules: object, believed: list[State], chance: random.Random
+    rules: object, believed: list[HealthState], chance: random.Random
 ) -> None:
     of, keys = rules.health, list(rules.keys)  # type: ignore[attr-defined]
     told = {key: Track(state, Reading(key[0], state, "so")) for key, state in zip(keys, believed, strict=False)}

@@ -17,7 +17,7 @@ from processes import ending
 from reconciler.host import ledgerfile
 from reconciler.host.ledgerfile import Booked, Disk, Found, LedgerFile, files, lines
 from reconciler.ledger.chain import Break, links
-from reconciler.ledger.entry import Kind
+from reconciler.ledger.entry import EntryKind
 from reconciler.ledger.row import Row, parse
 
 DAY_MS = 86_400_000
@@ -51,7 +51,7 @@ class Faulty(Disk):
 
 
 def booked(number: int, at_ms: int = 1_000) -> Booked:
-    return Booked(entry(Kind.CUT, at_ms, at_ms, cause=f"entry {number}"), at_ms, at_ms, "f" * 64)
+    return Booked(entry(EntryKind.CUT, at_ms, at_ms, cause=f"entry {number}"), at_ms, at_ms, "f" * 64)
 
 
 def opened(folder: Path, disk: Disk | None = None, max_bytes: int = 1 << 20) -> LedgerFile:
@@ -76,7 +76,7 @@ def whole(folder: Path) -> bool:
 
 
 def entries(folder: Path) -> list[str]:
-    return [row.entry.cause for row in rows(folder) if row.entry.kind is Kind.CUT]
+    return [row.entry.cause for row in rows(folder) if row.entry.kind is EntryKind.CUT]
 
 
 def test_rows_follow_each_other_over_processes(tmp_path: Path) -> None:
@@ -93,12 +93,16 @@ def test_rows_follow_each_other_over_processes(tmp_path: Path) -> None:
 
 def test_what_goes_on_is_found_again(tmp_path: Path) -> None:
     file = opened(tmp_path)
-    holds = [entry(Kind.HOLD, 5, None, id="a"), entry(Kind.HOLD, 5, None, id="b"), entry(Kind.HOLD, 5, 9, id="a")]
+    holds = [
+        entry(EntryKind.HOLD, 5, None, id="a"),
+        entry(EntryKind.HOLD, 5, None, id="b"),
+        entry(EntryKind.HOLD, 5, 9, id="a"),
+    ]
     file.append([booked(0).of(one) for one in holds])
     file.mark(7_000, kept=True)
     found = opened(tmp_path).find()
     assert found == Found(open={"b": holds[1]}, alive_ms=7_000)
-    file.append([booked(0).of(entry(Kind.STOP, 9, 9))])
+    file.append([booked(0).of(entry(EntryKind.STOP, 9, 9))])
     assert opened(tmp_path).find().stopped
 
 
@@ -128,7 +132,7 @@ def tried(folder: Path, seed: int) -> None:
         file.close()
         left = opened(folder, Faulty())
         left.find()
-        left.append([booked(0).note(Kind.START, "")])
+        left.append([booked(0).note(EntryKind.START, "")])
         left.close()
         assert whole(folder)
         there = entries(folder)
@@ -160,7 +164,7 @@ def test_a_power_cut_may_leave_anything_behind_the_last_row(tmp_path: Path) -> N
         assert len(amiss) == 1
         assert f"its last {len(rest)} bytes were no row" in amiss[0]
         file.append([booked(number)])
-        assert rows(tmp_path)[-2].entry.kind is Kind.REPAIRED
+        assert rows(tmp_path)[-2].entry.kind is EntryKind.REPAIRED
         assert rows(tmp_path)[-2].entry.cause == amiss[0]
     assert whole(tmp_path)
     assert entries(tmp_path) == [f"entry {number}" for number in range(6)]
@@ -192,7 +196,7 @@ def test_a_process_that_is_killed_has_lost_nothing_that_it_had_acknowledged(tmp_
             said = max([said, *map(int, process.stdout.read().split())])
         file = opened(tmp_path)
         file.find()
-        file.append([booked(0).note(Kind.START, "")])
+        file.append([booked(0).note(EntryKind.START, "")])
         there = entries(tmp_path)
         assert there[: said + 1] == [f"entry {number}" for number in range(said + 1)]
         assert len(there) <= said + 2
@@ -209,15 +213,15 @@ def test_an_older_file_is_kept_until_all_of_it_is_of_age(tmp_path: Path) -> None
     assert len(there) < 40
     assert whole(tmp_path)
     first = rows(tmp_path)[0]
-    assert first.entry.kind is Kind.CONTINUED
+    assert first.entry.kind is EntryKind.CONTINUED
     assert "dropped" not in first.entry.cause  # when it was made, what came before was in the older file
-    newest = [row.entry.cause for row in rows(tmp_path) if row.entry.kind is Kind.CONTINUED][-1]
+    newest = [row.entry.cause for row in rows(tmp_path) if row.entry.kind is EntryKind.CONTINUED][-1]
     assert f"rows 1 to {first.n - 1} were dropped" in newest
 
 
 def test_it_grows_no_larger_than_its_bound_and_keeps_what_goes_on(tmp_path: Path) -> None:
     file = opened(tmp_path, max_bytes=4_000)
-    hold = entry(Kind.HOLD, 5, None, id="kept", who="ann")
+    hold = entry(EntryKind.HOLD, 5, None, id="kept", who="ann")
     file.append([booked(0).of(hold)])
     for number in range(60):
         file.append([booked(number)])
@@ -265,7 +269,7 @@ def test_what_somebody_does_to_the_file_is_told_and_ends_nothing(tmp_path: Path,
         assert file.find().amiss
     file.append([booked(3)])
     assert rows(tmp_path)[-1].entry.cause == "entry 3"
-    assert any(row.entry.kind is Kind.REPAIRED for row in rows(tmp_path))
+    assert any(row.entry.kind is EntryKind.REPAIRED for row in rows(tmp_path))
     if tamper is not written_to:
         assert rows(tmp_path)[-1].n > 4  # what is gone has left its numbers
 

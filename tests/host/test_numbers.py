@@ -12,7 +12,7 @@ from pyroute2.netlink.rtnl.ifinfmsg.plugins import tun
 
 from reconciler.host.guard import fingerprint, messages, netfilter
 from reconciler.host.netlink import rtnetlink, sockets, watch
-from reconciler.host.netlink.rtnetlink import Place
+from reconciler.host.netlink.rtnetlink import AttributePlace
 from reconciler.network.state import Setting
 
 OURS = [rtnetlink, sockets, watch, messages, fingerprint, netfilter]
@@ -108,7 +108,7 @@ WIDTHS = {"uint8": rtnetlink.U8, "uint16": rtnetlink.U16, "uint32": rtnetlink.U3
     ],
     ids=["bridge", "member", "inet6"],
 )
-def test_settings_stand_where_pyroute2_has_them(table: Mapping[Setting, Place], form: Any) -> None:
+def test_settings_stand_where_pyroute2_has_them(table: Mapping[Setting, AttributePlace], form: Any) -> None:
     theirs = {name: (at, width) for at, (name, width) in enumerate(form.nla_map)}
     for name, number, width in table.values():
         at, named = theirs[name]

@@ -1,15 +1,15 @@
 import pytest
 
-from reconciler.lab.picture import ASCII, BLOCKS, Row, alphabet_for, timeline
+from reconciler.lab.picture import ASCII, BLOCKS, FlowRow, alphabet_for, timeline
 
 EVENTS = [(4.2, "VM killed"), (4.3, "bypass"), (7.0, "VM started")]
 
 
-def row(label: str, lost: list[tuple[float, float]], **changes: float) -> Row:
+def row(label: str, lost: list[tuple[float, float]], **changes: float) -> FlowRow:
     rate = 100.0
     times = [n / rate + 1e-6 for n in range(1000)]
     kept = [t for t in times if not any(begin <= t < end for begin, end in lost)]
-    return Row(label, kept, rate, changes.get("start_s", 0.0), changes.get("end_s", 10.0))
+    return FlowRow(label, kept, rate, changes.get("start_s", 0.0), changes.get("end_s", 10.0))
 
 
 ROWS = [row("client0 -> client1", [(4.2, 6.3)]), row("client1 -> client0", [(4.25, 4.35), (5.0, 5.1)])]
@@ -40,14 +40,14 @@ def test_ascii() -> None:
 
 
 def test_nothing_is_expected_outside_the_sending() -> None:
-    quiet = Row("a", [n / 100 for n in range(200, 600)], 100, 2.0, 6.0)
+    quiet = FlowRow("a", [n / 100 for n in range(200, 600)], 100, 2.0, 6.0)
     assert timeline([quiet], duration_s=8, width=11).splitlines()[0] == "a    ████"
-    dead = Row("a", [], 100, 2.0, 6.0)
+    dead = FlowRow("a", [], 100, 2.0, 6.0)
     assert timeline([dead], duration_s=8, width=11).splitlines()[0] == "a    ××××"
 
 
 def test_slices_are_never_finer_than_the_rate_allows() -> None:
-    slow = Row("a", [n / 10 for n in range(20)], 10, 0, 2)
+    slow = FlowRow("a", [n / 10 for n in range(20)], 10, 0, 2)
     assert timeline([slow], duration_s=2, width=80).splitlines()[0] == "a  █████"
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.lab.source import BURST, MAX_SIZE, MIN_SIZE, Template, main, pace
+from reconciler.lab.source import BURST, MAX_SIZE, MIN_SIZE, StreamFrame, main, pace
 
 
 def ones_complement_sum(data: bytes) -> int:
@@ -16,7 +16,7 @@ def ones_complement_sum(data: bytes) -> int:
 
 @given(st.integers(0, 0xFFFF), st.integers(MIN_SIZE, MAX_SIZE), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
 def test_frames_are_correct(stream: int, size: int, sequence: int, sent_ns: int) -> None:
-    template = Template(b"\2\0\0\0\0\1", b"\2\0\0\0\0\2", stream, size)
+    template = StreamFrame(b"\2\0\0\0\0\1", b"\2\0\0\0\0\2", stream, size)
     template.number(1, 2)
     frame = bytes(template.number(sequence, sent_ns))
     assert len(frame) == size >= 60
@@ -36,7 +36,7 @@ def test_frames_are_correct(stream: int, size: int, sequence: int, sent_ns: int)
 @pytest.mark.parametrize("size", [MIN_SIZE - 1, MAX_SIZE + 1])
 def test_sizes_that_do_not_fit(size: int) -> None:
     with pytest.raises(ValueError, match="frame size"):
-        Template(bytes(6), bytes(6), 1, size)
+        StreamFrame(bytes(6), bytes(6), 1, size)
 
 
 class Clock:

@@ -87,7 +87,7 @@ def test_a_reset_is_an_error(joined: Lab) -> None:
         until_more(talk, "bytes both ways")
         talk._b.close()
         with pytest.raises(LabError, match=r"connection 0: .*(reset|pipe)"):
-            joined.wait_until(lambda: talk._told(talk._a) == {}, 5, "the reset")
+            joined.wait_until(lambda: talk._progress(talk._a) == {}, 5, "the reset")
 
 
 def test_a_wire_that_stays_dead_is_an_error(joined: Lab) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from reconciler.lab.lab import Lab, netlink
 from reconciler.lab.namespaces import LabError
-from reconciler.lab.source import Template
+from reconciler.lab.source import StreamFrame
 from reconciler.lab.traffic import Flow, Sink, Source
 
 pytestmark = pytest.mark.netns
@@ -97,8 +97,8 @@ def test_a_full_ring_is_an_error(joined: Lab) -> None:
     sender, receiver = joined.clients
     with Sink(receiver, "wire", stream=3, capacity=500) as sink, sender.entered():
         assert sink.capacity == 512
-        template = Template(b"\2\0\0\0\0\7", sink.mac, 3, 62)
-        other = Template(b"\2\0\0\0\0\7", sink.mac, 4, 62)
+        template = StreamFrame(b"\2\0\0\0\0\7", sink.mac, 3, 62)
+        other = StreamFrame(b"\2\0\0\0\0\7", sink.mac, 4, 62)
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
             raw.bind(("wire", 0))
             for sequence in range(2 * sink.capacity):  # around the ring, with frames that are not for it in between

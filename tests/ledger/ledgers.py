@@ -3,13 +3,13 @@
 from typing import Any
 
 from reconciler.host.envelope import utc
-from reconciler.ledger.entry import Entry, Kind
+from reconciler.ledger.entry import Entry, EntryKind
 from reconciler.ledger.row import BEGINNING, Row, line, line_hash
 
 LAB = {"host": "ax6", "version": "1.2.3", "digest": "f" * 64, "appliance": "lab", "machine": "m" * 32, "boot": "boot-1"}
 
 
-def entry(kind: Kind, from_ms: int, to_ms: int | None, **more: Any) -> Entry:
+def entry(kind: EntryKind, from_ms: int, to_ms: int | None, **more: Any) -> Entry:
     return Entry(kind=kind, from_ms=from_ms, to_ms=to_ms, **more)
 
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import chain, entry, row
 
-from reconciler.ledger.chain import Break, Link, links
-from reconciler.ledger.entry import Counted, Entry, Kind
+from reconciler.ledger.chain import Break, ChainedRow, links
+from reconciler.ledger.entry import Counted, Entry, EntryKind
 from reconciler.ledger.row import MAX_LINE, fitted, line, line_hash, parse
 
-WHOLE = chain(*(entry(Kind.CUT, at, at + 5) for at in range(10)))
+WHOLE = chain(*(entry(EntryKind.CUT, at, at + 5) for at in range(10)))
 
 
 def faults(lines: list[bytes]) -> list[str]:
@@ -19,7 +19,7 @@ def faults(lines: list[bytes]) -> list[str]:
 
 
 def test_what_was_written_is_whole() -> None:
-    assert [one.row.n for one in links(WHOLE) if isinstance(one, Link)] == list(range(1, 11))
+    assert [one.row.n for one in links(WHOLE) if isinstance(one, ChainedRow)] == list(range(1, 11))
     assert not faults(WHOLE)
 
 
@@ -45,9 +45,9 @@ def test_whatever_was_done_to_it_shows(lines: list[bytes], told: str) -> None:
 
 
 def test_a_file_that_continues_says_so() -> None:
-    lines = chain(entry(Kind.CONTINUED, 5, 5), entry(Kind.STOP, 6, 6), after=(41, line_hash(b"somebody")))
+    lines = chain(entry(EntryKind.CONTINUED, 5, 5), entry(EntryKind.STOP, 6, 6), after=(41, line_hash(b"somebody")))
     assert not faults(lines)
-    assert [one.row.n for one in links(lines) if isinstance(one, Link)] == [42, 43]
+    assert [one.row.n for one in links(lines) if isinstance(one, ChainedRow)] == [42, 43]
 
 
 def test_any_byte_that_is_changed_shows() -> None:
@@ -61,7 +61,7 @@ def test_any_byte_that_is_changed_shows() -> None:
     "text",
     [
         b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"n":' + b"9" * 5_000 + b"}", b"x" * (MAX_LINE + 1),
-        line(row(entry(Kind.CUT, 5, 4))),
+        line(row(entry(EntryKind.CUT, 5, 4))),
         WHOLE[0].replace(b'"n":1', b'"n":0'), WHOLE[0].replace(b'"n":1', b'"n":true'), WHOLE[0].replace(b'"n":1', b'"n":1.5'),
         WHOLE[0].replace(b"ledger/1", b"ledger/2"), WHOLE[0].replace(b'"previous":""', b'"previous":"a"'),
         WHOLE[0].replace(b"01-01T", b"02-30T").replace(b"Z", b""), WHOLE[0].replace(b"1970-", b"0000-"), WHOLE[0].replace(b'"from_ms":0', b'"from_ms":' + b"9" * 300), WHOLE[0].replace(b'"bytes":0', b'"bytes":-1'),
@@ -82,7 +82,7 @@ def test_whatever_is_told_fits_into_a_row_and_is_read_again(
 ) -> None:
     told = fitted(
         Entry(
-            kind=Kind.BYPASSED,
+            kind=EntryKind.BYPASSED,
             from_ms=1,
             to_ms=None,
             cause=cause,
@@ -111,4 +111,4 @@ def test_a_row_is_json_that_anybody_can_read() -> None:
 
 @given(st.integers(0, 253_402_300_799_999))
 def test_the_time_of_a_row_is_read_as_it_was_written(at_ms: int) -> None:
-    assert row(entry(Kind.STOP, 0, 0), at_ms).at_ms == at_ms
+    assert row(entry(EntryKind.STOP, 0, 0), at_ms).at_ms == at_ms

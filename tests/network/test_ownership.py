@@ -8,7 +8,7 @@ from fake_kernel import FakeKernel
 from worlds import host, two_ports
 
 from reconciler.appliance.declared import Appliance
-from reconciler.network.cycle import Report, reconcile
+from reconciler.network.cycle import TurnReport, reconcile
 from reconciler.network.desired import choice_of
 from reconciler.network.state import Kind, Role, Setting, mark, pinned_mac
 from reconciler.warning import Warning
@@ -26,7 +26,7 @@ def vm(**outside: Any) -> dict[str, Any]:
     return {"adapters": {"outside": {"interface": "vif0", **outside}, "inside": {"tap": "tap1"}}}
 
 
-def turn(of: Appliance, kernel: FakeKernel, topology: str = "inspect") -> Report:
+def turn(of: Appliance, kernel: FakeKernel, topology: str = "inspect") -> TurnReport:
     return reconcile(kernel, of, choice_of(of, topology))
 
 
@@ -35,7 +35,7 @@ def interface(problem: Warning) -> str:
     return [*problem.text.split("`"), ""][1]
 
 
-def codes(report: Report) -> list[tuple[str, str, str]]:
+def codes(report: TurnReport) -> list[tuple[str, str, str]]:
     """Code, role and interface of each problem."""
     return [(one.code, one.about, interface(one)) for one in report.after.problems]
 

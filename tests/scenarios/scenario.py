@@ -12,8 +12,7 @@ from ruamel.yaml import YAML
 from reconciler.appliance.declared import Heartbeat
 from reconciler.appliance.load import load
 from reconciler.health import policy
-from reconciler.health.signal import Reading, Rebooted
-from reconciler.health.signal import State as HealthState
+from reconciler.health.signal import HealthState, Reading, Rebooted
 from reconciler.health.state import (
     Choose,
     Decision,
@@ -24,8 +23,8 @@ from reconciler.health.state import (
     Hold,
     HoldPlaced,
     HoldReleased,
-    Restart,
     RestartEnded,
+    RestartVm,
     Rules,
     State,
     Tick,
@@ -150,7 +149,7 @@ class Story:
         for effect in effects:
             yield from self._spelt(effect, now, before)
         for effect in effects:
-            if isinstance(effect, Restart) and self.away:
+            if isinstance(effect, RestartVm) and self.away:
                 yield from self._step(RestartEnded(effect.asked_ms, Ending.UNREACHED, self.away), now)
 
     def _spelt(self, effect: Effect, now: int, before: dict[str, str]) -> Iterator[str]:
@@ -158,7 +157,7 @@ class Story:
         match effect:
             case Choose(choice):
                 yield f"{at} CHOOSE {', '.join(f'{name}={topology}' for name, topology in choice.items())}"
-            case Restart(method, attempt, _):
+            case RestartVm(method, attempt, _):
                 yield f"{at} RESTART by {method}, attempt {attempt}"
             case Decision(what, why, segment):
                 yield f"{at} {f'{segment}: ' if segment else ''}{what}"

@@ -7,8 +7,7 @@ from fake_kernel import FakeKernel
 
 from reconciler.appliance.declared import Appliance, Domain
 from reconciler.daemon.core import Core
-from reconciler.health.signal import Reading
-from reconciler.health.signal import State as HealthState
+from reconciler.health.signal import HealthState, Reading
 from reconciler.health.state import Course, Event, HoldPlaced, HoldReleased
 
 PAST = (Course.FALLBACK, Course.PROVING)

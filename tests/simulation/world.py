@@ -38,7 +38,7 @@ from reconciler.errors import HostError, ReconcilerError, TransientError  # noqa
 from reconciler.guard import canary, installing, prober  # noqa: E402
 from reconciler.guard import rules as guard  # noqa: E402
 from reconciler.health import record  # noqa: E402
-from reconciler.health.signal import Reading, Rebooted, State  # noqa: E402
+from reconciler.health.signal import HealthState, Reading, Rebooted  # noqa: E402
 from reconciler.health.state import (  # noqa: E402
     Ending,
     Event,
@@ -46,8 +46,8 @@ from reconciler.health.state import (  # noqa: E402
     HoldPlaced,
     HoldReleased,
     Phase,
-    Restart,
     RestartEnded,
+    RestartVm,
 )
 from reconciler.network import cycle, ownership  # noqa: E402
 from reconciler.network.state import Kind, Link, Network, Setting  # noqa: E402
@@ -316,7 +316,7 @@ class World:
         self._remembered: Any = None
         self._die_at = ""
         self._noise = self._deaf = 0.0
-        self._lie: State | None = None
+        self._lie: HealthState | None = None
         self._doomed = False
         self._news_due = False
         self.vm = "running"
@@ -509,7 +509,7 @@ class World:
         """As `Memory`: what we have written is never that."""
         raise ViolationError(f"it does not know its own memory: {error}")
 
-    def _restart(self, effect: Restart) -> None:
+    def _restart(self, effect: RestartVm) -> None:
         if self._die_at == "restart":
             raise Killed
         self.story.tell("RESTART", effect.method)
@@ -550,7 +550,7 @@ class World:
             slow = 2_000 if self.calm else 16_000
             self.at(self.chance.randint(500, slow), lambda: self._vm("running") if life == self.vm_life else None)
         if state in ("dead", "stopped"):
-            self._tell(Reading("beat", State.ABSENT, "the channel was closed"))
+            self._tell(Reading("beat", HealthState.ABSENT, "the channel was closed"))
 
     def _set_adapters(self, *, present: bool) -> None:
         changed = False
@@ -633,16 +633,16 @@ class World:
 
     def _tell_domain(self) -> None:
         told = {
-            "dead": Reading("life", State.FAILED, "the hypervisor died"),
-            "stopped": Reading("life", State.FAILED, "was shut down", deliberate=True),
-        }.get(self.vm, Reading("life", State.HEALTHY, "runs"))
+            "dead": Reading("life", HealthState.FAILED, "the hypervisor died"),
+            "stopped": Reading("life", HealthState.FAILED, "was shut down", deliberate=True),
+        }.get(self.vm, Reading("life", HealthState.HEALTHY, "runs"))
         if self._lie is not None:
             told = Reading("life", self._lie, "a lie")
         self._tell(told)
 
     def _beat(self) -> None:
         self.at(BEAT_MS, self._beat)
-        truth = {"running": State.HEALTHY, "sick": State.FAILED}.get(self.vm)
+        truth = {"running": HealthState.HEALTHY, "sick": HealthState.FAILED}.get(self.vm)
         state = self._lie if self._lie is not None and self.vm not in ("dead", "stopped") else truth
         if state is not None:
             self._tell(Reading("beat", state, "beats"))
@@ -702,14 +702,16 @@ class World:
             self.at(number * 9_000 + self.chance.randint(50, 2_000), lambda: self.calm or self._vm("running"))
 
     def _lies(self) -> None:
-        self._lie = self.chance.choice([State.HEALTHY, State.FAILED, State.DEGRADED, State.ABSENT])
+        self._lie = self.chance.choice(
+            [HealthState.HEALTHY, HealthState.FAILED, HealthState.DEGRADED, HealthState.ABSENT]
+        )
         self.at(self.chance.randint(1_000, 15_000), lambda: setattr(self, "_lie", None))
 
     def _loses_libvirtd(self) -> None:
         """It is absent, and comes back, perhaps again and again."""
         for number in range(self.chance.randint(1, 4)):
             gone = number * 6_000 + self.chance.randint(0, 3_000)
-            self.at(gone, lambda: self._turn(Reading("life", State.ABSENT, "libvirtd does not answer")))
+            self.at(gone, lambda: self._turn(Reading("life", HealthState.ABSENT, "libvirtd does not answer")))
             self.at(gone + self.chance.randint(100, 3_000), self._tell_domain)
 
     def _loses_the_hypervisor(self) -> None:

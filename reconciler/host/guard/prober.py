@@ -12,8 +12,8 @@ indexes of the packet sockets beside the message; `frame` in hex, `stamp_at`, `e
 is loss; and `negative`, null or what must not come through, again with frame, stamp_at and every_us. What does not fit
 into one message comes in several, all but the last with ``"more": true``: their directions and sockets are one list.
 
-To the daemon: a report each 100 ms, and whenever the state of a direction changes; see `orders.Report`. Before it hangs
-up: ``{"refused": "why"}``.
+To the daemon: a report each 100 ms, and whenever the state of a direction changes; see `orders.ProberReport`. Before
+it hangs up: ``{"refused": "why"}``.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ class Stream:
         return int(sent_ns)
 
 
-class Direction:
+class ProbedDirection:
     """From one adapter through the VM to another: what is sent, and what is known of what came back."""
 
     def __init__(self, order: dict[str, Any], sockets: list[socket.socket]) -> None:
@@ -115,7 +115,7 @@ class Direction:
         self.returned_ns = self.last_ns = self.resumed_ns = self.errors = 0
         self.rtts: list[int] = []  # since the last report
 
-    def inherit(self, old: "Direction") -> None:
+    def inherit(self, old: "ProbedDirection") -> None:
         """Go on where the direction of the same name left off, if the frames are the same."""
         if self.probe.template != old.probe.template:
             return
@@ -151,9 +151,9 @@ class Prober:
     def __init__(self, listener: socket.socket, peer: socket.socket, priority: str, kept: str) -> None:
         self.listener, self.priority, self.kept = listener, priority, kept
         self.peer: socket.socket | None = peer
-        self.directions: dict[str, Direction] = {}
-        self.streams: list[tuple[Direction, Stream]] = []
-        self.ears: dict[int, tuple[socket.socket, dict[bytes, tuple[Direction, Stream]]]] = {}
+        self.directions: dict[str, ProbedDirection] = {}
+        self.streams: list[tuple[ProbedDirection, Stream]] = []
+        self.ears: dict[int, tuple[socket.socket, dict[bytes, tuple[ProbedDirection, Stream]]]] = {}
         self.poll = select.poll()
         self.sockets: list[socket.socket] = []
         # Of orders that have not come whole yet: directions as told, the sockets that go with them.
@@ -184,7 +184,7 @@ class Prober:
                 except OSError:
                     direction.errors += 1
 
-    def _be_late(self, direction: Direction, now_ns: int) -> None:
+    def _be_late(self, direction: ProbedDirection, now_ns: int) -> None:
         probe = direction.probe
         late_ns = now_ns - probe.due_ns if probe.due_ns else 0
         self.late_worst_ns = max(self.late_worst_ns, late_ns)
@@ -217,7 +217,9 @@ class Prober:
                     revived += self._take_in(*found, size, control)
         return revived
 
-    def _take_in(self, direction: Direction, stream: Stream, size: int, control: list[tuple[int, int, bytes]]) -> bool:
+    def _take_in(
+        self, direction: ProbedDirection, stream: Stream, size: int, control: list[tuple[int, int, bytes]]
+    ) -> bool:
         sent_ns = stream.came_back(self.buffer, size)
         if not sent_ns or stream is direction.negative:
             return False
@@ -328,14 +330,14 @@ class Prober:
         if message.get("more") is not True:
             (directions, sockets), self.parts, self.received = self.parts, ([], []), 0
             try:
-                self._replace({order["name"]: Direction(order, sockets) for order in directions}, sockets)
+                self._replace({order["name"]: ProbedDirection(order, sockets) for order in directions}, sockets)
             finally:
                 for one in sockets:
                     if one not in self.sockets:
                         one.close()
             self.grace_ns, self.report_ns = grace_ns, 0
 
-    def _replace(self, directions: dict[str, Direction], sockets: list[socket.socket]) -> None:
+    def _replace(self, directions: dict[str, ProbedDirection], sockets: list[socket.socket]) -> None:
         for name, direction in directions.items():
             if name in self.directions:
                 direction.inherit(self.directions[name])

@@ -26,7 +26,7 @@ from typing import Any
 
 from reconciler.errors import HostError
 from reconciler.guard.frames import Template
-from reconciler.guard.orders import DirectionReport, Order, Report
+from reconciler.guard.orders import DirectionReport, Order, ProberReport
 from reconciler.host.guard import prober
 from reconciler.host.interpreter import isolated
 from reconciler.host.lock import open_lock
@@ -220,10 +220,10 @@ class Probing:
             self._process = -1
         self._reap()
 
-    def reports(self) -> list[Report]:
+    def reports(self) -> list[ProberReport]:
         """The reports that came since the last call, oldest first."""
         self._reap()
-        reports: list[Report] = []
+        reports: list[ProberReport] = []
         while self._socket is not None and len(reports) < _MAX_REPORTS:
             try:
                 data = self._socket.recv(_MAX_MESSAGE + 1)
@@ -320,9 +320,9 @@ def _stream(template: Template, every_us: int) -> dict[str, Any]:
     return {"frame": template.frame.hex(), "stamp_at": template.stamp_at, "every_us": every_us}
 
 
-def _report(said: dict[str, Any]) -> Report:
+def _report(said: dict[str, Any]) -> ProberReport:
     """Raises ValueError, TypeError or LookupError: it is no report."""
-    return Report(
+    return ProberReport(
         now_us=_number(said["now_us"]),
         directions=tuple(_direction_report(one) for one in said["directions"]),
         late_worst_us=_number(said["late_worst_us"]),

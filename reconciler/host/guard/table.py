@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from reconciler.errors import HostError
-from reconciler.guard.events import Counted, Installed, LeasesFound, Removed, TableFound
+from reconciler.guard.events import CountersRead, Installed, LeasesFound, Removed, TableFound
 from reconciler.guard.rules import REMEMBERED_MS, Contents, Guarded, Ruleset, comment_of, table_of
 from reconciler.host.guard import nftables
 from reconciler.host.guard.messages import LEASE_KEY, TableHead, add, batch, flush, remove_table
@@ -63,7 +63,7 @@ class KernelTable:
         """
         with Netfilter() as own:
             found = self._found(own)
-            before = Counted(found.handle, own.counters(self._name)) if found else None
+            before = CountersRead(found.handle, own.counters(self._name)) if found else None
             nftables.run(ruleset.text)
             return Installed(own.fingerprint(self._name), before)
 
@@ -125,10 +125,14 @@ class KernelTable:
         """See `Netfilter.port`."""
         return self._netfilter.port
 
-    def count(self) -> Counted:
+    def count(self) -> CountersRead:
         """Frames and bytes by counter, and whose they are."""
         found = self._found(self._netfilter)
-        return Counted(None, {}) if found is None else Counted(found.handle, self._netfilter.counters(self._name))
+        return (
+            CountersRead(None, {})
+            if found is None
+            else CountersRead(found.handle, self._netfilter.counters(self._name))
+        )
 
     def standing(self, bound: Iterable[Guarded]) -> LeasesFound:
         """The segments all of whose leases stand; and of the others, when they were renewed last."""

@@ -66,7 +66,7 @@ from reconciler.host.netlink.rtnetlink import (
     U32,
     USER_HZ_MS,
     WAITING,
-    Place,
+    AttributePlace,
     attributes,
     string,
 )
@@ -180,7 +180,7 @@ class _Nest:
     were, the nest is searched as at first. This is half of the time of an observation.
     """
 
-    def __init__(self, wanted: Mapping[Setting, Place], at: Mapping[Setting, int]) -> None:
+    def __init__(self, wanted: Mapping[Setting, AttributePlace], at: Mapping[Setting, int]) -> None:
         self._wanted = wanted
         self._at = at  # where in its attribute a value stands, if not at the beginning
         self._known: dict[int, tuple[struct.Struct, tuple[int, ...], tuple[Setting, ...]]] = {}

@@ -62,7 +62,7 @@ WAITING = frozenset({4, 5})
 STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
 
 
-class Place(NamedTuple):
+class AttributePlace(NamedTuple):
     """Which attribute holds a setting: its name, by which pyroute2 writes it, and its number and width, to read it."""
 
     name: str
@@ -71,34 +71,34 @@ class Place(NamedTuple):
 
 
 # Of a bridge, of a membership in one, and of IPv6 on a link.
-BRIDGE: Mapping[Setting, Place] = {
-    Setting.AGEING: Place("IFLA_BR_AGEING_TIME", 4, U32),
-    Setting.STP: Place("IFLA_BR_STP_STATE", 5, U32),
-    Setting.VLAN_FILTERING: Place("IFLA_BR_VLAN_FILTERING", 7, U8),
-    Setting.SWITCH_GROUP_FWD_MASK: Place("IFLA_BR_GROUP_FWD_MASK", 9, U16),
-    Setting.MULTICAST_SNOOPING: Place("IFLA_BR_MCAST_SNOOPING", 23, U8),
-    Setting.NF_CALL_IPTABLES: Place("IFLA_BR_NF_CALL_IPTABLES", 36, U8),
-    Setting.NF_CALL_IP6TABLES: Place("IFLA_BR_NF_CALL_IP6TABLES", 37, U8),
-    Setting.NF_CALL_ARPTABLES: Place("IFLA_BR_NF_CALL_ARPTABLES", 38, U8),
+BRIDGE: Mapping[Setting, AttributePlace] = {
+    Setting.AGEING: AttributePlace("IFLA_BR_AGEING_TIME", 4, U32),
+    Setting.STP: AttributePlace("IFLA_BR_STP_STATE", 5, U32),
+    Setting.VLAN_FILTERING: AttributePlace("IFLA_BR_VLAN_FILTERING", 7, U8),
+    Setting.SWITCH_GROUP_FWD_MASK: AttributePlace("IFLA_BR_GROUP_FWD_MASK", 9, U16),
+    Setting.MULTICAST_SNOOPING: AttributePlace("IFLA_BR_MCAST_SNOOPING", 23, U8),
+    Setting.NF_CALL_IPTABLES: AttributePlace("IFLA_BR_NF_CALL_IPTABLES", 36, U8),
+    Setting.NF_CALL_IP6TABLES: AttributePlace("IFLA_BR_NF_CALL_IP6TABLES", 37, U8),
+    Setting.NF_CALL_ARPTABLES: AttributePlace("IFLA_BR_NF_CALL_ARPTABLES", 38, U8),
 }
-MEMBER: Mapping[Setting, Place] = {
-    Setting.STATE: Place("IFLA_BRPORT_STATE", 1, U8),
-    Setting.HAIRPIN: Place("IFLA_BRPORT_MODE", 4, U8),
-    Setting.BPDU_GUARD: Place("IFLA_BRPORT_GUARD", 5, U8),
-    Setting.ROOT_BLOCK: Place("IFLA_BRPORT_PROTECT", 6, U8),
-    Setting.LEARNING: Place("IFLA_BRPORT_LEARNING", 8, U8),
-    Setting.FLOOD: Place("IFLA_BRPORT_UNICAST_FLOOD", 9, U8),
-    Setting.PROXY_ARP: Place("IFLA_BRPORT_PROXYARP", 10, U8),
-    Setting.MULTICAST_FLOOD: Place("IFLA_BRPORT_MCAST_FLOOD", 27, U8),
-    Setting.BROADCAST_FLOOD: Place("IFLA_BRPORT_BCAST_FLOOD", 30, U8),
-    Setting.GROUP_FWD_MASK: Place("IFLA_BRPORT_GROUP_FWD_MASK", 31, U16),
-    Setting.NEIGHBOUR_SUPPRESSION: Place("IFLA_BRPORT_NEIGH_SUPPRESS", 32, U8),
-    Setting.ISOLATED: Place("IFLA_BRPORT_ISOLATED", 33, U8),
-    Setting.LOCKED: Place("IFLA_BRPORT_LOCKED", 39, U8),
+MEMBER: Mapping[Setting, AttributePlace] = {
+    Setting.STATE: AttributePlace("IFLA_BRPORT_STATE", 1, U8),
+    Setting.HAIRPIN: AttributePlace("IFLA_BRPORT_MODE", 4, U8),
+    Setting.BPDU_GUARD: AttributePlace("IFLA_BRPORT_GUARD", 5, U8),
+    Setting.ROOT_BLOCK: AttributePlace("IFLA_BRPORT_PROTECT", 6, U8),
+    Setting.LEARNING: AttributePlace("IFLA_BRPORT_LEARNING", 8, U8),
+    Setting.FLOOD: AttributePlace("IFLA_BRPORT_UNICAST_FLOOD", 9, U8),
+    Setting.PROXY_ARP: AttributePlace("IFLA_BRPORT_PROXYARP", 10, U8),
+    Setting.MULTICAST_FLOOD: AttributePlace("IFLA_BRPORT_MCAST_FLOOD", 27, U8),
+    Setting.BROADCAST_FLOOD: AttributePlace("IFLA_BRPORT_BCAST_FLOOD", 30, U8),
+    Setting.GROUP_FWD_MASK: AttributePlace("IFLA_BRPORT_GROUP_FWD_MASK", 31, U16),
+    Setting.NEIGHBOUR_SUPPRESSION: AttributePlace("IFLA_BRPORT_NEIGH_SUPPRESS", 32, U8),
+    Setting.ISOLATED: AttributePlace("IFLA_BRPORT_ISOLATED", 33, U8),
+    Setting.LOCKED: AttributePlace("IFLA_BRPORT_LOCKED", 39, U8),
 }
-INET6: Mapping[Setting, Place] = {
-    Setting.IPV6: Place("IFLA_INET6_CONF", IFLA_INET6_CONF, U32),
-    Setting.ADDRGENMODE: Place("IFLA_INET6_ADDR_GEN_MODE", IFLA_INET6_ADDR_GEN_MODE, U8),
+INET6: Mapping[Setting, AttributePlace] = {
+    Setting.IPV6: AttributePlace("IFLA_INET6_CONF", IFLA_INET6_CONF, U32),
+    Setting.ADDRGENMODE: AttributePlace("IFLA_INET6_ADDR_GEN_MODE", IFLA_INET6_ADDR_GEN_MODE, U8),
 }
 FLAGS: Mapping[Setting, tuple[int, bool]] = {
     Setting.UP: (IFF_UP, True),

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from reconciler.health.signal import State
+from reconciler.health.signal import HealthState
 
 VERSION = 1
 MAX_LINE = 4096  # bytes, with the newline
@@ -29,7 +29,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}", re.ASCII)
 _REASON = re.compile(r"[ -~]{0,120}", re.ASCII)
 # In a beat this is only found at its number: within a text a quote would be escaped, and a check is no number.
 _SEQ = re.compile(rb'"seq": ?([1-9][0-9]{0,15})')
-_STATES = {state.value: state for state in (State.HEALTHY, State.DEGRADED, State.FAILED)}
+_STATES = {state.value: state for state in (HealthState.HEALTHY, HealthState.DEGRADED, HealthState.FAILED)}
 
 
 class NoBeatError(ValueError):
@@ -41,7 +41,7 @@ class Check:
     """What the agent says of one application."""
 
     name: str
-    state: State
+    state: HealthState
     reason: str
 
 

@@ -16,7 +16,7 @@ Everything is bounded: one line of 4096 bytes, the runs remembered, two readings
 from collections import deque
 from dataclasses import dataclass, field
 
-from reconciler.health.signal import Reading, State
+from reconciler.health.signal import HealthState, Reading
 from reconciler.host.signals.beat import MAX_LINE, Beat, Check, NoBeatError, Reader
 
 _RUNS = 64
@@ -181,11 +181,11 @@ class Beats:
         self._beat_ms = now_ms
         if now_ms < self._distrust_ms:
             self.counters.distrusted += 1
-            return self._reported(State.FAILED, self._distrust, now_ms)
+            return self._reported(HealthState.FAILED, self._distrust, now_ms)
         if beat.stopping:
             # The first that anybody hears of a clean shutdown; libvirt tells it when it is over.
             reason = "the agent was told to stop: the VM shuts down, or somebody replaces the agent"
-            return Reading(self._signal, State.FAILED, reason, deliberate=True)
+            return Reading(self._signal, HealthState.FAILED, reason, deliberate=True)
         reading = self._reported(*self._judged(beat), now_ms)
         if reading is None:
             self.counters.early += 1
@@ -193,14 +193,14 @@ class Beats:
             self.counters.beats += 1
         return reading
 
-    def _judged(self, beat: Beat) -> tuple[State, str]:
-        for state in (State.FAILED, State.DEGRADED):
+    def _judged(self, beat: Beat) -> tuple[HealthState, str]:
+        for state in (HealthState.FAILED, HealthState.DEGRADED):
             if said := [_said(check) for check in beat.checks if check.state is state]:
                 return state, "; ".join(said)
         if beat.interval_ms != self._interval_ms:
-            return State.DEGRADED, f"beats each {beat.interval_ms} ms, declared are {self._interval_ms} ms"
+            return HealthState.DEGRADED, f"beats each {beat.interval_ms} ms, declared are {self._interval_ms} ms"
         number = len(beat.checks)
-        return State.HEALTHY, f"{number} check{'' if number == 1 else 's'} healthy" if number else "beats"
+        return HealthState.HEALTHY, f"{number} check{'' if number == 1 else 's'} healthy" if number else "beats"
 
     def _offence(self, why: str, now_ms: float) -> Reading | None:
         self._offences.append(now_ms)
@@ -212,15 +212,15 @@ class Beats:
     def _offended(self, reason: str, now_ms: float) -> Reading | None:
         self._distrust = reason
         self._distrust_ms = now_ms + max(_DISTRUST_MS, _OFFENCE_WINDOW_INTERVALS * self._interval_ms)
-        return self._reported(State.FAILED, reason, now_ms)
+        return self._reported(HealthState.FAILED, reason, now_ms)
 
-    def _reported(self, state: State, reason: str, now_ms: float) -> Reading | None:
+    def _reported(self, state: HealthState, reason: str, now_ms: float) -> Reading | None:
         """A reading, unless one was told less than half an interval ago. Then only what is worse."""
         if now_ms - self._reported_ms >= self._interval_ms / 2:
             self._reported_ms = now_ms
-        elif self._reported_failed or state is not State.FAILED:
+        elif self._reported_failed or state is not HealthState.FAILED:
             return None
-        self._reported_failed = state is State.FAILED
+        self._reported_failed = state is HealthState.FAILED
         return Reading(self._signal, state, reason)
 
 

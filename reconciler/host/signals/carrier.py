@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from reconciler.appliance.declared import Appliance, Carrier
-from reconciler.health.signal import Reading, State
+from reconciler.health.signal import HealthState, Reading
 from reconciler.network.state import Network
 
 
@@ -29,8 +29,8 @@ def _interfaces(appliance: Appliance) -> dict[str, list[str]]:
 def _reading(signal: str, segment: str, interfaces: list[str], network: Network) -> Reading:
     wrong = list(_wrong(interfaces, network))
     if wrong:
-        return Reading(signal, State.FAILED, "; ".join(wrong), segment)
-    return Reading(signal, State.HEALTHY, f"carrier on {', '.join(interfaces)}", segment)
+        return Reading(signal, HealthState.FAILED, "; ".join(wrong), segment)
+    return Reading(signal, HealthState.HEALTHY, f"carrier on {', '.join(interfaces)}", segment)
 
 
 def _wrong(interfaces: list[str], network: Network) -> Iterator[str]:

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from reconciler.appliance.declared import Command
 from reconciler.errors import HostError
-from reconciler.health.signal import News, Reading, State
+from reconciler.health.signal import HealthState, News, Reading
 from reconciler.host.blocking import StuckError, Workers
 from reconciler.host.run import Ended, Run
 from reconciler.host.signals.schedule import poll
 
 # Monitoring plugins' development guidelines: OK, WARNING, CRITICAL. 3 is UNKNOWN, and so is whatever else.
-_STATES = {0: State.HEALTHY, 1: State.DEGRADED, 2: State.FAILED}
+_STATES = {0: HealthState.HEALTHY, 1: HealthState.DEGRADED, 2: HealthState.FAILED}
 # Killing a program takes a moment; one that cannot be killed (it waits for a disk) is not waited for.
 _TO_DIE_S = 1.0
 
@@ -32,19 +32,19 @@ class CommandGatherer:
         try:
             state, reason = _result(await self._workers.call(run, timeout_s=timeout_s + _TO_DIE_S), timeout_s)
         except HostError as error:
-            state, reason = State.ABSENT, str(error)
+            state, reason = HealthState.ABSENT, str(error)
         except (TimeoutError, StuckError):
-            state, reason = State.FAILED, "hangs, and cannot be killed"
+            state, reason = HealthState.FAILED, "hangs, and cannot be killed"
         finally:
             run.stop()
         self._publish(Reading(self._signal, state, reason))
 
 
-def _result(ended: Ended, timeout_s: float) -> tuple[State, str]:
+def _result(ended: Ended, timeout_s: float) -> tuple[HealthState, str]:
     if ended.late:
-        return State.FAILED, f"did not end within {timeout_s:g} s"
+        return HealthState.FAILED, f"did not end within {timeout_s:g} s"
     if ended.flooded or ended.status not in _STATES:
-        return State.ABSENT, str(ended)
+        return HealthState.ABSENT, str(ended)
     # What follows the bar is for plotting.
     first = ended.out.strip().partition("\n")[0].partition("|")[0].strip()
     return _STATES[ended.status], first or f"exit status {ended.status}"

@@ -14,11 +14,11 @@ from typing import Any
 
 from reconciler.appliance.declared import Libvirt
 from reconciler.errors import ReconcilerError, TransientError
-from reconciler.health.signal import News, State
+from reconciler.health.signal import HealthState, News
 from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor import link
 from reconciler.host.hypervisor.own_actions import OwnActions
-from reconciler.host.signals.life import Biography, SegmentInput
+from reconciler.host.signals.life import Biography, DomainFacts
 
 _AGAIN_S = 1.0
 _OPEN_S, _CLOSE_S = 10.0, 0.5
@@ -98,7 +98,7 @@ class DomainGatherer:
 
     def _tell(self, news: News | None) -> None:
         if news is not None:
-            self._absent = getattr(news, "state", None) is State.ABSENT
+            self._absent = getattr(news, "state", None) is HealthState.ABSENT
             self._publish(news)
 
     def reported(self, what: Callable[[Biography, float], News | None] | None) -> None:
@@ -145,7 +145,7 @@ class _Session:
                 with contextlib.suppress(libvirt.libvirtError):
                     self._callbacks.append(self._connection.domainEventRegisterAny(None, event, callback, None))
 
-    def read(self) -> SegmentInput | None:
+    def read(self) -> DomainFacts | None:
         """The domain as it is; None: there is none.
 
         Raises:
@@ -159,7 +159,7 @@ class _Session:
                 if domain is None:
                     return None
                 life, reason = domain.state()
-                return SegmentInput(life, reason, domain.ID())
+                return DomainFacts(life, reason, domain.ID())
             except libvirt.libvirtError as error:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return None  # undefined in between

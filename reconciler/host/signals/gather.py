@@ -24,7 +24,7 @@ from reconciler.appliance.declared import (
     Source,
 )
 from reconciler.errors import HostError
-from reconciler.health.signal import News, Reading, State
+from reconciler.health.signal import HealthState, News, Reading
 from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor.own_actions import OwnActions
 from reconciler.host.signals.command import CommandGatherer
@@ -68,7 +68,9 @@ class Supervised:
                 reason = f"{type(error).__name__}: {error}"
             if time.monotonic() - began_s > _LAST_RETRY_S:
                 retry_s = _FIRST_RETRY_S
-            self._publish(Reading(self.signal, State.ABSENT, f"gathering it broke ({reason}); again in {retry_s:g} s"))
+            self._publish(
+                Reading(self.signal, HealthState.ABSENT, f"gathering it broke ({reason}); again in {retry_s:g} s")
+            )
             await asyncio.sleep(retry_s)
             retry_s = min(2 * retry_s, _LAST_RETRY_S)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from reconciler.appliance.declared import GuestPing, Libvirt
 from reconciler.errors import ReconcilerError, TransientError
-from reconciler.health.signal import News, Reading, State
+from reconciler.health.signal import HealthState, News, Reading
 from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor import link
 from reconciler.host.signals.schedule import poll
@@ -51,14 +51,14 @@ class GuestPingGatherer:
             answer = await self._workers.call(self._agent.ping, loop, whole_s, timeout_s=2 * whole_s + _MARGIN_S)
             state, reason = self._judged(*answer)
         except ReconcilerError as error:
-            state, reason = State.ABSENT, str(error)
+            state, reason = HealthState.ABSENT, str(error)
         except TimeoutError:
-            state, reason = State.ABSENT, "libvirt does not answer"
+            state, reason = HealthState.ABSENT, "libvirt does not answer"
         self._publish(Reading(self._signal, state, reason))
 
-    def _judged(self, state: State, reason: str, took_ms: float) -> tuple[State, str]:
-        if state is State.HEALTHY and took_ms > self._source.timeout_ms:
-            return State.FAILED, f"the guest agent took {took_ms:.0f} ms to answer"
+    def _judged(self, state: HealthState, reason: str, took_ms: float) -> tuple[HealthState, str]:
+        if state is HealthState.HEALTHY and took_ms > self._source.timeout_ms:
+            return HealthState.FAILED, f"the guest agent took {took_ms:.0f} ms to answer"
         return state, reason
 
 
@@ -72,7 +72,7 @@ class _Agent:
         self._tells_freeze = True
         self._frozen_s = float("-inf")
 
-    def ping(self, loop: asyncio.AbstractEventLoop, timeout_s: int) -> tuple[State, str, float]:
+    def ping(self, loop: asyncio.AbstractEventLoop, timeout_s: int) -> tuple[HealthState, str, float]:
         """State, reason and how long the agent took, in milliseconds.
 
         Raises:
@@ -92,7 +92,7 @@ class _Agent:
                 self._drop()
                 raise TransientError(f"libvirt at {self._vm.uri}: {link.text(error)}") from None
 
-    def _ping(self, timeout_s: int) -> tuple[State, str, float]:
+    def _ping(self, timeout_s: int) -> tuple[HealthState, str, float]:
         import libvirt_qemu
 
         libvirt = link.library()
@@ -106,12 +106,12 @@ class _Agent:
             if error.get_error_code() not in _silences(libvirt):
                 raise
             if time.monotonic() - self._frozen_s < _FREEZE_MAX_S:
-                return State.ABSENT, FROZEN, 0.0
-            return State.FAILED, f"the guest agent does not answer: {link.text(error)}", 0.0
+                return HealthState.ABSENT, FROZEN, 0.0
+            return HealthState.FAILED, f"the guest agent does not answer: {link.text(error)}", 0.0
         took_ms = (time.monotonic() - began_s) * 1000
         if self._is_frozen(domain, timeout_s):
-            return State.ABSENT, FROZEN, took_ms
-        return State.HEALTHY, "the guest agent answers", took_ms
+            return HealthState.ABSENT, FROZEN, took_ms
+        return HealthState.HEALTHY, "the guest agent answers", took_ms
 
     def _is_frozen(self, domain: Any, timeout_s: int) -> bool:
         import libvirt_qemu

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from reconciler.appliance.declared import Heartbeat
-from reconciler.health.signal import News, Reading, State
+from reconciler.health.signal import HealthState, News, Reading
 from reconciler.host.signals.beats import Beats
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.02, 1.0
@@ -52,7 +52,7 @@ class HeartbeatGatherer:
                 continue
             if not self._absent:
                 self._absent = True
-                self._publish(Reading(self._signal, State.ABSENT, end.reason))
+                self._publish(Reading(self._signal, HealthState.ABSENT, end.reason))
             await asyncio.sleep(retry_s)
             retry_s = min(2 * retry_s, _LAST_RETRY_S)
 

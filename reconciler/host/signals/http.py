@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from reconciler.appliance.declared import Http
 from reconciler.errors import ReconcilerError, TransientError
-from reconciler.health.signal import News, Reading, State
+from reconciler.health.signal import HealthState, News, Reading
 from reconciler.host.blocking import Workers
 from reconciler.host.signals.schedule import poll
 
@@ -79,26 +79,26 @@ class HttpGatherer:
         state, reason = await self._answer()
         self._publish(Reading(self._signal, state, reason))
 
-    async def _answer(self) -> tuple[State, str]:
+    async def _answer(self) -> tuple[HealthState, str]:
         timeout_s = self._source.timeout_ms / 1000
         try:
             async with asyncio.timeout(timeout_s):
                 status = await self._get(target(self._source.url))
         except ReconcilerError as error:
-            return State.ABSENT, str(error)
+            return HealthState.ABSENT, str(error)
         except TimeoutError:
-            return State.FAILED, f"no answer within {timeout_s:g} s"
+            return HealthState.FAILED, f"no answer within {timeout_s:g} s"
         except ssl.SSLError as error:
-            return State.FAILED, f"TLS: {getattr(error, 'verify_message', '') or error.reason or 'failed'}"
+            return HealthState.FAILED, f"TLS: {getattr(error, 'verify_message', '') or error.reason or 'failed'}"
         except OSError as error:
             # Not strerror: asyncio writes its own.
             reason = os.strerror(error.errno) if error.errno else "no connection"
-            return State.ABSENT if error.errno in _OURS else State.FAILED, reason
+            return HealthState.ABSENT if error.errno in _OURS else HealthState.FAILED, reason
         except (EOFError, ValueError):  # ValueError: a line too long
-            return State.FAILED, "what answers is no web server"
+            return HealthState.FAILED, "what answers is no web server"
         if status == self._source.status:
-            return State.HEALTHY, f"status {status}"
-        return State.FAILED, f"status {status} instead of {self._source.status}"
+            return HealthState.HEALTHY, f"status {status}"
+        return HealthState.FAILED, f"status {status} instead of {self._source.status}"
 
     async def _get(self, wanted: Target) -> int:
         context = await self._context() if wanted.tls else None

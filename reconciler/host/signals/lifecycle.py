@@ -7,10 +7,10 @@ compare them with the library's own.
 from dataclasses import dataclass
 from enum import IntEnum
 
-from reconciler.health.signal import State
+from reconciler.health.signal import HealthState
 
 
-class Life(IntEnum):
+class DomainState(IntEnum):
     """virDomainState."""
 
     NOSTATE = 0
@@ -23,7 +23,7 @@ class Life(IntEnum):
     PMSUSPENDED = 7
 
 
-class Event(IntEnum):
+class DomainEvent(IntEnum):
     """virDomainEventType."""
 
     DEFINED = 0
@@ -41,17 +41,17 @@ class Event(IntEnum):
 class Condition:
     """What a state or an event says. `deliberate`: somebody wanted it so; a restart would undo it."""
 
-    state: State
+    state: HealthState
     reason: str
     deliberate: bool = False
 
 
 def _wanted(reason: str) -> Condition:
-    return Condition(State.FAILED, reason, deliberate=True)
+    return Condition(HealthState.FAILED, reason, deliberate=True)
 
 
 def _broken(reason: str) -> Condition:
-    return Condition(State.FAILED, reason)
+    return Condition(HealthState.FAILED, reason)
 
 
 SHUTOFF_UNKNOWN = _broken("is shut off; libvirt does not know why")
@@ -69,14 +69,14 @@ _MOVING = _wanted("is being migrated")
 _POSTCOPY_FAILED = _broken("is paused: its migration broke off")
 
 _OTHER_STATES: dict[int, Condition] = {
-    Life.NOSTATE: Condition(State.ABSENT, "has no state that libvirt knows"),
-    Life.RUNNING: Condition(State.HEALTHY, "runs"),
-    Life.BLOCKED: Condition(State.HEALTHY, "runs"),  # Xen: idle
-    Life.PAUSED: _broken("is paused; libvirt does not know why"),
-    Life.SHUTDOWN: _wanted("is shutting down"),
-    Life.SHUTOFF: SHUTOFF_UNKNOWN,
-    Life.CRASHED: _PANICKED,
-    Life.PMSUSPENDED: _broken("sleeps: the guest suspended itself"),
+    DomainState.NOSTATE: Condition(HealthState.ABSENT, "has no state that libvirt knows"),
+    DomainState.RUNNING: Condition(HealthState.HEALTHY, "runs"),
+    DomainState.BLOCKED: Condition(HealthState.HEALTHY, "runs"),  # Xen: idle
+    DomainState.PAUSED: _broken("is paused; libvirt does not know why"),
+    DomainState.SHUTDOWN: _wanted("is shutting down"),
+    DomainState.SHUTOFF: SHUTOFF_UNKNOWN,
+    DomainState.CRASHED: _PANICKED,
+    DomainState.PMSUSPENDED: _broken("sleeps: the guest suspended itself"),
 }
 
 # virDomainPausedReason and virDomainShutoffReason. What is not here is as above.
@@ -105,25 +105,25 @@ _SHUTOFF_REASONS = {
     7: _SNAPSHOT,
     8: _broken("is shut off: libvirt gave it up"),
 }
-_REASONS: dict[int, dict[int, Condition]] = {Life.PAUSED: _PAUSED_REASONS, Life.SHUTOFF: _SHUTOFF_REASONS}
+_REASONS: dict[int, dict[int, Condition]] = {DomainState.PAUSED: _PAUSED_REASONS, DomainState.SHUTOFF: _SHUTOFF_REASONS}
 
 # Events that say by themselves what is the matter: told at once, while asking for the state may block. By event and
 # detail (virDomainEventStoppedDetailType and so on). None: whatever the detail. "Suspended, paused" is not among them:
 # it is an operator's pause, or a guest's panic, of which libvirt tells 2 ms later; the state tells them apart.
 _EVENTS: dict[tuple[int, int | None], Condition] = {
-    (Event.SUSPENDED, 2): _IO_ERROR,
-    (Event.SUSPENDED, 3): _WATCHDOG,
-    (Event.SUSPENDED, 6): _broken("is paused: the hypervisor failed"),
-    (Event.SUSPENDED, 8): _POSTCOPY_FAILED,
-    (Event.STOPPED, 0): _SHUT_DOWN,
-    (Event.STOPPED, 1): DESTROYED,
-    (Event.STOPPED, 2): _HYPERVISOR_DIED,
-    (Event.STOPPED, 3): _MIGRATED,
-    (Event.STOPPED, 4): _SAVED,
-    (Event.STOPPED, 5): _HYPERVISOR_DIED,
-    (Event.STOPPED, 6): _SNAPSHOT,
-    (Event.SHUTDOWN, None): _wanted("is shutting down"),
-    (Event.CRASHED, None): _PANICKED,
+    (DomainEvent.SUSPENDED, 2): _IO_ERROR,
+    (DomainEvent.SUSPENDED, 3): _WATCHDOG,
+    (DomainEvent.SUSPENDED, 6): _broken("is paused: the hypervisor failed"),
+    (DomainEvent.SUSPENDED, 8): _POSTCOPY_FAILED,
+    (DomainEvent.STOPPED, 0): _SHUT_DOWN,
+    (DomainEvent.STOPPED, 1): DESTROYED,
+    (DomainEvent.STOPPED, 2): _HYPERVISOR_DIED,
+    (DomainEvent.STOPPED, 3): _MIGRATED,
+    (DomainEvent.STOPPED, 4): _SAVED,
+    (DomainEvent.STOPPED, 5): _HYPERVISOR_DIED,
+    (DomainEvent.STOPPED, 6): _SNAPSHOT,
+    (DomainEvent.SHUTDOWN, None): _wanted("is shutting down"),
+    (DomainEvent.CRASHED, None): _PANICKED,
 }
 
 

@@ -11,7 +11,7 @@ from processes import children
 
 from reconciler.appliance.declared import Negative, Probe
 from reconciler.guard.frames import frame, negative
-from reconciler.guard.orders import DirectionReport, Order, Report, Unwanted
+from reconciler.guard.orders import DirectionReport, Order, ProberReport, Unwanted
 from reconciler.host.guard.probe_socket import adapter_socket
 from reconciler.host.guard.prober_client import Probing
 from reconciler.lab.lab import Lab, wait_until
@@ -52,7 +52,7 @@ class Stand:
     def order(self, *directions: Order, grace_ms: int = 60_000) -> None:
         self.probing.order(directions or (direction(0), direction(1)), self.sockets, grace_ms)
 
-    def until(self, condition: Callable[[Report], bool], what: str, *, consent: bool = True) -> Report:
+    def until(self, condition: Callable[[ProberReport], bool], what: str, *, consent: bool = True) -> ProberReport:
         """The first report that fulfils the condition."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and self.probing.alive:
@@ -67,7 +67,7 @@ class Stand:
             f"waited in vain for {what}; alive: {self.probing.alive} {self.probing.reason} {self.states[-3:]}"
         )
 
-    def until_states(self, *states: str) -> Report:
+    def until_states(self, *states: str) -> ProberReport:
         return self.until(lambda report: tuple(one.state for one in report.directions) == states, str(states))
 
     @contextlib.contextmanager
@@ -105,6 +105,6 @@ def head_of(one: Order) -> bytes:
     return one.template.frame[:12]
 
 
-def first(report: Report) -> DirectionReport:
+def first(report: ProberReport) -> DirectionReport:
     """What became of the first direction; before the first order, nothing."""
     return report.directions[0] if report.directions else NOTHING

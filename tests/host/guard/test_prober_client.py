@@ -26,12 +26,12 @@ from reconciler.daemon.guard import GuardEffects
 from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError
 from reconciler.guard.frames import frame
-from reconciler.guard.state import Life, TableState
+from reconciler.guard.state import ProberLife, TableState
 from reconciler.guard.step import begin
 from reconciler.host import clock
 from reconciler.host.guard import prober
 from reconciler.host.guard import prober_client as program
-from reconciler.host.guard.prober_client import Probing, Report
+from reconciler.host.guard.prober_client import ProberReport, Probing
 from reconciler.host.statefile import StateFile
 from reconciler.lab.lab import Lab, wait_until
 
@@ -70,7 +70,7 @@ def start(probing: Probing) -> None:
     wait_until(probing.spawn, PATIENCE_S, "room for a prober")
 
 
-def reports(probing: Probing) -> list[Report]:
+def reports(probing: Probing) -> list[ProberReport]:
     """The next reports; none if it is gone."""
     select.select([probing], [], [], PATIENCE_S)
     return probing.reports()
@@ -233,7 +233,7 @@ class Driven:
     def turn(self) -> bool:
         """Whether the prober has reported."""
         self.guard.listen()
-        return self.guard.state.prober.life is Life.REPORTING
+        return self.guard.state.prober.life is ProberLife.REPORTING
 
 
 def test_one_that_takes_long_to_come_up_is_waited_for(probing: Probing, slow: Callable[[float], Path]) -> None:

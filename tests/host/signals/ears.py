@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from reconciler.health.signal import News, Reading, State
+from reconciler.health.signal import HealthState, News, Reading
 from reconciler.host.signals.gather import Gatherer
 
 BOOT = "8a8a5f8e-37f1-4a3e-9a0c-0d5b8b0f7c11"
@@ -32,7 +32,7 @@ class Ears:
         return [news for news in self.news if isinstance(news, Reading)]
 
     @property
-    def states(self) -> list[State]:
+    def states(self) -> list[HealthState]:
         return [reading.state for reading in self.readings]
 
     @property
@@ -44,7 +44,7 @@ class Ears:
         await until(lambda: len(self.readings) >= number)
         return self.readings[:number]
 
-    async def hear_of(self, state: State, after: int = 0) -> Reading:
+    async def hear_of(self, state: HealthState, after: int = 0) -> Reading:
         """The first reading of that state after so many others."""
         await until(lambda: state in self.states[after:])
         return next(reading for reading in self.readings[after:] if reading.state is state)

@@ -8,14 +8,18 @@ from ears import BOOT, RUN, beat, checks, line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.health.signal import State
+from reconciler.health.signal import HealthState
 from reconciler.host.signals.beat import MAX_CHECKS, MAX_LINE, Beat, Check, NoBeatError, Reader, parse
 
 
 def test_a_beat_is_read() -> None:
     told = parse(line(7, interval_ms=250, checks=checks(waf="degraded", av="failed")))
     assert told == Beat(
-        BOOT, RUN, 7, 250, (Check("waf", State.DEGRADED, "waf is degraded"), Check("av", State.FAILED, "av is failed"))
+        BOOT,
+        RUN,
+        7,
+        250,
+        (Check("waf", HealthState.DEGRADED, "waf is degraded"), Check("av", HealthState.FAILED, "av is failed")),
     )
 
 

@@ -9,10 +9,10 @@ from ears import checks, line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.health.signal import State
+from reconciler.health.signal import HealthState
 from reconciler.host.signals.beats import Beats
 
-H, D, F = State.HEALTHY, State.DEGRADED, State.FAILED
+H, D, F = HealthState.HEALTHY, HealthState.DEGRADED, HealthState.FAILED
 FAILED = checks(suricata="failed")
 NOISE = b"noise\n"
 
@@ -30,14 +30,14 @@ class Channel:
     def counters(self) -> Any:
         return self.beats.counters
 
-    def feed(self, data: bytes, after_ms: float = 100) -> list[State]:
+    def feed(self, data: bytes, after_ms: float = 100) -> list[HealthState]:
         self.now_ms += after_ms
         fed = self.beats.feed(data, self.now_ms)
         self.dropped = fed.drop
         self.readings = fed.readings
         return [reading.state for reading in fed.readings]
 
-    def beat(self, after_ms: float = 100, **more: Any) -> list[State]:
+    def beat(self, after_ms: float = 100, **more: Any) -> list[HealthState]:
         self.seq += 1
         return self.feed(line(**{"seq": self.seq, **more}), after_ms)
 
@@ -71,7 +71,7 @@ def test_each_beat_is_one_reading(channel: Channel) -> None:
         ({"a": {"state": "failed", "reason": ""}}, F, "a: failed"),
     ],
 )
-def test_the_worst_check_decides(channel: Channel, told: Any, state: State, reason: str) -> None:
+def test_the_worst_check_decides(channel: Channel, told: Any, state: HealthState, reason: str) -> None:
     assert channel.beat(checks=told) == [state]
     assert channel.reason == reason
 
@@ -286,7 +286,7 @@ def test_single_bytes_are_a_flood(channel: Channel) -> None:
 
 def test_who_floods_again_and_again_is_never_believed_for_long(channel: Channel) -> None:
     """A hundred beats a second instead of ten, reconnecting a second after each drop."""
-    told: list[State] = []
+    told: list[HealthState] = []
     good = longest = 0
     for _ in range(5000):
         told += channel.beat(10)

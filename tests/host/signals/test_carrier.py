@@ -5,7 +5,7 @@ from typing import Any
 from worlds import appliance
 
 from reconciler.appliance.declared import Appliance
-from reconciler.health.signal import Reading, State
+from reconciler.health.signal import HealthState, Reading
 from reconciler.host.signals.carrier import readings
 from reconciler.network.state import Kind, Link, Network, Nic
 
@@ -31,8 +31,8 @@ def network(**carriers: bool) -> Network:
     )
 
 
-GOOD_LEFT = Reading("wire", State.HEALTHY, "carrier on tap-a, tap-b", "left")
-GOOD_RIGHT = Reading("wire", State.HEALTHY, "carrier on tap-c, tap-d", "right")
+GOOD_LEFT = Reading("wire", HealthState.HEALTHY, "carrier on tap-a, tap-b", "left")
+GOOD_RIGHT = Reading("wire", HealthState.HEALTHY, "carrier on tap-c, tap-d", "right")
 
 
 def test_each_segment_speaks_for_itself() -> None:
@@ -41,12 +41,12 @@ def test_each_segment_speaks_for_itself() -> None:
 
 def test_an_adapter_without_carrier_is_named() -> None:
     told = readings(four_ports(), network(a=True, b=False, c=True, d=True))
-    assert told == (Reading("wire", State.FAILED, "tap-b has no carrier", "left"), GOOD_RIGHT)
+    assert told == (Reading("wire", HealthState.FAILED, "tap-b has no carrier", "left"), GOOD_RIGHT)
 
 
 def test_an_adapter_that_is_not_there_is_named() -> None:
     told = readings(four_ports(), network(a=True, b=True, d=False))
-    assert told == (GOOD_LEFT, Reading("wire", State.FAILED, "no interface tap-c; tap-d has no carrier", "right"))
+    assert told == (GOOD_LEFT, Reading("wire", HealthState.FAILED, "no interface tap-c; tap-d has no carrier", "right"))
 
 
 def test_a_signal_of_one_segment_keeps_to_it() -> None:

@@ -7,7 +7,7 @@ import pytest
 from ears import Ears, running, until
 
 from reconciler.appliance.declared import Command
-from reconciler.health.signal import Reading, State
+from reconciler.health.signal import HealthState, Reading
 from reconciler.host.signals.command import CommandGatherer
 
 SH = "/bin/sh"
@@ -30,36 +30,36 @@ def first(source: Command) -> Reading:
 @pytest.mark.parametrize(
     ("script", "state", "reason"),
     [
-        ("echo 'OK - 3 rules | rules=3'; echo more; exit 0", State.HEALTHY, "OK - 3 rules"),
-        ("echo WARNING; exit 1", State.DEGRADED, "WARNING"),
-        ("echo CRITICAL; exit 2", State.FAILED, "CRITICAL"),
-        ("echo UNKNOWN; exit 3", State.ABSENT, "exit status 3: UNKNOWN"),
-        ("exit 0", State.HEALTHY, "exit status 0"),
-        ("exit 4", State.ABSENT, "exit status 4"),
-        ("exit 127", State.ABSENT, "exit status 127"),
-        ("echo no >&2; exit 64", State.ABSENT, "exit status 64: no"),
-        ("kill -11 $$", State.ABSENT, "killed by signal 11"),
-        ("printf '\\033[2Jx\\377'; exit 0", State.HEALTHY, "?[2Jx�"),
+        ("echo 'OK - 3 rules | rules=3'; echo more; exit 0", HealthState.HEALTHY, "OK - 3 rules"),
+        ("echo WARNING; exit 1", HealthState.DEGRADED, "WARNING"),
+        ("echo CRITICAL; exit 2", HealthState.FAILED, "CRITICAL"),
+        ("echo UNKNOWN; exit 3", HealthState.ABSENT, "exit status 3: UNKNOWN"),
+        ("exit 0", HealthState.HEALTHY, "exit status 0"),
+        ("exit 4", HealthState.ABSENT, "exit status 4"),
+        ("exit 127", HealthState.ABSENT, "exit status 127"),
+        ("echo no >&2; exit 64", HealthState.ABSENT, "exit status 64: no"),
+        ("kill -11 $$", HealthState.ABSENT, "killed by signal 11"),
+        ("printf '\\033[2Jx\\377'; exit 0", HealthState.HEALTHY, "?[2Jx�"),
     ],
 )
-def test_the_exit_status_is_the_state(script: str, state: State, reason: str) -> None:
+def test_the_exit_status_is_the_state(script: str, state: HealthState, reason: str) -> None:
     assert first(command(SH, "-c", script)) == Reading("plugin", state, reason)
 
 
 def test_a_program_that_is_not_there_says_nothing_of_the_vm() -> None:
     reading = first(command("/no/such/plugin"))
-    assert reading.state is State.ABSENT
+    assert reading.state is HealthState.ABSENT
     assert reading.reason == "/no/such/plugin cannot be started: No such file or directory"
 
 
 def test_one_that_hangs_has_failed() -> None:
     reading = first(command(SH, "-c", "sleep 60 & sleep 60", timeout_ms=50))
-    assert reading == Reading("plugin", State.FAILED, "did not end within 0.05 s")
+    assert reading == Reading("plugin", HealthState.FAILED, "did not end within 0.05 s")
 
 
 def test_one_that_floods_says_nothing_of_the_vm() -> None:
     reading = first(command(SH, "-c", "while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done"))
-    assert reading.state is State.ABSENT
+    assert reading.state is HealthState.ABSENT
     assert reading.reason.startswith("killed: it wrote more than 65536 bytes")
 
 
@@ -68,7 +68,11 @@ def test_it_runs_at_once_and_then_again_and_again(tmp_path: Path) -> None:
         ears = Ears()
         script = f"echo x >> '{tmp_path / 'runs'}'; exit $(wc -l < '{tmp_path / 'runs'}')"
         async with running(CommandGatherer("plugin", command(SH, "-c", script, every_ms=5), ears)):
-            assert [reading.state for reading in await ears.hear(3)] == [State.DEGRADED, State.FAILED, State.ABSENT]
+            assert [reading.state for reading in await ears.hear(3)] == [
+                HealthState.DEGRADED,
+                HealthState.FAILED,
+                HealthState.ABSENT,
+            ]
 
     asyncio.run(scene())
 
@@ -78,7 +82,7 @@ def test_two_never_run_at_once(tmp_path: Path) -> None:
         ears = Ears()
         script = f"mkdir '{tmp_path / 'alone'}' || exit 2; sleep 0.05; rmdir '{tmp_path / 'alone'}'"
         async with running(CommandGatherer("plugin", command(SH, "-c", script, every_ms=1), ears)):
-            assert {reading.state for reading in await ears.hear(4)} == {State.HEALTHY}
+            assert {reading.state for reading in await ears.hear(4)} == {HealthState.HEALTHY}
 
     asyncio.run(scene())
 

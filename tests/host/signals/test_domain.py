@@ -11,7 +11,7 @@ from ears import Ears, running, until
 
 from reconciler.appliance.declared import Libvirt
 from reconciler.errors import HostError, TransientError
-from reconciler.health.signal import Rebooted, State
+from reconciler.health.signal import HealthState, Rebooted
 from reconciler.host.blocking import Workers
 from reconciler.host.hypervisor import link
 from reconciler.host.hypervisor.own_actions import OwnActions
@@ -57,7 +57,7 @@ def test_an_operators_deeds_are_told_as_such() -> None:
     async def scene() -> None:
         ears, operator = Ears(), Operator()
         async with running(gatherer(ears)):
-            await ears.hear_of(State.HEALTHY)
+            await ears.hear_of(HealthState.HEALTHY)
             for deed, reason in (
                 ("suspend", "test was paused by an operator"),
                 ("resume", "test runs"),
@@ -70,7 +70,7 @@ def test_an_operators_deeds_are_told_as_such() -> None:
                 await operator(deed)
                 await until(lambda reason=reason: reason in ears.reasons)
                 told = next(reading for reading in ears.readings if reading.reason == reason)
-                assert told.deliberate == (told.state is State.FAILED)
+                assert told.deliberate == (told.state is HealthState.FAILED)
 
     asyncio.run(scene(), debug=True)
 
@@ -79,7 +79,7 @@ def test_a_state_is_told_again_and_again() -> None:
     async def scene() -> None:
         ears = Ears()
         async with running(gatherer(ears)):
-            assert {reading.state for reading in await ears.hear(5)} == {State.HEALTHY}
+            assert {reading.state for reading in await ears.hear(5)} == {HealthState.HEALTHY}
 
     asyncio.run(scene())
 
@@ -88,9 +88,9 @@ def test_a_domain_may_be_named_by_its_uuid() -> None:
     async def scene() -> None:
         ears, operator = Ears(), Operator()
         async with running(gatherer(ears, Libvirt(VM.uri, "6695EB01-F6A4-8304-79AA-97F2502E193F"))):
-            await ears.hear_of(State.HEALTHY)
+            await ears.hear_of(HealthState.HEALTHY)
             await operator("suspend")
-            assert (await ears.hear_of(State.FAILED)).deliberate
+            assert (await ears.hear_of(HealthState.FAILED)).deliberate
             await operator("resume")
 
     asyncio.run(scene())
@@ -101,7 +101,7 @@ def test_a_domain_that_is_not_defined_has_failed() -> None:
         ears = Ears()
         async with running(gatherer(ears, Libvirt(VM.uri, "nobody"))):
             reading = (await ears.hear(1))[0]
-            assert (reading.state, reading.deliberate) == (State.FAILED, False)
+            assert (reading.state, reading.deliberate) == (HealthState.FAILED, False)
             assert reading.reason == "nobody is not defined in libvirt"
 
     asyncio.run(scene())
@@ -111,9 +111,9 @@ def test_our_own_deeds_are_not_an_operators() -> None:
     async def scene() -> None:
         ears, operator, own_actions = Ears(), Operator(), OwnActions(acting=True)
         async with running(gatherer(ears, own_actions=own_actions)):
-            await ears.hear_of(State.HEALTHY)
+            await ears.hear_of(HealthState.HEALTHY)
             await operator("destroy")
-            failed = await ears.hear_of(State.FAILED)
+            failed = await ears.hear_of(HealthState.FAILED)
             assert not failed.deliberate
             await operator("create")
 
@@ -255,7 +255,7 @@ def test_an_event_is_told_although_the_state_cannot_be_read(daemon: Daemon) -> N
             await ears.hear(1)
             daemon.gates["state"] = threading.Event()
             daemon.tell("LIFECYCLE", 5, 5)
-            failed = await ears.hear_of(State.FAILED)
+            failed = await ears.hear_of(HealthState.FAILED)
             assert failed.reason == "ips is shut off: the hypervisor died or the VM crashed"
             daemon.state = (5, 3)
             daemon.gates["state"].set()
@@ -282,7 +282,7 @@ def test_events_of_each_kind_are_heard(daemon: Daemon, event: str, details: tupl
         async with running(gatherer(ears, IPS)):
             await ears.hear(1)
             daemon.tell(event, *details)
-            assert (await ears.hear_of(State.FAILED)).reason == reason
+            assert (await ears.hear_of(HealthState.FAILED)).reason == reason
 
     asyncio.run(scene())
 
@@ -308,7 +308,7 @@ def test_other_domains_are_none_of_our_business(daemon: Daemon) -> None:
             daemon.tell("WATCHDOG", 0, name="other")
             daemon.tell("IO_ERROR_REASON", "", "", 1, "", name="other")
             await ears.hear(4)
-            assert set(ears.states) == {State.HEALTHY}
+            assert set(ears.states) == {HealthState.HEALTHY}
             assert len(ears.readings) == len(ears.news)
 
     asyncio.run(scene())
@@ -326,7 +326,7 @@ def test_an_event_from_another_thread_is_told_on_the_loop(daemon: Daemon) -> Non
         async with running(DomainGatherer("vm", IPS, publish, OwnActions(), Workers("test"))):
             await ears.hear(1)
             await Workers("elsewhere").call(daemon.tell, "LIFECYCLE", 5, 5, timeout_s=5)
-            await ears.hear_of(State.FAILED)
+            await ears.hear_of(HealthState.FAILED)
         assert set(told_in) == {threading.main_thread()}
 
     asyncio.run(scene())
@@ -358,10 +358,10 @@ def test_a_state_that_is_older_than_an_event_is_not_told(daemon: Daemon) -> None
             before = len(ears.readings)
             daemon.tell("LIFECYCLE", 5, 5)
             daemon.state = (5, 3)
-            await ears.hear_of(State.FAILED)
+            await ears.hear_of(HealthState.FAILED)
             daemon.gates["look up"].set()
             await ears.hear(before + 4)
-            assert set(ears.states[before + 1 :]) == {State.FAILED}
+            assert set(ears.states[before + 1 :]) == {HealthState.FAILED}
 
     asyncio.run(scene())
 
@@ -373,10 +373,10 @@ def test_a_libvirtd_that_goes_is_absent_and_comes_back(daemon: Daemon, reason: i
         async with running(gatherer(ears, IPS)):
             for turn in range(1, 4):
                 ears.news.clear()
-                await ears.hear_of(State.HEALTHY)
+                await ears.hear_of(HealthState.HEALTHY)
                 assert daemon.connections == turn
                 daemon.die(reason)
-                gone = await ears.hear_of(State.ABSENT)
+                gone = await ears.hear_of(HealthState.ABSENT)
                 assert gone.reason.startswith("libvirt is not reachable at qemu:///system: ")
             await until(lambda: daemon.closed >= 3)
 
@@ -391,7 +391,7 @@ def test_a_libvirtd_that_is_not_there_is_told_once(daemon: Daemon) -> None:
             await until(lambda: daemon.calls.count("open") > 5)
             assert ears.reasons == ["libvirt is not reachable at qemu:///system: no socket"]
             daemon.trouble.clear()
-            await ears.hear_of(State.HEALTHY)
+            await ears.hear_of(HealthState.HEALTHY)
 
     asyncio.run(scene())
 
@@ -413,7 +413,7 @@ def test_an_error_of_libvirt_is_absence(daemon: Daemon) -> None:
         async with running(gatherer(ears, IPS)):
             assert (await ears.hear(1))[0].reason == "libvirt at qemu:///system: trouble"
             daemon.trouble.clear()
-            await ears.hear_of(State.HEALTHY)
+            await ears.hear_of(HealthState.HEALTHY)
 
     asyncio.run(scene())
 
@@ -438,9 +438,9 @@ def test_a_libvirtd_that_hangs_is_absent_and_its_events_still_count(
         async with running(gatherer(ears, IPS, workers=workers)):
             await ears.hear(1)
             daemon.gates["state"] = threading.Event()
-            assert (await ears.hear_of(State.ABSENT)).reason == "libvirt does not answer"
+            assert (await ears.hear_of(HealthState.ABSENT)).reason == "libvirt does not answer"
             daemon.tell("LIFECYCLE", 8, 0)
-            await ears.hear_of(State.FAILED)
+            await ears.hear_of(HealthState.FAILED)
             assert workers.busy == 1
             daemon.gates["state"].set()
             await until(lambda: ears.reasons.count("ips crashed: the guest panicked") > 2)
@@ -460,9 +460,9 @@ def test_hanging_for_ever_it_uses_no_more_threads_than_allowed(daemon: Daemon, m
             await until(lambda: daemon.calls.count("open") >= 2)
             # Each connection that hangs is waited for by the one who will close it.
             assert workers.busy <= 8
-            assert ears.states == [State.ABSENT]
+            assert ears.states == [HealthState.ABSENT]
             daemon.gates["state"].set()
-            await ears.hear_of(State.HEALTHY)
+            await ears.hear_of(HealthState.HEALTHY)
         await until(lambda: workers.busy == 0)
         assert daemon.closed == daemon.connections
 

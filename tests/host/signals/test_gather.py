@@ -10,7 +10,7 @@ from worlds import two_ports
 
 from reconciler.appliance.declared import Appliance
 from reconciler.errors import HostError
-from reconciler.health.signal import News, Reading, Rebooted, State
+from reconciler.health.signal import HealthState, News, Reading, Rebooted
 from reconciler.host.hypervisor.own_actions import OwnActions
 from reconciler.host.signals import gather
 from reconciler.host.signals.command import CommandGatherer
@@ -96,7 +96,7 @@ class Broken:
             if error:
                 raise error
             return
-        self.ears(Reading("x", State.HEALTHY, "works"))
+        self.ears(Reading("x", HealthState.HEALTHY, "works"))
         await asyncio.Event().wait()
 
 
@@ -108,7 +108,7 @@ def test_a_broken_gatherer_is_told_logged_and_begun_again() -> None:
         readings = await ears.hear(4)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert [reading.state for reading in readings] == [State.ABSENT] * 3 + [State.HEALTHY]
+        assert [reading.state for reading in readings] == [HealthState.ABSENT] * 3 + [HealthState.HEALTHY]
         assert [reading.reason.partition(";")[0] for reading in readings[:3]] == [
             "gathering it broke (ZeroDivisionError: a bug)",
             "gathering it broke (HostError: no libvirt)",

@@ -13,7 +13,7 @@ from ears import Ears, running, until
 
 from reconciler.appliance.declared import GuestPing, Libvirt
 from reconciler.errors import TransientError
-from reconciler.health.signal import Reading, State
+from reconciler.health.signal import HealthState, Reading
 from reconciler.host.hypervisor import link
 from reconciler.host.signals import guest_ping
 from reconciler.host.signals.guest_ping import GuestPingGatherer
@@ -98,14 +98,14 @@ def first() -> Reading:
 
 
 def test_an_agent_that_answers_is_healthy(agent: Agent) -> None:
-    assert first() == Reading("ga", State.HEALTHY, "the guest agent answers")
+    assert first() == Reading("ga", HealthState.HEALTHY, "the guest agent answers")
     assert agent.limits == {2}
 
 
 @pytest.mark.parametrize("name", ["AGENT_UNRESPONSIVE", "AGENT_UNSYNCED", "ARGUMENT_UNSUPPORTED"])
 def test_an_agent_that_does_not_answer_has_failed(agent: Agent, name: str) -> None:
     agent.ping = Broken(name)
-    assert first() == Reading("ga", State.FAILED, f"the guest agent does not answer: {name} of the test")
+    assert first() == Reading("ga", HealthState.FAILED, f"the guest agent does not answer: {name} of the test")
 
 
 @pytest.mark.parametrize(
@@ -120,28 +120,28 @@ def test_an_agent_that_does_not_answer_has_failed(agent: Agent, name: str) -> No
 )
 def test_what_is_not_the_agents_fault_is_absence(agent: Agent, name: str, reason: str) -> None:
     agent.ping = Broken(name)
-    assert first() == Reading("ga", State.ABSENT, reason)
+    assert first() == Reading("ga", HealthState.ABSENT, reason)
 
 
 def test_no_such_domain_is_absence(agent: Agent) -> None:
     agent.defined = False
-    assert first() == Reading("ga", State.ABSENT, "ips is not defined in libvirt")
+    assert first() == Reading("ga", HealthState.ABSENT, "ips is not defined in libvirt")
 
 
 def test_no_libvirt_is_absence(agent: Agent) -> None:
     agent.down = TransientError("libvirt is not reachable")
-    assert first() == Reading("ga", State.ABSENT, "libvirt is not reachable")
+    assert first() == Reading("ga", HealthState.ABSENT, "libvirt is not reachable")
 
 
 def test_it_connects_again_when_libvirt_broke(agent: Agent) -> None:
     async def scene() -> None:
         ears = Ears()
         async with running(gatherer(ears)):
-            await ears.hear_of(State.HEALTHY)
+            await ears.hear_of(HealthState.HEALTHY)
             agent.ping = Broken("SYSTEM_ERROR")
-            await ears.hear_of(State.ABSENT)
+            await ears.hear_of(HealthState.ABSENT)
             agent.ping = None
-            await ears.hear_of(State.HEALTHY, len(ears.readings))
+            await ears.hear_of(HealthState.HEALTHY, len(ears.readings))
         await until(lambda: agent.closed == agent.opened)
         assert agent.opened > 1
 
@@ -156,15 +156,15 @@ def test_while_it_is_frozen_nothing_is_said(agent: Agent) -> None:
         ears = Ears()
         agent.status = FROZEN
         async with running(gatherer(ears)):
-            assert (await ears.hear(1))[0] == Reading("ga", State.ABSENT, guest_ping.FROZEN)
+            assert (await ears.hear(1))[0] == Reading("ga", HealthState.ABSENT, guest_ping.FROZEN)
             # The agent itself waits for a disk now.
             agent.ping = Broken("AGENT_UNRESPONSIVE")
             await ears.hear(len(ears.readings) + 3)
-            assert set(ears.states) == {State.ABSENT}
+            assert set(ears.states) == {HealthState.ABSENT}
             agent.ping, agent.status = None, THAWED
-            await ears.hear_of(State.HEALTHY)
+            await ears.hear_of(HealthState.HEALTHY)
             agent.ping = Broken("AGENT_UNRESPONSIVE")
-            await ears.hear_of(State.FAILED)
+            await ears.hear_of(HealthState.FAILED)
 
     asyncio.run(scene())
 
@@ -179,10 +179,10 @@ def test_a_freeze_that_lasts_too_long_is_not_believed(
         ears = Ears()
         agent.status = FROZEN
         async with running(gatherer(ears)):
-            await ears.hear_of(State.ABSENT)
+            await ears.hear_of(HealthState.ABSENT)
             if silent:
                 agent.ping = Broken("AGENT_UNRESPONSIVE")
-            await ears.hear_of(State.FAILED if silent else State.HEALTHY)
+            await ears.hear_of(HealthState.FAILED if silent else HealthState.HEALTHY)
 
     asyncio.run(scene())
 
@@ -192,7 +192,7 @@ def test_an_agent_that_knows_no_freeze_is_asked_once(agent: Agent) -> None:
         ears = Ears()
         agent.status = Broken("INTERNAL_ERROR")  # "The command guest-fsfreeze-status has not been found"
         async with running(gatherer(ears)):
-            assert {reading.state for reading in await ears.hear(4)} == {State.HEALTHY}
+            assert {reading.state for reading in await ears.hear(4)} == {HealthState.HEALTHY}
         assert sum("fsfreeze" in command for command in agent.asked) == 1
 
     asyncio.run(scene())
@@ -201,19 +201,19 @@ def test_an_agent_that_knows_no_freeze_is_asked_once(agent: Agent) -> None:
 @pytest.mark.parametrize("status", ["", "{}", "[]", "x" * 1_000_000 + '"frozen"', "\0"])
 def test_an_answer_of_garbage_is_no_freeze(agent: Agent, status: str) -> None:
     agent.status = status
-    assert first().state is State.HEALTHY
+    assert first().state is HealthState.HEALTHY
 
 
 # Time
 
 
 def test_a_late_answer_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guest_ping._Agent, "ping", lambda *_: (State.HEALTHY, "the guest agent answers", 31.4))
+    monkeypatch.setattr(guest_ping._Agent, "ping", lambda *_: (HealthState.HEALTHY, "the guest agent answers", 31.4))
 
     async def scene() -> None:
         ears = Ears()
         async with running(gatherer(ears, timeout_ms=30)):
-            assert (await ears.hear(1))[0] == Reading("ga", State.FAILED, "the guest agent took 31 ms to answer")
+            assert (await ears.hear(1))[0] == Reading("ga", HealthState.FAILED, "the guest agent took 31 ms to answer")
 
     asyncio.run(scene())
 
@@ -228,10 +228,10 @@ def test_a_libvirt_that_hangs_is_absence_and_is_asked_no_second_question(
         agent.gate.clear()
         async with running(gatherer(ears, timeout_ms=1000)):
             told = await ears.hear(4)
-            assert {reading.state for reading in told} == {State.ABSENT}
+            assert {reading.state for reading in told} == {HealthState.ABSENT}
             assert told[0].reason == "libvirt does not answer"
             assert len(agent.asked) == 1
             agent.gate.set()
-            await ears.hear_of(State.HEALTHY)
+            await ears.hear_of(HealthState.HEALTHY)
 
     asyncio.run(scene())

@@ -12,7 +12,7 @@ import pytest
 from ears import FAR, Ears, checks, line, running, until
 
 from reconciler.appliance.declared import Heartbeat
-from reconciler.health.signal import State
+from reconciler.health.signal import HealthState
 from reconciler.host.signals import heartbeat
 from reconciler.host.signals.heartbeat import HeartbeatGatherer
 
@@ -76,9 +76,9 @@ def test_beats_arrive_and_their_end_is_told(hypervisor: Hypervisor) -> None:
                 await until(lambda: heard(watch) == seq)
                 await asyncio.sleep(INTERVAL_MS / 1000)
             hypervisor.close()
-            gone = await ears.hear_of(State.ABSENT)
+            gone = await ears.hear_of(HealthState.ABSENT)
             assert gone.reason == f"{hypervisor.path} was closed by the hypervisor"
-            assert ears.states == [State.HEALTHY] * 5 + [State.ABSENT]
+            assert ears.states == [HealthState.HEALTHY] * 5 + [HealthState.ABSENT]
 
     asyncio.run(scene())
 
@@ -97,7 +97,7 @@ def test_it_connects_whenever_the_channel_comes_and_as_often(hypervisor: Hypervi
                 await ears.hear(2 * turn + 2)
                 hypervisor.close()
                 await ears.hear(2 * turn + 3)
-        assert ears.states == [State.ABSENT, *[State.HEALTHY, State.ABSENT] * 5]
+        assert ears.states == [HealthState.ABSENT, *[HealthState.HEALTHY, HealthState.ABSENT] * 5]
         assert watch.beats.counters.restarts == 4
 
     asyncio.run(scene())
@@ -116,7 +116,7 @@ def test_absence_is_told_once(hypervisor: Hypervisor, monkeypatch: pytest.Monkey
                 (await hypervisor.accept()).close()  # a channel without an agent comes and goes
             hypervisor.close()
             hypervisor.path.unlink()
-        assert ears.states == [State.ABSENT]
+        assert ears.states == [HealthState.ABSENT]
 
     asyncio.run(scene())
 
@@ -165,10 +165,10 @@ def test_a_flood_is_dropped_told_and_given_another_chance(
                     for seq in range(1, 1_000_000, 100):
                         await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(guest, noise(seq)), 5)
                 await until(lambda turn=turn: watch.beats.counters.floods > turn)
-            await ears.hear_of(State.FAILED)
-        assert ears.states[-1] is State.FAILED
+            await ears.hear_of(HealthState.FAILED)
+        assert ears.states[-1] is HealthState.FAILED
         assert ears.reasons[-1].startswith(("the agent floods its channel", "the agent sends what is no beat"))
-        assert State.ABSENT not in ears.states
+        assert HealthState.ABSENT not in ears.states
 
     asyncio.run(scene())
 
@@ -237,7 +237,7 @@ def test_vsock_without_a_guest_is_absent(monkeypatch: pytest.MonkeyPatch) -> Non
         ears = Ears()
         async with running(HeartbeatGatherer("hb", Heartbeat(INTERVAL_MS, cid=FAR, port=5000), ears)):
             reading = (await ears.hear(1))[0]
-        assert reading.state is State.ABSENT
+        assert reading.state is HealthState.ABSENT
         assert reading.reason.startswith(f"no connection to vsock {FAR}:5000")
 
     asyncio.run(scene())

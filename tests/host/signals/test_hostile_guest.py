@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ears import beat, checks, line
 
-from reconciler.health.signal import MAX_REASON, State
+from reconciler.health.signal import MAX_REASON, HealthState
 from reconciler.host.signals.beats import Beats
 
 MESSAGES = 100_000
@@ -68,7 +68,7 @@ def test_garbage_is_never_healthy_and_never_kept() -> None:
         fed = beats.feed(messages[number % len(messages)], now_ms)
         assert len(fed.readings) <= 2
         for reading in fed.readings:
-            assert reading.state is State.FAILED
+            assert reading.state is HealthState.FAILED
             assert reading.reason.isprintable()
             assert len(reading.reason) <= MAX_REASON
         if fed.drop:
@@ -122,7 +122,7 @@ def test_a_beat_among_garbage_is_believed_only_when_it_is_due() -> None:
         buffered = lines.pop()
         for reading in fed.readings:
             told_ms.append(now_ms)
-            if reading.state is State.HEALTHY:
+            if reading.state is HealthState.HEALTHY:
                 healthy_ms.append(now_ms)
                 assert any(b'"state":"healthy"' in one for one in lines), "healthy without a healthy beat"
         if fed.drop:

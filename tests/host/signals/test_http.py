@@ -14,7 +14,7 @@ from ears import Ears, running, until
 from processes import PATIENCE_S
 
 from reconciler.appliance.declared import Http
-from reconciler.health.signal import Reading, State
+from reconciler.health.signal import HealthState, Reading
 from reconciler.host.signals import http
 from reconciler.host.signals.http import HttpGatherer, target
 
@@ -78,7 +78,7 @@ def get(url: str, timeout_ms: int = LONG_MS) -> Reading:
 
 def test_the_expected_status_is_healthy() -> None:
     heard: list[bytes] = []
-    assert ask(says(OK, heard), "/a/b?c=d&e") == Reading("web", State.HEALTHY, "status 200")
+    assert ask(says(OK, heard), "/a/b?c=d&e") == Reading("web", HealthState.HEALTHY, "status 200")
     lines = heard[0].decode().split("\r\n")
     assert lines[0] == "GET /a/b?c=d&e HTTP/1.1"
     assert lines[1].startswith("Host: 127.0.0.1:")
@@ -88,8 +88,8 @@ def test_the_expected_status_is_healthy() -> None:
 @pytest.mark.parametrize("status", [204, 301, 401, 418, 503])
 def test_any_status_may_be_the_expected_one(status: int) -> None:
     answer = f"HTTP/1.0 {status} Whatever\r\n\r\n".encode()
-    assert ask(says(answer), status=status).state is State.HEALTHY
-    assert ask(says(answer)) == Reading("web", State.FAILED, f"status {status} instead of 200")
+    assert ask(says(answer), status=status).state is HealthState.HEALTHY
+    assert ask(says(answer)) == Reading("web", HealthState.FAILED, f"status {status} instead of 200")
 
 
 def test_no_redirect_is_followed() -> None:
@@ -100,11 +100,11 @@ def test_no_redirect_is_followed() -> None:
 
 
 def test_interim_answers_are_passed_over() -> None:
-    assert ask(says(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + OK)).state is State.HEALTHY
+    assert ask(says(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + OK)).state is HealthState.HEALTHY
 
 
 def test_a_status_line_without_a_phrase_is_one() -> None:
-    assert ask(says(b"HTTP/1.1 200\r\n\r\n")).state is State.HEALTHY
+    assert ask(says(b"HTTP/1.1 200\r\n\r\n")).state is HealthState.HEALTHY
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_status_line_without_a_phrase_is_one() -> None:
     ],
 )
 def test_what_is_no_answer_has_failed(answer: bytes) -> None:
-    assert ask(says(answer)).state is State.FAILED
+    assert ask(says(answer)).state is HealthState.FAILED
 
 
 def test_a_body_without_end_is_not_read() -> None:
@@ -143,7 +143,7 @@ def test_a_body_without_end_is_not_read() -> None:
             writer.write(b"x" * 65_536)
             await writer.drain()
 
-    assert ask(serve).state is State.HEALTHY
+    assert ask(serve).state is HealthState.HEALTHY
 
 
 async def _silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -160,7 +160,7 @@ async def _dripping(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 @pytest.mark.parametrize("serve", [_silent, _dripping])
 def test_a_server_that_takes_its_time_has_failed(serve: Serve) -> None:
     began_s = time.monotonic()
-    assert ask(serve, timeout_ms=100) == Reading("web", State.FAILED, "no answer within 0.1 s")
+    assert ask(serve, timeout_ms=100) == Reading("web", HealthState.FAILED, "no answer within 0.1 s")
     assert time.monotonic() - began_s < 5
 
 
@@ -171,14 +171,14 @@ def test_a_server_that_accepts_nobody_has_failed() -> None:
         listener.listen(0)
         first.connect(listener.getsockname())
         reading = get(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout_ms=100)
-    assert reading.state is State.FAILED
+    assert reading.state is HealthState.FAILED
 
 
 def test_nobody_there_has_failed() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         reading = get(f"http://127.0.0.1:{taken.getsockname()[1]}/")
-    assert reading == Reading("web", State.FAILED, "Connection refused")
+    assert reading == Reading("web", HealthState.FAILED, "Connection refused")
 
 
 def test_a_name_without_an_address_says_nothing_of_the_vm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def test_a_name_without_an_address_says_nothing_of_the_vm(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(http.socket, "getaddrinfo", look_up)
     reading = get("http://vm.invalid/")
-    assert reading == Reading("web", State.ABSENT, "vm.invalid has no address: Name or service not known")
+    assert reading == Reading("web", HealthState.ABSENT, "vm.invalid has no address: Name or service not known")
 
 
 def test_a_name_server_that_hangs_does_not_hang_us(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_a_name_server_that_hangs_does_not_hang_us(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(http.socket, "getaddrinfo", look_up)
     began_s = time.monotonic()
-    assert get("http://vm.invalid/", timeout_ms=50).state is State.FAILED
+    assert get("http://vm.invalid/", timeout_ms=50).state is HealthState.FAILED
     assert time.monotonic() - began_s < 0.45
 
 
@@ -220,7 +220,7 @@ def test_the_next_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) ->
         listener = await asyncio.start_server(says(OK), "127.0.0.1", 0)
         port = listener.sockets[0].getsockname()[1]
         async with listener, running(HttpGatherer("web", Http(f"http://vm:{port}/", 200, LONG_MS, LONG_MS), ears)):
-            assert (await ears.hear(1))[0].state is State.HEALTHY
+            assert (await ears.hear(1))[0].state is HealthState.HEALTHY
 
     asyncio.run(scene())
 
@@ -230,13 +230,13 @@ def test_no_route_says_nothing_of_the_vm(monkeypatch: pytest.MonkeyPatch) -> Non
         raise OSError(101, "Network is unreachable")
 
     monkeypatch.setattr(HttpGatherer, "_connection", refuse)
-    assert get("http://192.0.2.1/") == Reading("web", State.ABSENT, "Network is unreachable")
+    assert get("http://192.0.2.1/") == Reading("web", HealthState.ABSENT, "Network is unreachable")
 
 
 def test_no_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1/")
-    assert ask(says(OK)).state is State.HEALTHY
+    assert ask(says(OK)).state is HealthState.HEALTHY
 
 
 def test_ipv6_is_asked_in_brackets() -> None:
@@ -247,7 +247,7 @@ def test_ipv6_is_asked_in_brackets() -> None:
     except OSError:
         assert target("http://[::1]:8080/").request.split(b"\r\n")[1] == b"Host: [::1]:8080"
         return
-    assert ask(says(OK, heard), host="::1").state is State.HEALTHY
+    assert ask(says(OK, heard), host="::1").state is HealthState.HEALTHY
     assert b"Host: [::1]:" in heard[0]
 
 
@@ -265,7 +265,7 @@ def test_ipv6_is_asked_in_brackets() -> None:
 )
 def test_a_url_that_cannot_be_asked_says_so(url: str) -> None:
     reading = get(url)
-    assert reading.state is State.ABSENT
+    assert reading.state is HealthState.ABSENT
     assert reading.reason.startswith(url)
 
 
@@ -289,7 +289,7 @@ def test_it_is_asked_again_and_leaves_nothing_open() -> None:
         listener = await asyncio.start_server(says(OK), "127.0.0.1", 0)
         url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/"
         async with listener, running(HttpGatherer("web", Http(url, 200, 2, LONG_MS), ears)):
-            assert {reading.state for reading in await ears.hear(20)} == {State.HEALTHY}
+            assert {reading.state for reading in await ears.hear(20)} == {HealthState.HEALTHY}
         await until(lambda: len(asyncio.all_tasks()) == 1)
 
     asyncio.run(scene(), debug=True)
@@ -325,19 +325,19 @@ def _server(certificate: Path) -> ssl.SSLContext:
 
 def test_a_certificate_that_is_trusted(certificate: Path) -> None:
     client = ssl.create_default_context(cafile=str(certificate))
-    assert ask(says(OK), scheme="https", server=_server(certificate), client=client).state is State.HEALTHY
+    assert ask(says(OK), scheme="https", server=_server(certificate), client=client).state is HealthState.HEALTHY
 
 
 def test_a_certificate_that_nobody_trusts_has_failed(certificate: Path) -> None:
     reading = ask(says(OK), scheme="https", server=_server(certificate))
-    assert reading.state is State.FAILED
+    assert reading.state is HealthState.FAILED
     assert reading.reason.startswith("TLS: self")
 
 
 def test_a_certificate_for_somebody_else_has_failed(certificate: Path) -> None:
     client = ssl.create_default_context(cafile=str(certificate))
     reading = ask(says(OK), scheme="https", server=_server(certificate), client=client, host="127.0.0.2")
-    assert reading.state is State.FAILED
+    assert reading.state is HealthState.FAILED
     assert "127.0.0.2" in reading.reason
 
 
@@ -347,10 +347,10 @@ def test_no_tls_where_tls_is_asked_for_has_failed() -> None:
         await writer.drain()
 
     reading = ask(serve, scheme="https", client=ssl.create_default_context())
-    assert reading.state is State.FAILED
+    assert reading.state is HealthState.FAILED
     assert reading.reason.startswith("TLS: ")
 
 
 def test_a_handshake_that_hangs_has_failed() -> None:
     reading = ask(_silent, scheme="https", client=ssl.create_default_context(), timeout_ms=100)
-    assert reading == Reading("web", State.FAILED, "no answer within 0.1 s")
+    assert reading == Reading("web", HealthState.FAILED, "no answer within 0.1 s")

@@ -2,14 +2,14 @@
 
 import pytest
 
-from reconciler.health.signal import Reading, Rebooted, State
+from reconciler.health.signal import HealthState, Reading, Rebooted
 from reconciler.host.hypervisor.own_actions import OwnActions
-from reconciler.host.signals.life import Biography, SegmentInput
-from reconciler.host.signals.lifecycle import Event, Life
+from reconciler.host.signals.life import Biography, DomainFacts
+from reconciler.host.signals.lifecycle import DomainEvent, DomainState
 
-RUNS = SegmentInput(Life.RUNNING, 1, 7)
-PAUSED = SegmentInput(Life.PAUSED, 1, 7)
-SHUT_DOWN, DESTROYED, CRASHED, UNKNOWN = (SegmentInput(Life.SHUTOFF, reason) for reason in (1, 2, 3, 0))
+RUNS = DomainFacts(DomainState.RUNNING, 1, 7)
+PAUSED = DomainFacts(DomainState.PAUSED, 1, 7)
+SHUT_DOWN, DESTROYED, CRASHED, UNKNOWN = (DomainFacts(DomainState.SHUTOFF, reason) for reason in (1, 2, 3, 0))
 
 
 class Scene:
@@ -20,11 +20,11 @@ class Scene:
         self.judge = Biography("vm", "ips", self.own_actions)
         self.now_s = 1000.0
 
-    def state(self, seen: SegmentInput | None, after_s: float = 1.0) -> str:
+    def state(self, seen: DomainFacts | None, after_s: float = 1.0) -> str:
         self.now_s += after_s
         return said(self.judge.state(seen, self.now_s))
 
-    def event(self, event: Event, detail: int = 0, after_s: float = 10.0) -> str:
+    def event(self, event: DomainEvent, detail: int = 0, after_s: float = 10.0) -> str:
         self.now_s += after_s
         return said(self.judge.event(event, detail, self.now_s))
 
@@ -49,31 +49,31 @@ def test_it_runs(vm: Scene) -> None:
 
 def test_the_hypervisor_dies(vm: Scene) -> None:
     died = "failed: ips is shut off: the hypervisor died or the VM crashed"
-    assert vm.event(Event.STOPPED, 5) == died
-    assert vm.state(SegmentInput(Life.SHUTOFF, 6)) == "failed: ips is shut off: it could not be started"
+    assert vm.event(DomainEvent.STOPPED, 5) == died
+    assert vm.state(DomainFacts(DomainState.SHUTOFF, 6)) == "failed: ips is shut off: it could not be started"
     assert vm.state(CRASHED) == died
-    assert vm.event(Event.STARTED) == ""
-    assert vm.state(SegmentInput(Life.RUNNING, 1, 8)) == "healthy: ips runs"
+    assert vm.event(DomainEvent.STARTED) == ""
+    assert vm.state(DomainFacts(DomainState.RUNNING, 1, 8)) == "healthy: ips runs"
 
 
 def test_the_guest_panics_and_is_left_as_it_is(vm: Scene) -> None:
     panicked = "failed: ips crashed: the guest panicked"
-    assert vm.event(Event.CRASHED) == panicked
-    assert vm.state(SegmentInput(Life.CRASHED, 1, 7)) == panicked
+    assert vm.event(DomainEvent.CRASHED) == panicked
+    assert vm.state(DomainFacts(DomainState.CRASHED, 1, 7)) == panicked
 
 
 def test_the_guest_panics_and_is_reset_by_libvirt(vm: Scene) -> None:
     panicked = "failed: ips crashed: the guest panicked"
-    assert vm.event(Event.CRASHED) == panicked
+    assert vm.event(DomainEvent.CRASHED) == panicked
     assert vm.state(RUNS) == panicked
-    assert vm.event(Event.RESUMED) == ""
+    assert vm.event(DomainEvent.RESUMED) == ""
     assert vm.state(RUNS) == "healthy: ips runs"
 
 
 def test_an_operator_shuts_it_down(vm: Scene) -> None:
-    assert vm.event(Event.SHUTDOWN, 1) == "failed (wanted): ips is shutting down"
-    assert vm.state(SegmentInput(Life.SHUTDOWN, 1, 7)) == "failed (wanted): ips is shutting down"
-    assert vm.event(Event.STOPPED) == "failed (wanted): ips was shut down by an operator or by the guest itself"
+    assert vm.event(DomainEvent.SHUTDOWN, 1) == "failed (wanted): ips is shutting down"
+    assert vm.state(DomainFacts(DomainState.SHUTDOWN, 1, 7)) == "failed (wanted): ips is shutting down"
+    assert vm.event(DomainEvent.STOPPED) == "failed (wanted): ips was shut down by an operator or by the guest itself"
     assert vm.state(SHUT_DOWN) == "failed (wanted): ips was shut down by an operator or by the guest itself"
 
 
@@ -95,14 +95,14 @@ def test_died_while_libvirtd_was_away(vm: Scene) -> None:
 
 
 def test_it_is_paused_and_resumed(vm: Scene) -> None:
-    assert vm.event(Event.SUSPENDED, 0) == ""
+    assert vm.event(DomainEvent.SUSPENDED, 0) == ""
     assert vm.state(PAUSED) == "failed (wanted): ips was paused by an operator"
-    assert vm.event(Event.RESUMED) == ""
+    assert vm.event(DomainEvent.RESUMED) == ""
     assert vm.state(RUNS) == "healthy: ips runs"
 
 
 def test_it_is_migrated_away_and_undefined(vm: Scene) -> None:
-    assert vm.event(Event.STOPPED, 3) == "failed (wanted): ips was migrated to another host"
+    assert vm.event(DomainEvent.STOPPED, 3) == "failed (wanted): ips was migrated to another host"
     assert vm.state(None) == "failed (wanted): ips is not defined in libvirt"
 
 
@@ -128,11 +128,11 @@ def test_a_watchdog_that_resets(vm: Scene) -> None:
     assert vm.state(RUNS) == "healthy: ips runs"
 
 
-@pytest.mark.parametrize("seen", [SHUT_DOWN, SegmentInput(Life.SHUTDOWN, 1, 7), DESTROYED])
-def test_a_watchdog_that_switches_off_is_nobodys_wish(vm: Scene, seen: SegmentInput) -> None:
+@pytest.mark.parametrize("seen", [SHUT_DOWN, DomainFacts(DomainState.SHUTDOWN, 1, 7), DESTROYED])
+def test_a_watchdog_that_switches_off_is_nobodys_wish(vm: Scene, seen: DomainFacts) -> None:
     vm.judge.watchdog(3, vm.now_s)
     off = "failed: ips hangs: its watchdog expired (it is switched off)"
-    assert vm.event(Event.STOPPED, 0) == off
+    assert vm.event(DomainEvent.STOPPED, 0) == off
     assert vm.state(seen) == off
     # However long it stays off.
     assert vm.state(seen, 3600) == off
@@ -140,7 +140,7 @@ def test_a_watchdog_that_switches_off_is_nobodys_wish(vm: Scene, seen: SegmentIn
 
 def test_a_new_id_is_a_new_life(vm: Scene) -> None:
     vm.judge.watchdog(0, vm.now_s)
-    assert vm.state(SegmentInput(Life.RUNNING, 1, 8)) == "healthy: ips runs"
+    assert vm.state(DomainFacts(DomainState.RUNNING, 1, 8)) == "healthy: ips runs"
 
 
 def test_an_action_that_is_not_known(vm: Scene) -> None:
@@ -151,7 +151,7 @@ def test_a_full_disk(vm: Scene) -> None:
     assert said(vm.judge.io_error("virtio-disk0", 1, "enospc", vm.now_s)) == (
         "failed: ips is paused: an I/O error (virtio-disk0, enospc)"
     )
-    assert vm.state(SegmentInput(Life.PAUSED, 5, 7)) == "failed: ips is paused: an I/O error of its disk"
+    assert vm.state(DomainFacts(DomainState.PAUSED, 5, 7)) == "failed: ips is paused: an I/O error of its disk"
 
 
 def test_a_disk_error_that_the_guest_deals_with(vm: Scene) -> None:
@@ -160,10 +160,10 @@ def test_a_disk_error_that_the_guest_deals_with(vm: Scene) -> None:
 
 
 def test_xen_tells_of_the_start_before_the_end(vm: Scene) -> None:
-    assert vm.event(Event.STARTED) == ""
-    assert vm.event(Event.STOPPED, 1, after_s=0.5) == ""
-    assert vm.state(SegmentInput(Life.RUNNING, 1, 8)) == "healthy: ips runs"
-    assert vm.event(Event.STOPPED, 2) == "failed: ips is shut off: the hypervisor died or the VM crashed"
+    assert vm.event(DomainEvent.STARTED) == ""
+    assert vm.event(DomainEvent.STOPPED, 1, after_s=0.5) == ""
+    assert vm.state(DomainFacts(DomainState.RUNNING, 1, 8)) == "healthy: ips runs"
+    assert vm.event(DomainEvent.STOPPED, 2) == "failed: ips is shut off: the hypervisor died or the VM crashed"
 
 
 # OwnActions of our own
@@ -172,11 +172,11 @@ def test_xen_tells_of_the_start_before_the_end(vm: Scene) -> None:
 def test_what_we_destroy_is_nobody_elses_wish(vm: Scene) -> None:
     ours = "failed: ips is being restarted by the reconciler"
     vm.own_actions.acting = True
-    assert vm.event(Event.STOPPED, 1) == ours
+    assert vm.event(DomainEvent.STOPPED, 1) == ours
     assert vm.state(DESTROYED) == ours
-    assert vm.state(SegmentInput(Life.PAUSED, 11, 8)) == ours
+    assert vm.state(DomainFacts(DomainState.PAUSED, 11, 8)) == ours
     vm.own_actions.acting = False
-    assert vm.state(SegmentInput(Life.RUNNING, 1, 8)) == "healthy: ips runs"
+    assert vm.state(DomainFacts(DomainState.RUNNING, 1, 8)) == "healthy: ips runs"
 
 
 def test_destroyed_by_us_and_not_started_again(vm: Scene) -> None:
@@ -184,7 +184,7 @@ def test_destroyed_by_us_and_not_started_again(vm: Scene) -> None:
     for _ in range(3):
         assert vm.state(DESTROYED) == "failed: ips is being restarted by the reconciler"
     # Somebody started it by hand; and then switched it off.
-    assert vm.state(SegmentInput(Life.RUNNING, 1, 8)) == "healthy: ips runs"
+    assert vm.state(DomainFacts(DomainState.RUNNING, 1, 8)) == "healthy: ips runs"
     assert not vm.own_actions.destroyed
     assert vm.state(DESTROYED) == "failed (wanted): ips was switched off by an operator"
 
@@ -193,7 +193,7 @@ def test_shut_down_by_somebody_since_we_destroyed_it(vm: Scene) -> None:
     """We were not there to see it run in between."""
     vm.own_actions.destroyed = True
     assert vm.state(SHUT_DOWN) == "failed (wanted): ips was shut down by an operator or by the guest itself"
-    assert vm.state(SegmentInput(Life.SHUTOFF, 5)) == "failed (wanted): ips was saved by an operator"
+    assert vm.state(DomainFacts(DomainState.SHUTOFF, 5)) == "failed (wanted): ips was saved by an operator"
 
 
 def test_running_while_we_are_at_it_settles_nothing(vm: Scene) -> None:
@@ -208,4 +208,4 @@ def test_a_crash_during_our_restart_is_a_crash(vm: Scene) -> None:
 
 
 def test_absence_is_no_opinion() -> None:
-    assert Scene().judge.gone("why").state is State.ABSENT
+    assert Scene().judge.gone("why").state is HealthState.ABSENT

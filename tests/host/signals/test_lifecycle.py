@@ -3,9 +3,9 @@
 import libvirt
 import pytest
 
-from reconciler.health.signal import State
+from reconciler.health.signal import HealthState
 from reconciler.host.signals import lifecycle
-from reconciler.host.signals.lifecycle import Event, Life, of_event, of_state
+from reconciler.host.signals.lifecycle import DomainEvent, DomainState, of_event, of_state
 
 HEALTHY, FAILED, ABSENT, WANTED = "healthy", "failed", "absent", "failed, deliberate"
 
@@ -15,11 +15,11 @@ def word(condition: lifecycle.Condition) -> str:
 
 
 def test_the_numbers_are_those_of_libvirt() -> None:
-    assert {life.name: life.value for life in Life} == {
-        life.name: getattr(libvirt, f"VIR_DOMAIN_{life.name}") for life in Life
+    assert {life.name: life.value for life in DomainState} == {
+        life.name: getattr(libvirt, f"VIR_DOMAIN_{life.name}") for life in DomainState
     }
-    assert {event.name: event.value for event in Event} == {
-        event.name: getattr(libvirt, f"VIR_DOMAIN_EVENT_{event.name}") for event in Event
+    assert {event.name: event.value for event in DomainEvent} == {
+        event.name: getattr(libvirt, f"VIR_DOMAIN_EVENT_{event.name}") for event in DomainEvent
     }
 
 
@@ -66,7 +66,7 @@ STATES = {
 
 @pytest.mark.parametrize(("name", "expected"), STATES.items())
 def test_a_state_says(name: str, expected: str) -> None:
-    life = Life[name.partition("_")[0]]
+    life = DomainState[name.partition("_")[0]]
     assert word(of_state(life, getattr(libvirt, f"VIR_DOMAIN_{name}"))) == expected
 
 
@@ -114,7 +114,7 @@ EVENTS = {
 
 @pytest.mark.parametrize(("name", "expected"), EVENTS.items())
 def test_an_event_says(name: str, expected: str | None) -> None:
-    event = Event[name.partition("_")[0]]
+    event = DomainEvent[name.partition("_")[0]]
     found = of_event(event, getattr(libvirt, f"VIR_DOMAIN_EVENT_{name}"))
     assert (found and word(found)) == expected
 
@@ -126,4 +126,4 @@ def test_an_event_that_is_not_known_says_nothing(event: int, detail: int) -> Non
 
 def test_no_condition_speaks_of_health_but_running() -> None:
     said = [of_state(life, reason) for life in range(10) for reason in range(20)]
-    assert {one.reason for one in said if one.state is State.HEALTHY} == {"runs"}
+    assert {one.reason for one in said if one.state is HealthState.HEALTHY} == {"runs"}
