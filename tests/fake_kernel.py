@@ -39,6 +39,7 @@ _BRIDGE: dict[Setting, Value] = {
     Setting.NF_CALL_IPTABLES: False,
     Setting.NF_CALL_IP6TABLES: False,
     Setting.NF_CALL_ARPTABLES: False,
+    Setting.FDB_MAX_LEARNED: 0,
 }
 _MTU = {Kind.BRIDGE: (68, 65535), Kind.TAP: (68, 65521), Kind.OTHER: (68, 65535)}
 # Bits that net/bridge refuses: of a bridge BR_GROUPFWD_RESTRICTED (STP, PAUSE, LACP), of a port PAUSE.
@@ -47,6 +48,7 @@ _TYPES: dict[Setting, type] = {
     **dict.fromkeys(Setting, bool),
     **dict.fromkeys((Setting.MAC, Setting.MARK, Setting.ADDRGENMODE, Setting.STATE, Setting.LINK_MODE), str),
     **dict.fromkeys((Setting.MTU, Setting.AGEING, Setting.SWITCH_GROUP_FWD_MASK, Setting.GROUP_FWD_MASK), int),
+    Setting.FDB_MAX_LEARNED: int,
     Setting.ADDRESSES: tuple,
 }
 
@@ -265,6 +267,8 @@ class FakeKernel:
     def _link(self, device: Device, *, with_driver: bool) -> Link:
         master = self.devices.get(device.master)
         settings = {Setting.SWITCH: master.name if master else None, **device.settings}
+        if Setting.FDB_MAX_LEARNED in self.lacks:
+            settings.pop(Setting.FDB_MAX_LEARNED, None)
         if Setting.STATE in settings and not device.running:
             del settings[Setting.STATE]
         if device.kind is Kind.BRIDGE or not device.carrier:
@@ -331,7 +335,10 @@ class FakeKernel:
                     device = self.named(link.name)
                 if device is None:
                     raise RefusedError(errno.ENOENT if setting is Setting.IPV6 else errno.ENODEV)
-                self._set(device, setting, old, new, index_of)
+                if link.kind is Kind.BRIDGE and setting is Setting.LEARNT:
+                    self._forget(device)
+                else:
+                    self._set(device, setting, old, new, index_of)
             case RemoveLink(link):
                 device = self.devices.get(index_of.get(link.name, 0))
                 if device is None:
@@ -340,6 +347,11 @@ class FakeKernel:
                 self._remove(device)
             case _:
                 raise AssertionError(f"unknown operation {operation!r}")
+
+    def _forget(self, bridge: Device) -> None:
+        for member in self.devices.values():
+            if member.master == bridge.index:
+                member.settings[Setting.LEARNT] = False
 
     def _make(self, link: Link) -> Device:
         assert link.kind in (Kind.BRIDGE, Kind.TAP), f"nobody can make {link.kind}"
@@ -388,6 +400,9 @@ class FakeKernel:
             _check_mtu(device.kind, new)
             # __dev_set_mtu() asks the driver, here the bridge, only for another MTU than it has.
             device.mtu_pinned = device.mtu_pinned or device.settings[setting] != new
+        if setting in self.lacks and setting is Setting.FDB_MAX_LEARNED:
+            # A number that is beyond those that a kernel knows is passed over (nla_parse_nested_deprecated()).
+            return
         if setting in self.lacks:
             raise RefusedError(errno.EOPNOTSUPP)
         if setting is Setting.IPV6 and not new:

@@ -192,6 +192,7 @@ _VALUES: dict[Setting, list[Any]] = {
     Setting.ADDRGENMODE: ["eui64", "random", "none"],
     Setting.ADDRESSES: [("10.0.0.1/8",), ("10.0.0.1/8", "10.0.0.2/8")],
     Setting.AGEING: [0, 10],
+    Setting.FDB_MAX_LEARNED: [0, 5],
     Setting.SWITCH_GROUP_FWD_MASK: [0xFFF8],
     Setting.GROUP_FWD_MASK: [0, 0xFFFD, 8],
     Setting.STATE: ["disabled", "blocking"],

@@ -1,5 +1,6 @@
 """The commands that set, take away and show the guard."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import click
 
 from reconciler.cli.options import FILE
 from reconciler.console import say
-from reconciler.errors import HostError
+from reconciler.errors import HostError, ReconcilerError
 from reconciler.host import places
 
 _WAIT_S = 10.0
@@ -79,11 +80,19 @@ def off(group_file: Path | None, file: Path | None) -> None:
     appliance = _load(file)
     from reconciler.daemon.kernel_guard import remove_guard
     from reconciler.host.lock import lock
+    from reconciler.host.netlink.kernel import Kernel
     from reconciler.host.privileges import check_may_administer
+    from reconciler.network.cycle import audit
+    from reconciler.network.desired import choice_of
+    from reconciler.network.plan import forgetting
 
     check_may_administer("taking the guard away")
-    with lock(places.run_dir(), appliance.sku, _WAIT_S, lambda text: say(text, error=True)):
+    with lock(places.run_dir(), appliance.sku, _WAIT_S, lambda text: say(text, error=True)), Kernel() as kernel:
         remove_guard(appliance.sku)
+        # Switches have the wire now: where stations were before the guard had it says nothing of now.
+        with contextlib.suppress(ReconcilerError):
+            found = audit(kernel, appliance, choice_of(appliance))
+            kernel.execute(forgetting(found), found.actual)
     say(f"{appliance.sku}: no trace of the guard is left")
 
 

@@ -44,7 +44,7 @@ from reconciler.network.cycle import Host, audit
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Change, Difference
 from reconciler.network.path import PathGuard, Taken, by_guard_alone, paths
-from reconciler.network.plan import Status, plan
+from reconciler.network.plan import Status, forgetting, plan
 from reconciler.network.recognise import recognise
 
 # Catches what no event told.
@@ -232,6 +232,13 @@ class Core:
         self.conflicts.forget()
         self._switched = True
         self.turn((Declared(rules_of(appliance)),), changed=True)
+        # The new file may have no guard where the old one had one.
+        self.forget_stations()
+
+    def forget_stations(self) -> None:
+        """Switches may have the wire that a guard had: where stations were before it says nothing of now."""
+        if self.found and (todo := forgetting(self.found)).operations:
+            self.host.execute(todo, self.found.actual, lambda: False)
 
     def audit(self) -> Difference:
         """What differs now from what is wanted. Changes nothing.

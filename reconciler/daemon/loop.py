@@ -371,6 +371,8 @@ class Daemon:
         def switch(core: Core) -> None:
             self._parts.guard.effects.switch(on=on)
             self._ledger.guard_switched(who, on=on)
+            if not on:
+                core.forget_stations()
             core.turn((), changed=True)
 
         self._turns.enter(switch)

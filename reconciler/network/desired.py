@@ -34,6 +34,10 @@ _PLAIN_SWITCH: Mapping[Setting, Value] = {
 
 # A switch of so many members is a wire.
 _WIRE_ENDS = 2
+# How many stations a switch of more learns: those of a /20. What it does not know goes to all members, so beyond this
+# nobody is cut off. Each takes 185 bytes, and 2 µs when its port leaves: without a bound, a flood of addresses takes
+# all the memory there is, and the next switch of topology a second.
+MOST_STATIONS = 4096
 
 Choice = Mapping[str, str]
 
@@ -65,7 +69,10 @@ def desired(appliance: Appliance, choice: Choice) -> Network:
     holder = {("port", role): switch for switch, _ in switches for role in switch.ports}
     holder |= {("adapter", role): switch for switch, _ in switches for role in switch.adapters}
     active = {switch.name for switch, is_active in switches if is_active}
-    links = [_switch(appliance, switch) for switch, _ in switches]
+    # One that stands by is ready for its members.
+    everywhere = (switch for topology in appliance.topologies.values() for switch in topology.switches)
+    learning = {switch.name for switch in everywhere if _learns(switch)}
+    links = [_switch(appliance, switch, learns=switch.name in learning) for switch, _ in switches]
     links += [
         _adapter(appliance, adapter, holder.get(("adapter", role)), active)
         for role, adapter in appliance.adapters.items()
@@ -83,7 +90,7 @@ def _chosen_switches(appliance: Appliance, choice: Choice) -> Iterator[tuple[Swi
         yield from ((switch, False) for switch in topology.standby if switch.segment == segment)
 
 
-def _switch(appliance: Appliance, switch: Switch) -> Link:
+def _switch(appliance: Appliance, switch: Switch, *, learns: bool) -> Link:
     role = Role("switch", switch.name)
     segment = appliance.segments[switch.segment]
     settings = {
@@ -95,6 +102,8 @@ def _switch(appliance: Appliance, switch: Switch) -> Link:
         Setting.MARK: mark(appliance.sku, role),
         Setting.UP: True,
     }
+    if learns:
+        settings[Setting.FDB_MAX_LEARNED] = MOST_STATIONS
     return Link(switch.name, Kind.BRIDGE, settings, role)
 
 
@@ -137,8 +146,12 @@ def _membership(segment: Segment | None, holder: Switch | None) -> Mapping[Setti
     membership = {Setting.SWITCH: holder.name, **MEMBERSHIP_DEFAULTS, Setting.GROUP_FWD_MASK: groups}
     # Between two members there is nothing to learn: what enters at one leaves at the other. A switch that learns all
     # the same is filled by a flood of addresses, and keeps a station cut off that moved, or that is seen at both.
-    membership[Setting.LEARNING] = len(holder.ports) + len(holder.adapters) > _WIRE_ENDS
+    membership[Setting.LEARNING] = _learns(holder)
     if membership[Setting.LEARNING]:
         # What a switch that learns has learnt is nobody's business.
         del membership[Setting.LEARNT]
     return membership
+
+
+def _learns(switch: Switch) -> bool:
+    return len(switch.ports) + len(switch.adapters) > _WIRE_ENDS

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from reconciler.network.diff import Change, Difference, Make, Remove, Set
-from reconciler.network.state import MEMBERSHIP_DEFAULTS, NEW_LINK, Kind, Link, Setting, Value
+from reconciler.network.state import MEMBERSHIP_DEFAULTS, NEW_LINK, Kind, Link, Network, Setting, Value
 
 
 class Step(IntEnum):
@@ -128,8 +128,18 @@ def plan(found: Difference) -> Plan:
     past_moves = next((i for i, one in enumerate(operations) if one.step > Step.MOVE), len(operations))
     moves = [one for one in operations[first_move:past_moves] if isinstance(one, SetLink)]
     holders = {link.name: link.switch for link in found.actual.links if link.switch}
-    operations[first_move:past_moves] = _ordered_moves(moves, holders)
+    operations[first_move:past_moves] = (*_ordered_moves(moves, holders), *_forgetting(moves, found.actual))
     return Plan(tuple(operations), tuple(_needs(operations, holders)))
+
+
+def forgetting(found: Difference) -> Plan:
+    """All that the switches that learn have learnt goes: while the wire was not theirs, a station may have moved."""
+    operations = tuple(
+        SetLink(link, Setting.LEARNT, old=True, new=False)
+        for link in found.desired.links
+        if Setting.FDB_MAX_LEARNED in link.settings and link.name in found.actual.by_name
+    )
+    return Plan(operations, ((),) * len(operations))
 
 
 def _operations(change: Change) -> Iterator[Operation]:
@@ -176,6 +186,19 @@ def _ordered_moves(moves: Iterable[SetLink], holders: dict[str, str]) -> Iterato
             members.setdefault(target, set()).add(name)
         if old != target:
             yield SetLink(move.link, Setting.SWITCH, old, target)
+
+
+def _forgetting(moves: Iterable[SetLink], actual: Network) -> Iterator[SetLink]:
+    """What a switch that learns has learnt behind members that stay goes when another member comes.
+
+    While that one was elsewhere (in a bypass, say), a station may have moved to its side.
+    """
+    moved = {move.link.name for move in moves}
+    staying = {link.switch for link in actual.links if link.switch and link.name not in moved}
+    entered = {move.new: None for move in moves if move.link.settings.get(Setting.LEARNING)}
+    for name in entered:
+        if isinstance(name, str) and name in staying and name in actual.by_name:
+            yield SetLink(actual.by_name[name], Setting.LEARNT, old=True, new=False)
 
 
 def _urgency(move: SetLink) -> tuple[bool, bool]:

@@ -87,6 +87,7 @@ _BRIDGE_WORDS: Mapping[Setting, str] = {
     Setting.NF_CALL_IPTABLES: "nf_call_iptables",
     Setting.NF_CALL_IP6TABLES: "nf_call_ip6tables",
     Setting.NF_CALL_ARPTABLES: "nf_call_arptables",
+    Setting.FDB_MAX_LEARNED: "fdb_max_learned",
 }
 _MEMBER_WORDS: Mapping[Setting, str] = {
     Setting.STATE: "state",
@@ -148,6 +149,8 @@ def _commands(operation: Operation) -> Iterator[list[str]]:
             yield ["ip", "tuntap", "add", "dev", link.name, "mode", "tap", "user", "root"]
         case SetLink(link, Setting.LRO, _, new):
             yield ["ethtool", "-K", link.name, "lro", _on(new)]
+        case SetLink(Link(kind=Kind.BRIDGE) as link, Setting.LEARNT, _, _):
+            yield ["ip", "link", "set", "dev", link.name, "type", "bridge", _MEMBER_WORDS[Setting.LEARNT]]
         case SetLink(link, setting, _, new):
             yield ["ip", "link", "set", "dev", link.name, *_set_words(setting, new)]
 

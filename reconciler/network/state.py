@@ -49,12 +49,13 @@ class Setting(StrEnum):
     NF_CALL_IPTABLES = "nf-call-iptables"
     NF_CALL_IP6TABLES = "nf-call-ip6tables"
     NF_CALL_ARPTABLES = "nf-call-arptables"
+    FDB_MAX_LEARNED = "fdb-max-learned"  # int: how many stations it learns at most, 0 without bound (Linux 6.7)
     # Of a link's membership in a bridge: gone with it, and at the kernel's default with the next.
     STATE = "state"  # str: disabled, listening, learning, forwarding, blocking
     GROUP_FWD_MASK = "group-fwd-mask"  # int, 16 bits: which of 01:80:c2:00:00:0X pass
     LEARNING = "learning"
     # bool: whether the switch knows stations behind a member that does not learn. Of members that do, it is not asked,
-    # nor of switches without an appliance's mark.
+    # nor of switches without an appliance's mark. Of a bridge it is an order only: all that it has learnt goes.
     LEARNT = "learnt"
     FLOOD = "flood"
     MULTICAST_FLOOD = "multicast-flood"

@@ -171,6 +171,10 @@ def lacking(kernel: Real) -> frozenset[Setting]:
             found.add(setting)
         else:
             kernel.delete("probe0")
+    kernel.bridge("probe0", "02:00:00:00:00:01")
+    if Setting.FDB_MAX_LEARNED not in kernel.observe().by_name["probe0"].settings:
+        found.add(Setting.FDB_MAX_LEARNED)
+    kernel.delete("probe0")
     return frozenset(found)
 
 

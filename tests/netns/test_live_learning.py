@@ -20,7 +20,7 @@ from reconciler.network.desired import choice_of
 
 pytestmark = pytest.mark.netns
 
-FLOOD, AT_ONCE = 2000, 50
+FLOOD, AT_ONCE = 300_000, 50
 TEST = 0x88B5  # IEEE 802 local experimental ethertype 1
 STATION, OTHER = "02:aa:00:00:00:0a", "02:aa:00:00:00:0b"
 

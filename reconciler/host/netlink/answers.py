@@ -220,6 +220,7 @@ _NO_LAYOUT = (struct.Struct("=I"), (-1,), ())
 _VALUE_OF: Mapping[Setting, Callable[[int], Value]] = {
     Setting.GROUP_FWD_MASK: int,
     Setting.SWITCH_GROUP_FWD_MASK: int,
+    Setting.FDB_MAX_LEARNED: int,
     Setting.AGEING: lambda ticks: ticks * USER_HZ_MS,
     Setting.STATE: lambda number: _word(STATES, number),
     Setting.ADDRGENMODE: lambda number: _word(ADDRGENMODES, number),

@@ -8,8 +8,13 @@ from reconciler.host.netlink.encoder import address, link, nest
 from reconciler.host.netlink.rtnetlink import (
     ADDRGENMODES,
     AF_INET,
+    AF_UNSPEC,
     BRIDGE,
     FLAGS,
+    IFINFO,
+    IFLA_INFO_DATA,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
     LINK_MODES,
     MEMBER,
     NLM_F_CREATE,
@@ -21,6 +26,8 @@ from reconciler.host.netlink.rtnetlink import (
     STATES,
     U32,
     USER_HZ_MS,
+    attribute,
+    message,
 )
 from reconciler.network.plan import AT_CREATION, MakeLink, Operation, RemoveLink, SetLink
 from reconciler.network.state import Kind, Link, Setting, Value
@@ -47,6 +54,10 @@ def encode(operation: Operation, index_of: Mapping[str, int]) -> list[bytes]:
         case SetLink(changed, Setting.SWITCH, _, new):
             master = index_of[new] if isinstance(new, str) else 0
             return [_about(index_of[changed.name], _set(Setting.SWITCH, master))]
+        case SetLink(Link(kind=Kind.BRIDGE) as changed, Setting.LEARNT):
+            return [_about(index_of[changed.name], _bridge(("IFLA_BR_FDB_FLUSH", True)))]
+        case SetLink(changed, Setting.FDB_MAX_LEARNED as setting, _, int() as new):
+            return [_about(index_of[changed.name], _bound(BRIDGE[setting].number, new))]
         case SetLink(changed, setting, _, new):
             return [_about(index_of[changed.name], _set(setting, new))]
 
@@ -72,18 +83,28 @@ def _set(setting: Setting, value: Value) -> bytes:
         return link(RTM_SETLINK, 0, ifi_flags=flag if value is when else 0, ifi_change=flag)
     if setting is Setting.LEARNT:
         return _member(_FORGET)
-    attribute = _attribute(setting, value)
+    named = _attribute(setting, value)
     if setting in BRIDGE:
-        info = nest(("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", nest(attribute)))
-        return link(RTM_NEWLINK, 0, [("IFLA_LINKINFO", info)])
+        return _bridge(named)
     if setting in MEMBER:
         # Once it learns no more, in one message: what it learnt before the second of two came would stay.
         forget = [_FORGET] if (setting, value) == (Setting.LEARNING, False) else []
-        return _member(attribute, *forget)
-    return link(RTM_SETLINK, 0, [attribute])
+        return _member(named, *forget)
+    return link(RTM_SETLINK, 0, [named])
 
 
 _FORGET = ("IFLA_BRPORT_FLUSH", True)
+
+
+def _bridge(named: tuple[str, Any]) -> bytes:
+    info = nest(("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", nest(named)))
+    return link(RTM_NEWLINK, 0, [("IFLA_LINKINFO", info)])
+
+
+def _bound(number: int, value: int) -> bytes:
+    """A number of a bridge that pyroute2 has no name for. A kernel that does not know it either passes over it."""
+    info = attribute(IFLA_INFO_KIND, b"bridge") + attribute(IFLA_INFO_DATA, attribute(number, U32.pack(value)))
+    return message(RTM_NEWLINK, 0, IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + attribute(IFLA_LINKINFO, info))
 
 
 def _member(*attributes: tuple[str, Any]) -> bytes:

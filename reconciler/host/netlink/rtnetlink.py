@@ -80,6 +80,7 @@ BRIDGE: Mapping[Setting, AttributePlace] = {
     Setting.NF_CALL_IPTABLES: AttributePlace("IFLA_BR_NF_CALL_IPTABLES", 36, U8),
     Setting.NF_CALL_IP6TABLES: AttributePlace("IFLA_BR_NF_CALL_IP6TABLES", 37, U8),
     Setting.NF_CALL_ARPTABLES: AttributePlace("IFLA_BR_NF_CALL_ARPTABLES", 38, U8),
+    Setting.FDB_MAX_LEARNED: AttributePlace("IFLA_BR_FDB_MAX_LEARNED", 49, U32),
 }
 MEMBER: Mapping[Setting, AttributePlace] = {
     Setting.STATE: AttributePlace("IFLA_BRPORT_STATE", 1, U8),
