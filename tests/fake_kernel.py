@@ -1,4 +1,4 @@
-"""A kernel in memory, with the two verbs of `host.netlink.kernel.Kernel` and its rules, but without its mercy.
+"""A kernel in memory, with the verbs of `host.netlink.kernel.Kernel` and its rules, but without its mercy.
 
 What the real kernel would refuse, it refuses with the same errno; what no caller of ours should ever ask, it answers
 with an AssertionError. tests/host/test_contract.py holds it against the real one.
@@ -16,6 +16,7 @@ from typing import Any
 from reconciler.network.default_route import default_route_interfaces, in_use
 from reconciler.network.plan import AT_CREATION, MakeLink, Operation, Outcome, Plan, RemoveLink, SetLink, Status, Step
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, Nic, Setting, Value, marked_by
+from reconciler.network.surroundings import Station, Surroundings
 
 _ANY: dict[Setting, Value] = {
     Setting.UP: False,
@@ -97,6 +98,8 @@ class FakeKernel:
         self.routed: set[str] = set()  # where other routes lead to, less those that come with an address
         self.unresolved: tuple[int, ...] = ()
         self.bridge_netfilter: tuple[str, ...] = ()
+        self.stations: tuple[Station, ...] = ()
+        self.surroundings = Surroundings()
         self.fail_at: dict[int, int] = {}
         self.kill_after: int | None = None
         self.foreign_hand: Callable[[int, FakeKernel], None] | None = None
@@ -232,7 +235,7 @@ class FakeKernel:
         self.default_route.discard(device.name)
         self.routed.discard(device.name)
 
-    # The two verbs.
+    # The verbs.
 
     def observe(self, names: Collection[str] | None = None) -> Network:
         links = [self._link(device, with_driver=names is None) for device in self.devices.values()]
@@ -243,11 +246,16 @@ class FakeKernel:
             self.bridge_netfilter,
             frozenset(self.routed),
             self.unresolved,
+            self.stations,
         )
         if names is None:
             return everything
         assert all(isinstance(name, str) and name for name in names), names
         return replace(everything, links=tuple(self._concerning(everything, frozenset(names))))
+
+    def survey(self, actual: Network) -> Surroundings:
+        assert all(link.nic and link.nic.index for link in actual.links), "a network that nobody observed"
+        return self.surroundings
 
     def _concerning(self, everything: Network, names: frozenset[str]) -> list[Link]:
         def wanted(link: Link) -> bool:

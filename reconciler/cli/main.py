@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,14 +232,16 @@ def discover(virtual: bool) -> None:
 def observe() -> None:
     """Write the live state of the network as JSON, for `reconcile --dry-run --against`.
 
-    Needs no privileges. Holds interface names, MAC addresses and IP addresses of this machine, nothing else of it.
+    Needs no privileges. Holds interface names, MAC addresses and IP addresses of this machine, and the
+    names of the nftables rules that frames may meet (as root only), nothing else of it.
     """
     from reconciler.host.envelope import enveloped
     from reconciler.host.netlink.kernel import Kernel
     from reconciler.network.record import dump
 
     with Kernel() as kernel:
-        say_json(enveloped(dump(kernel.observe()), None))
+        network = kernel.observe()
+        say_json(enveloped(dump(replace(network, surroundings=kernel.survey(network))), None))
 
 
 @cli.command()

@@ -46,9 +46,13 @@ from reconciler.network.diff import Change, Difference
 from reconciler.network.path import PathGuard, Taken, by_guard_alone, paths
 from reconciler.network.plan import Status, forgetting, plan
 from reconciler.network.recognise import recognise
+from reconciler.network.surroundings import Surroundings
 
 # Catches what no event told.
 AUDIT_MS = 10_000
+# What stands in the way is looked for so often; more seldom where it takes so long that this were worth mentioning.
+SURVEY_MS = 1_000
+_SURVEY_SHARE = 200
 # After the network did not hold still, or the kernel refused to be read.
 RETRY_MS = 100
 REFUSED_MS = 1_000
@@ -131,6 +135,8 @@ class Core:
     _observed: dict[tuple[str, str | None], Reading] = field(init=False, default_factory=dict)
     _pending: list[RestartVm] = field(init=False, default_factory=list)
     _look_ms: int = field(init=False, default=0)
+    _survey_ms: int = field(init=False, default=0)
+    _around: Surroundings = field(init=False, default_factory=Surroundings)
     _switched: bool = field(init=False, default=False)
     _remembered: Any = field(init=False, default=None)
     _prepared: PreparedFailover = field(init=False)
@@ -149,7 +155,7 @@ class Core:
 
         """
         rules, now = rules_of(self.appliance), self.clock()
-        found = recognise(self.appliance, audit(self.host, self.appliance, _any_choice(self.appliance)).actual)
+        found = recognise(self.appliance, self._audited(_any_choice(self.appliance)).actual)
         if remembered is None:
             self.state = begin(rules, found, now)
         else:
@@ -168,6 +174,7 @@ class Core:
         """When `turn` must be called although nothing happens."""
         moments = [
             self._look_ms,
+            None if self.unread else self._survey_ms,
             policy.due(self.state),
             self.telling.due_ms,
             self.guard.due_ms if self.guard else None,
@@ -207,6 +214,9 @@ class Core:
         pending, self._pending = self._pending, []
         for effect in pending:
             self.restart(effect)
+        if self.clock() >= self._survey_ms:
+            with self.journal.gathered():
+                self._survey()
 
     def leave(self, ended: RestartEnded) -> None:
         """The process ends, and with it a restart: what became of it is remembered, and acted upon by the next one."""
@@ -327,13 +337,33 @@ class Core:
         """What differs from what is wanted, once the adapters' carrier has had its say."""
         for _ in range(_ROUNDS):
             choice = self.state.choice
-            self.found = audit(self.host, self.appliance, choice)
+            self.found = self._audited(choice)
             self._observe_carrier(self.found)
             if self.state.choice == choice:
                 break
         assert self.found is not None  # noqa: S101 - the loop ran
         self.telling.looked(self.found, self.conflicts.calmed(self.clock()))
         return self.found
+
+    def _audited(self, choice: Mapping[str, str]) -> Difference:
+        return audit(self.host, self.appliance, choice, self._around)
+
+    def _survey(self) -> None:
+        """Look for what stands in the way, now that all is done that is in a hurry."""
+        began = self.clock()
+        self._survey_ms = began + SURVEY_MS
+        if self.found is None or self._switched or self.unread:
+            return
+        try:
+            self._around = self.host.survey(self.found.actual)
+        except TransientError:
+            return
+        except HostError:
+            self._around = Surroundings(chains=None)
+        self.found = replace(self.found, actual=replace(self.found.actual, surroundings=self._around))
+        self.telling.surveyed(self.found)
+        now = self.clock()
+        self._survey_ms = now + max(SURVEY_MS, _SURVEY_SHARE * (now - began))
 
     def _observe_carrier(self, found: Difference) -> None:
         for reading in carrier.readings(self.appliance, found.actual):

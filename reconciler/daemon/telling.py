@@ -16,7 +16,7 @@ from reconciler.network import render
 from reconciler.network.conflict import Thing, about, suspects
 from reconciler.network.diff import Change, Difference
 from reconciler.network.plan import Outcome, Status
-from reconciler.warning import Warning
+from reconciler.warning import Severity, Warning
 
 DECISIONS_KEPT = 64
 # Of what can change as often as a guest likes: so many changes within so long are told, and those beyond are counted.
@@ -59,6 +59,7 @@ class Telling:
     """Why the network cannot be read; '' where it can."""
     _topics: dict[tuple[str | None, str], _Topic] = field(init=False, default_factory=dict)
     _problems: dict[tuple[str, str, str], Warning] = field(init=False, default_factory=dict)
+    _obstacles: dict[tuple[str, str, str], Warning] = field(init=False, default_factory=dict)
     _unreached: str = field(init=False, default="")
 
     # What was decided
@@ -164,6 +165,23 @@ class Telling:
             problem = self._problems[key]
             self.journal.tell("solved", f"no longer: {problem.about}: {problem.text}", code=problem.code)
         self._problems = problems
+
+    def surveyed(self, found: Difference) -> None:
+        """It was looked for what stands in the way."""
+        problems = set(found.problems)
+        obstacles = {
+            (one.code, one.about, one.text): one
+            for one in found.warnings
+            if one not in problems and one.severity is not Severity.NOTE
+        }
+        for key in obstacles.keys() - self._obstacles.keys():
+            one = obstacles[key]
+            level = logging.ERROR if one.severity is Severity.ERROR else logging.WARNING
+            self.journal.tell("obstacle", one.line, level=level, code=one.code)
+        for key in self._obstacles.keys() - obstacles.keys():
+            one = self._obstacles[key]
+            self.journal.tell("cleared", f"no longer: {one.about}: {one.text}", code=one.code)
+        self._obstacles = obstacles
 
     # What was done
 

@@ -1,7 +1,7 @@
 """One turn of the loop: observe, compare, plan, execute, and observe again to say what is true."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from reconciler.appliance.declared import Appliance
@@ -10,6 +10,7 @@ from reconciler.network.desired import Choice, desired
 from reconciler.network.diff import Difference, difference
 from reconciler.network.plan import Outcome, Plan, plan
 from reconciler.network.state import Network
+from reconciler.network.surroundings import Surroundings
 
 
 class Host(Protocol):
@@ -17,6 +18,10 @@ class Host(Protocol):
 
     def observe(self, names: Collection[str] | None = None) -> Network:
         """The network as it is."""
+        ...
+
+    def survey(self, actual: Network) -> Surroundings:
+        """What else there is that may take frames off their way."""
         ...
 
     def execute(self, plan: Plan, actual: Network, stop: Callable[[], bool] = ...) -> tuple[Outcome, ...]:
@@ -43,19 +48,20 @@ class TurnReport:
         return not self.after.changes and not self.after.problems
 
 
-def audit(host: Host, appliance: Appliance, choice: Choice) -> Difference:
-    """What differs now. Changes nothing."""
-    return compare(host, appliance, desired(appliance, choice))
+def audit(host: Host, appliance: Appliance, choice: Choice, known: Surroundings | None = None) -> Difference:
+    """What differs now. Changes nothing. `known`: what was found around it a moment ago; else it is looked for."""
+    return compare(host, appliance, desired(appliance, choice), known)
 
 
-def compare(host: Host, appliance: Appliance, wanted: Network) -> Difference:
-    """What differs now from any network that consists of the appliance's links. Changes nothing."""
+def compare(host: Host, appliance: Appliance, wanted: Network, known: Surroundings | None = None) -> Difference:
+    """As `audit`, for any network that consists of the appliance's links."""
     names = names_of(appliance)
     found = difference(appliance, wanted, host.observe(names))
     if names is not None and any(problem.code == "port-missing" for problem in found.problems):
         # The vendor wants to know which NICs there are instead: only now is it worth looking at all of them.
         found = difference(appliance, wanted, host.observe())
-    return found
+    around = host.survey(found.actual) if known is None else known
+    return replace(found, actual=replace(found.actual, surroundings=around))
 
 
 def reconcile(host: Host, appliance: Appliance, choice: Choice, stop: Callable[[], bool] = lambda: False) -> TurnReport:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from reconciler.appliance.declared import Appliance
 from reconciler.network.bind import bind
+from reconciler.network.obstacles import obstacles
 from reconciler.network.ownership import claim
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Link, Network, Setting, Value
-from reconciler.warning import Severity, Warning, worst_first
+from reconciler.warning import Warning, worst_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ class Difference:
 
     @property
     def warnings(self) -> tuple[Warning, ...]:
-        """All bad news of the network, the worst first: the problems, and dangers that no difference is about."""
-        return worst_first((*self.problems, *_dangers(self.desired, self.actual)))
+        """All bad news of the network, the worst first: the problems, and what stands in the way."""
+        return worst_first((*self.problems, *obstacles(self.desired, self.actual)))
 
 
 def difference(appliance: Appliance, wanted: Network, actual: Network) -> Difference:
@@ -88,16 +89,3 @@ def _settings(link: Link, live: Link) -> Iterator[Set]:
             continue
         if setting in now and now[setting] != new:
             yield Set(link, setting, now[setting], new)
-
-
-def _dangers(desired: Network, actual: Network) -> Iterator[Warning]:
-    """What is dangerous about a host although no operation of ours repairs it."""
-    if actual.bridge_netfilter:
-        off = " ".join(f"net.bridge.{name}=0" for name in actual.bridge_netfilter)
-        what = "br_netfilter is on: the host's firewall sees bridged frames, and may drop them"
-        yield Warning("bridge-netfilter", Severity.WARNING, "", what, f"turn it off: sysctl -w {off}")
-    for link in desired.links:
-        live = actual.by_name.get(link.name) if link.role and link.role.kind == "port" else None
-        if live is not None and live.settings.get(Setting.UP) is True and not (live.nic and live.nic.carrier):
-            what = f"`{live.name}` has no carrier: nothing enters or leaves there"
-            yield Warning("port-no-carrier", Severity.WARNING, str(link.role), what, "look at its cable, and beyond")

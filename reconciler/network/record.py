@@ -1,16 +1,19 @@
 """An observed network as JSON, and back: to plan on any machine against what was captured on another."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from reconciler import codec
 from reconciler.errors import ReconcilerError
 from reconciler.network.state import Kind, Link, Network, Nic, Setting, Value
+from reconciler.network.surroundings import Station, Surroundings
 
 STATE_FORMAT = "reconciler.state/1"
 
 _value = codec.codec(Value).parse
 _maybe = codec.codec(str | None).parse
+_around = codec.codec(Surroundings | None).parse
 
 
 class InvalidRecordError(ReconcilerError):
@@ -25,6 +28,8 @@ def dump(network: Network) -> dict[str, Any]:
         "bridge_netfilter": list(network.bridge_netfilter),
         "routed": sorted(network.routed),
         "unresolved": list(network.unresolved),
+        "stations": [asdict(one) for one in network.stations],
+        "surroundings": network.surroundings and asdict(network.surroundings),
         "links": [_link(link) for link in network.links],
     }
 
@@ -44,6 +49,7 @@ def _link(link: Link) -> dict[str, Any]:
         "lower": list(nic.lower),
         "bus": nic.bus,
         "inet6": list(nic.inet6),
+        "xdp": nic.xdp,
         "settings": {setting.value: value for setting, value in link.settings.items()},
     }
 
@@ -72,6 +78,8 @@ def parse(text: str, name: str) -> Network:
             # Not in what was recorded before the kernel was asked for them.
             codec.parse(frozenset[str], data.get("routed", [])),
             codec.parse(tuple[int, ...], data.get("unresolved", [])),
+            codec.parse(tuple[Station, ...], data.get("stations", [])),
+            _around(data.get("surroundings")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"{name}: not a recorded state: {type(error).__name__} {ascii(str(error))[:80]}"
@@ -90,6 +98,7 @@ def _parse_link(data: Any) -> Link:
         lower=codec.parse(tuple[int, ...], data["lower"]),
         inet6=codec.parse(tuple[str, ...], data.get("inet6", [])),
         bus=_maybe(data.get("bus")),
+        xdp=codec.parse(str, data.get("xdp", "")),
     )
     settings = {Setting(key): _value(value) for key, value in data["settings"].items()}
     _maybe(settings.get(Setting.SWITCH))

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from reconciler.network.surroundings import Station, Surroundings
+
 Value = str | int | bool | tuple[str, ...] | None
 
 
@@ -135,6 +137,7 @@ class Nic:
     lower: tuple[int, ...] = ()  # indexes of the links it runs over (VLAN, macvlan, …)
     bus: str | None = None  # of the device behind it: pci, virtio, usb, …
     inet6: tuple[str, ...] = ()  # IPv6 addresses with prefix length, less link-local ones: those come by themselves
+    xdp: str = ""  # the program that sees frames before anybody: driver, generic, hardware, several; none
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +175,8 @@ class Network:
     `default_route`: names of the interfaces that default routes lead to. `bridge_netfilter`: the sysctls of
     br_netfilter that are on, by which the host's firewall sees, and may drop, bridged frames. `routed`: names of the
     interfaces that other routes lead to, less those that came by themselves with an address. `unresolved`: numbers of
-    the nexthop objects that default routes lead to without the kernel telling where that is.
+    the nexthop objects that default routes lead to without the kernel telling where that is. `stations`: what somebody
+    has fixed in switches that bear a mark and do not learn. `surroundings`: None where nobody looked.
     """
 
     links: tuple[Link, ...]
@@ -180,6 +184,8 @@ class Network:
     bridge_netfilter: tuple[str, ...] = ()
     routed: frozenset[str] = frozenset()
     unresolved: tuple[int, ...] = ()
+    stations: tuple[Station, ...] = ()
+    surroundings: Surroundings | None = None
     by_name: Mapping[str, Link] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

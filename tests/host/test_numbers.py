@@ -7,17 +7,34 @@ import pytest
 from pyroute2 import netlink
 from pyroute2.netlink import nfnetlink, nlmsgerr, rtnl
 from pyroute2.netlink.nfnetlink import nftsocket
-from pyroute2.netlink.rtnl import ifaddrmsg, ifinfmsg, rtmsg
+from pyroute2.netlink.rtnl import ifaddrmsg, ifinfmsg, rtmsg, tcmsg
 from pyroute2.netlink.rtnl.ifinfmsg.plugins import tun
 
 from reconciler.host.guard import fingerprint, messages, netfilter
 from reconciler.host.netlink import rtnetlink, sockets, watch
 from reconciler.host.netlink.rtnetlink import AttributePlace
+from reconciler.host.surroundings import chains, traffic
 from reconciler.network.state import Setting
 
-OURS = [rtnetlink, sockets, watch, messages, fingerprint, netfilter]
-THEIRS = [netlink, rtnl, nfnetlink, nftsocket, ifinfmsg, ifaddrmsg, rtmsg, nlmsgerr, tun]
-PREFIXES = ("AF_", "ARPHRD_", "DEVCONF_", "IFA_", "IFF_", "IFLA_", "NETLINK_", "NF", "NHA_", "NL", "RT", "SO_", "SOL_")
+OURS = [rtnetlink, sockets, watch, messages, fingerprint, netfilter, chains, traffic]
+THEIRS = [netlink, rtnl, nfnetlink, nftsocket, ifinfmsg, ifaddrmsg, rtmsg, tcmsg, nlmsgerr, tun]
+PREFIXES = (
+    "AF_",
+    "ARPHRD_",
+    "DEVCONF_",
+    "IFA_",
+    "IFF_",
+    "IFLA_",
+    "NETLINK_",
+    "NF",
+    "NHA_",
+    "NL",
+    "RT",
+    "SO_",
+    "SOL_",
+    "TCA_",
+    "TC_H_",
+)
 # Numbers of the kernel that pyroute2 has no name for.
 UNKNOWN = {
     "ARPHRD_ETHER",
@@ -28,6 +45,7 @@ UNKNOWN = {
     "NFNL_MSG_BATCH_BEGIN",
     "NFNL_MSG_BATCH_END",
     "NFPROTO_UNSPEC",
+    "NFTA_DEVICE_PREFIX",
     "NFTA_OBJ_DATA",
     "NFTA_OBJ_NAME",
     "NFTA_OBJ_TABLE",
@@ -35,10 +53,13 @@ UNKNOWN = {
     "NFTNL_UDATA_TABLE_COMMENT",
     "NFT_OBJECT_COUNTER",
     "NFT_SET_ANONYMOUS",  # see below
-    "NLA_TYPE_MASK",
+    "NF_DROP",
+    "NF_QUEUE",
+    "NF_STOLEN",
     "NHA_GROUP",
     "NHA_ID",
     "NHA_OIF",
+    "NLA_TYPE_MASK",
     "RTA_NH_ID",
     "RTEXT_FILTER_SKIP_STATS",
     "RTM_GETNEXTHOP",
@@ -46,6 +67,11 @@ UNKNOWN = {
     "RTN_UNICAST",
     "RTPROT_KERNEL",
     "SO_RCVBUFFORCE",
+    "TCA_ACT_KIND",
+    "TCA_ACT_OPTIONS",
+    "TCA_GACT_PARMS",
+    "TCA_MIRRED_PARMS",
+    "TCA_U32_SEL",
 }
 
 

@@ -44,9 +44,12 @@ from reconciler.host.netlink.rtnetlink import (
     IFLA_PROP_LIST,
     IFLA_TUN_PERSIST,
     IFLA_TUN_TYPE,
+    IFLA_XDP,
+    IFLA_XDP_ATTACHED,
     INET6,
     LINK_MODES,
     MEMBER,
+    NDA_LLADDR,
     NDMSG,
     NEXTHOP,
     NEXTHOP_GROUP,
@@ -54,6 +57,8 @@ from reconciler.host.netlink.rtnetlink import (
     NHA_ID,
     NHA_OIF,
     NTF_EXT_LEARNED,
+    NTF_SELF,
+    NTF_STICKY,
     NUD_NOARP,
     NUD_PERMANENT,
     RTA_MULTIPATH,
@@ -66,6 +71,7 @@ from reconciler.host.netlink.rtnetlink import (
     U32,
     USER_HZ_MS,
     WAITING,
+    XDP_MODES,
     AttributePlace,
     attributes,
     string,
@@ -90,6 +96,8 @@ class RawLink:
     master: int
     lower: int
     settings: dict[Setting, Value]
+    type: str = ""
+    xdp: str = ""
     altnames: tuple[str, ...] = ()
     pci: str | None = None
     bus: str | None = None
@@ -113,7 +121,7 @@ class RawLink:
             settings[Setting.LRO] = lro
         if learnt is not None:
             settings[Setting.LEARNT] = learnt
-        return Link(self.name, self.kind, settings, nic=Nic(*identity, addresses.inet6))
+        return Link(self.name, self.kind, settings, nic=Nic(*identity, addresses.inet6, self.xdp))
 
 
 def link(data: bytes, offset: int, end: int) -> RawLink:
@@ -133,19 +141,23 @@ def link(data: bytes, offset: int, end: int) -> RawLink:
     if IFLA_LINKMODE in attrs:
         settings[Setting.LINK_MODE] = _word(LINK_MODES, data[attrs[IFLA_LINKMODE][0]])
     running = bool(flags & IFF_RUNNING)
-    kind = _linkinfo(data, attrs[IFLA_LINKINFO], settings, running) if IFLA_LINKINFO in attrs else Kind.OTHER
+    kind, type_ = (
+        _linkinfo(data, attrs[IFLA_LINKINFO], settings, running) if IFLA_LINKINFO in attrs else (Kind.OTHER, "")
+    )
     if flags & IFF_LOWER_UP and kind is not Kind.BRIDGE and IFLA_OPERSTATE in attrs:
         settings[Setting.DORMANT] = data[attrs[IFLA_OPERSTATE][0]] in WAITING
     if IFLA_AF_SPEC in attrs:
         _inet6(data, attrs[IFLA_AF_SPEC], settings)
     lower = _u32(data, attrs, IFLA_LINK) if IFLA_LINK in attrs and IFLA_LINK_NETNSID not in attrs else 0
-    raw = RawLink(index, string(data, attrs[IFLA_IFNAME]), kind, _u32(data, attrs, IFLA_MASTER), lower, settings)
+    raw = RawLink(index, string(data, attrs[IFLA_IFNAME]), kind, _u32(data, attrs, IFLA_MASTER), lower, settings, type_)
+    if IFLA_XDP in attrs:
+        raw.xdp = _xdp(data, attrs[IFLA_XDP])
     raw.carrier = bool(flags & IFF_LOWER_UP)
     _identity(data, attrs, raw)
     return raw
 
 
-def _linkinfo(data: bytes, span: tuple[int, int], settings: dict[Setting, Value], running: bool) -> Kind:
+def _linkinfo(data: bytes, span: tuple[int, int], settings: dict[Setting, Value], running: bool) -> tuple[Kind, str]:
     info = attributes(data, *span)
     kind = Kind.OTHER
     name = string(data, info[IFLA_INFO_KIND]) if IFLA_INFO_KIND in info else ""
@@ -163,7 +175,12 @@ def _linkinfo(data: bytes, span: tuple[int, int], settings: dict[Setting, Value]
             # Without carrier the kernel disables the membership by itself, and enables it some time after the carrier
             # has come back: when it calls the link running.
             settings.pop(Setting.STATE, None)
-    return kind
+    return kind, name
+
+
+def _xdp(data: bytes, span: tuple[int, int]) -> str:
+    told = attributes(data, *span)
+    return _word(XDP_MODES, data[told[IFLA_XDP_ATTACHED][0]]) if IFLA_XDP_ATTACHED in told else ""
 
 
 def _inet6(data: bytes, span: tuple[int, int], settings: dict[Setting, Value]) -> None:
@@ -254,6 +271,31 @@ def membership(data: bytes, offset: int, end: int) -> tuple[int, int]:
     """Index and master's index of the link that an AF_BRIDGE message tells; master 0 if it has none."""
     index = IFINFO.unpack_from(data, offset)[2]
     return index, _u32(data, attributes(data, offset + 16, end), IFLA_MASTER)
+
+
+class Fixed(NamedTuple):
+    """A station that somebody has fixed; where: an index, of a member or of the switch itself."""
+
+    interface: int
+    mac: str
+    how: str
+
+
+def fixed(data: bytes, offset: int, end: int) -> Fixed | None:
+    """The station of an AF_BRIDGE RTM_NEWNEIGH message, if it stays until it is taken away; None: frames teach it.
+
+    How: static; external, which a program taught; permanent, which the host itself is: the kernel makes such for the
+    addresses of a switch and of its members.
+    """
+    _, index, state, flags, _ = NDMSG.unpack_from(data, offset)
+    how = "permanent" if state & NUD_PERMANENT else "static" if state & NUD_NOARP else ""
+    if flags & (NTF_EXT_LEARNED | NTF_STICKY):
+        how = "external" if flags & NTF_EXT_LEARNED else "static"
+    # What a NIC's own filter lets in is no station of a switch.
+    if not how or flags & NTF_SELF:
+        return None
+    told = attributes(data, offset + NDMSG.size, end)
+    return Fixed(index, _mac(data, told[NDA_LLADDR]), how) if NDA_LLADDR in told else None
 
 
 def learnt(data: bytes, offset: int, end: int) -> int:

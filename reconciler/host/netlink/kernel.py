@@ -1,8 +1,9 @@
 """The live kernel: observe its network, execute plans on it.
 
-Three verbs, all for the network namespace that the thread was in when it opened the kernel:
+Four verbs, all for the network namespace that the thread was in when it opened the kernel:
 
 - `observe` reads what is asked for, unprivileged, and never half of it;
+- `survey` looks for what else may take frames off their way, which is in no hurry;
 - `execute` carries a plan out in as few system calls as the kernel allows, goes on with what does not depend on a
   failed operation, and says what became of each. It believes nothing: whoever wants to know what is true observes;
 - `prepare` encodes a plan for when there is no time: carrying it out is then one system call.
@@ -18,8 +19,10 @@ from reconciler.host.ioctl import Ethtool
 from reconciler.host.netlink.connection import Connection
 from reconciler.host.netlink.execution import Execution, encoded
 from reconciler.host.netlink.observation import Observer
+from reconciler.host.surroundings.survey import Surveyor
 from reconciler.network.plan import Outcome, Plan
 from reconciler.network.state import Network
+from reconciler.network.surroundings import Surroundings
 
 
 class Kernel:
@@ -29,6 +32,7 @@ class Kernel:
         self._connection = Connection()
         self._ethtool = Ethtool()
         self._observer = Observer(self._connection, self._ethtool)
+        self._surveyor = Surveyor(self._connection, self._observer.decode)
 
     def __enter__(self) -> Self:
         return self
@@ -38,6 +42,7 @@ class Kernel:
 
     def close(self) -> None:
         """Close the connection."""
+        self._surveyor.close()
         self._connection.close()
         self._ethtool.close()
 
@@ -53,6 +58,18 @@ class Kernel:
 
         """
         return self._observer.observe(names)
+
+    def survey(self, actual: Network) -> Surroundings:
+        """What else there is that may take frames off their way, about the links of `actual`: observed just now.
+
+        Never on the way to a failover: it takes a millisecond or two, and is in no hurry.
+
+        Raises:
+            TransientError: what was listed did not hold still.
+            HostError: the kernel refused.
+
+        """
+        return self._surveyor.survey(actual)
 
     def execute(self, plan: Plan, actual: Network, stop: Callable[[], bool] = lambda: False) -> tuple[Outcome, ...]:
         """Carry out `plan`, which was made against `actual`; what became of each operation, in order.

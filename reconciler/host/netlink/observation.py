@@ -11,10 +11,11 @@ from typing import NamedTuple
 from reconciler.errors import HostError, TransientError
 from reconciler.host.ioctl import Ethtool
 from reconciler.host.netlink import answers, requests, rtnetlink
-from reconciler.host.netlink.answers import Addresses, RawLink
+from reconciler.host.netlink.answers import Addresses, Fixed, RawLink
 from reconciler.host.netlink.connection import Connection
-from reconciler.host.netlink.sockets import RefusedError
+from reconciler.host.netlink.sockets import Answer, RefusedError
 from reconciler.network.state import Kind, Network, Setting, marked_by
+from reconciler.network.surroundings import Station
 
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge")
 _BRIDGE_NETFILTER_NAMES = ("bridge-nf-call-arptables", "bridge-nf-call-ip6tables", "bridge-nf-call-iptables")
@@ -44,7 +45,7 @@ class Observer:
         else:
             found = self._concerning(frozenset(names), routes.default | routes.other | addresses.keys())
         drivers = _drivers(self._ethtool, found.links.values()) if names is None else {}
-        learnt = _learnt(self._connection, found.links)
+        learnt, stations = _learnt(self._connection, found.links)
         links = []
         for _, raw in sorted(found.links.items()):
             # An index that nothing is known of belongs to a master that vanished meanwhile: still somebody's.
@@ -54,19 +55,25 @@ class Observer:
             here = addresses.get(raw.index, Addresses())
             links.append(raw.link(switch, here, lro, drivers.get(raw.index), learnt.get(raw.index)))
         return Network(
-            tuple(links), found.names_of(routes.default), _firewalled(), found.names_of(routes.other), routes.unresolved
+            tuple(links),
+            found.names_of(routes.default),
+            _firewalled(),
+            found.names_of(routes.other),
+            routes.unresolved,
+            tuple(Station(found.name_of(one.interface), one.mac, one.how) for one in stations),
         )
 
-    def _decode(self, payload: bytes) -> RawLink:
-        raw = self._last.get(payload) or answers.link(payload, 0, len(payload))
+    def decode(self, payload: bytes) -> RawLink:
+        """The link that a message tells, which was perhaps decoded before."""
+        raw = self._now.get(payload) or self._last.get(payload) or answers.link(payload, 0, len(payload))
         self._now[payload] = raw
         return raw
 
     def _dump(self, request: bytes) -> Iterator[RawLink]:
-        return (self._decode(data[begin:end]) for data, begin, end in self._connection.ask(request, "list links"))
+        return (self.decode(data[begin:end]) for data, begin, end in self._connection.ask(request, "list links"))
 
     def _look_up(self, which: Sequence[str | int]) -> Iterator[RawLink]:
-        return map(self._decode, self._connection.look_up(which))
+        return map(self.decode, self._connection.look_up(which))
 
     def _concerning(self, names: frozenset[str], in_use: Collection[int]) -> "_Found":
         found = _Found()
@@ -117,10 +124,11 @@ class _Found:
         return frozenset(self.links[index].name for index in indexes if index in self.links)
 
 
-def _learnt(connection: Connection, links: Mapping[int, RawLink]) -> dict[int, bool]:
+def _learnt(connection: Connection, links: Mapping[int, RawLink]) -> tuple[dict[int, bool], list[Fixed]]:
     """Of members that do not learn, of switches with a mark: whether stations are known behind them all the same.
 
-    These are a handful to be listed, if any. What a member that learns has learnt may be a great many.
+    And those that somebody has fixed. All these are a handful, if any. What a member that learns has learnt may be a
+    great many.
     """
     members: dict[int, list[RawLink]] = {}
     for raw in links.values():
@@ -128,23 +136,27 @@ def _learnt(connection: Connection, links: Mapping[int, RawLink]) -> dict[int, b
         if master and master.kind is Kind.BRIDGE and marked_by(master.settings[Setting.MARK]):
             members.setdefault(raw.master, []).append(raw)
     found: dict[int, bool] = {}
+    fixed: list[Fixed] = []
+    own = {raw.settings.get(Setting.MAC) for raw in links.values()}
     for bridge, held in members.items():
         quiet = [raw.index for raw in held if raw.settings.get(Setting.LEARNING) is False]
         # One question is cheaper than two.
         asked = [requests.get_stations(bridge)] if len(quiet) == len(held) else map(_get_stations_behind, quiet)
-        behind = {station for request in asked for station in _stations(connection, request)}
+        told = [answer for request in asked for answer in _stations(connection, request)]
+        behind = {answers.learnt(*answer) for answer in told}
         found |= {index: index in behind for index in quiet}
-    return found
+        here = {bridge, *quiet}
+        fixed += [one for answer in told if (one := answers.fixed(*answer)) and one.interface in here]
+    return found, [one for one in fixed if one.how != "permanent" or one.mac not in own]
 
 
 def _get_stations_behind(member: int) -> bytes:
     return requests.get_stations(member=member)
 
 
-def _stations(connection: Connection, request: bytes) -> Iterator[int]:
+def _stations(connection: Connection, request: bytes) -> list[Answer]:
     try:
-        for station in connection.ask(request, "list stations"):
-            yield answers.learnt(*station)
+        return connection.ask(request, "list stations")
     except RefusedError as error:
         if error.errno != errno.ENODEV:
             raise

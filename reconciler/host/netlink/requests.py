@@ -19,8 +19,11 @@ from reconciler.host.netlink.rtnetlink import (
     RTM_GETLINK,
     RTM_GETNEIGH,
     RTM_GETNEXTHOP,
+    RTM_GETQDISC,
     RTM_GETROUTE,
+    RTM_GETTFILTER,
     RTMSG,
+    TCMSG,
     U32,
     attribute,
     message,
@@ -67,3 +70,13 @@ def get_stations(bridge: int = 0, member: int = 0) -> bytes:
 def get_nexthops() -> bytes:
     """A dump of all nexthop objects (Linux 5.3)."""
     return message(RTM_GETNEXTHOP, NLM_F_DUMP, NHMSG.pack(AF_UNSPEC, 0, 0, 0))
+
+
+def get_disciplines() -> bytes:
+    """A dump of all queueing disciplines of traffic control."""
+    return message(RTM_GETQDISC, NLM_F_DUMP, TCMSG.pack(AF_UNSPEC, 0, 0, 0, 0))
+
+
+def get_filters(interface: int, parent: int) -> bytes:
+    """A dump of the filters at a place of an interface: a discipline's handle, or one of the hooks."""
+    return message(RTM_GETTFILTER, NLM_F_DUMP, TCMSG.pack(AF_UNSPEC, interface, 0, parent, 0))
