@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import assert_never
 
-from reconciler.appliance.declared import INSPECT, Canary, Command, Domain, GuestPing, Heartbeat, Http, Source
+from reconciler.appliance.declared import INSPECT, Canary, Carrier, Command, Domain, GuestPing, Heartbeat, Http, Source
 from reconciler.health import verdict
 from reconciler.health.signal import HealthState, Reading, Rebooted
 from reconciler.health.state import (
@@ -18,8 +18,15 @@ from reconciler.health.state import (
     Tick,
     begin,
 )
-from reconciler.health.verdict import UNOBSERVED
+from reconciler.health.verdict import UNOBSERVED, Key, Track
 from reconciler.log_events import Level
+
+# A last beat says that the agent was told to stop. Where probes still come back through the VM, the agent may only be
+# replaced (an upgrade): so long it may take to be back.
+BACK_MS = 5_000
+# So long a last beat excuses a VM that libvirt says is running: longer than a guest takes to shut down (systemd gives a
+# service 90 s, DefaultTimeoutStopSec=). Then its agent was stopped, and no guest.
+EXCUSE_MS = 180_000
 
 _BAD = (HealthState.FAILED, HealthState.DEGRADED)
 
@@ -65,11 +72,54 @@ def _observed(state: State, reading: Reading) -> State:
         # A source that is on its way out after a reload.
         return state
     old = state.tracks.get(key, UNOBSERVED)
-    tracks = {**state.tracks, key: verdict.observe(signal, old, reading, state.now_ms)}
+    last_beat = reading.deliberate and isinstance(signal.source, Heartbeat)
+    if last_beat and _died_before(state, old):
+        # Who stops because the software died beside it, or with the VM, says so too; nobody wanted that.
+        reading = replace(reading, deliberate=False)
+    track = verdict.observe(signal, old, reading, state.now_ms)
+    if last_beat and reading.deliberate and _proven(state, reading.segment):
+        track = replace(track, excused_ms=state.now_ms + BACK_MS)
+    tracks = {**state.tracks, key: track}
     if isinstance(signal.source, Domain) and reading.state is HealthState.HEALTHY and old.deliberate:
         # It was started again: what the VM said when it was shut down excuses nothing any more.
         tracks = {one: replace(track, deliberate=False) for one, track in tracks.items()}
     return replace(state, tracks=tracks)
+
+
+def _died_before(state: State, beats: Track) -> bool:
+    """Whether the last beat comes after evidence of a death: its software failed, or its hypervisor is gone."""
+    signals = state.rules.health.signals
+    others = (track for key, track in state.tracks.items() if isinstance(signals[key[0]].source, Carrier | Domain))
+    return any(
+        track.latest is not None and track.latest.state is HealthState.FAILED and not track.deliberate
+        for track in (beats, *others)
+    )
+
+
+def _proven(state: State, segment: str | None) -> bool:
+    """Whether probes come back through the VM wherever a signal speaks that is about `segment`, or about all."""
+    signals = state.rules.health.signals
+    healthy = {
+        key[1]
+        for key, track in state.tracks.items()
+        if isinstance(source := signals[key[0]].source, Canary)
+        and source.negative is None
+        and track.believed is HealthState.HEALTHY
+    }
+    return healthy >= ({segment} if segment else set(state.segments))
+
+
+def lapses_ms(state: State, key: Key) -> int | None:
+    """When a last beat excuses nothing any more; None where it does not, or for as long as it likes."""
+    signals = state.rules.health.signals
+    track = state.tracks.get(key, UNOBSERVED)
+    if not track.deliberate or not isinstance(signals[key[0]].source, Heartbeat):
+        return None
+    runs = any(
+        isinstance(signals[name].source, Domain) and other.believed is HealthState.HEALTHY
+        for (name, _), other in state.tracks.items()
+    )
+    return track.since_ms + EXCUSE_MS if runs else None
 
 
 def _rebooted(state: State, event: Rebooted) -> State:
@@ -136,8 +186,10 @@ def _settled(state: State, said: list[Decision]) -> State:
     changed = {}
     for key in state.rules.keys:
         track = state.tracks.get(key, UNOBSERVED)
+        if (lapses := lapses_ms(state, key)) is not None and now >= lapses:
+            track = replace(track, deliberate=False)
         settled = verdict.settle(signals[key[0]], track, now, state.grace_end_ms)
-        if settled is not track:
+        if settled is not state.tracks.get(key, UNOBSERVED):
             changed[key] = settled
             if settled.believed is not track.believed:
                 why = (verdict.evidence(signals[key[0]], settled, now),)

@@ -198,7 +198,7 @@ def due(state: State) -> int | None:
     for key in rules.keys:
         track = state.tracks.get(key, verdict.UNOBSERVED)
         moment = verdict.due(rules.health.signals[key[0]], track, state.grace_end_ms)
-        moments += [moment] if moment is not None else []
+        moments += [one for one in (moment, level.lapses_ms(state, key)) if one is not None]
     for segment in state.segments.values():
         if segment.course is Course.PROVING:
             moments.append(segment.since_ms + hold_down(rules, segment))
@@ -301,7 +301,16 @@ def _moved_vm(state: State, phase: Phase, event: Event, said: list[Decision], re
         # That it is tried in vain is said once, not for as long as the hypervisor is away.
         why = tuple(dict.fromkeys(reading for name in state.segments for reading in explain(state, name)))
         said.append(Decision(_words(state, new, event), why, level=_LEVELS.get(phase, "info")))
+    if phase is Phase.STOOD_DOWN and old.phase in (Phase.STEADY, Phase.SETTLING):
+        state = replace(state, segments={name: _no_flap(one) for name, one in state.segments.items()})
     return replace(state, vm=new)
+
+
+def _no_flap(segment: Segment) -> Segment:
+    """A segment that left the VM because somebody stopped it, which was counted before that was known."""
+    if segment.course is not Course.FALLBACK:
+        return segment
+    return replace(segment, flaps=max(0, segment.flaps - 1))
 
 
 def _pause(rules: OnFailure, attempts: int, unreached: int) -> int:

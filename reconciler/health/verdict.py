@@ -40,7 +40,8 @@ class Track:
 
     `believed` is what its readings amount to. `latest` came at `observed_ms`; the streak of readings that say the same
     as it (good, bad or nothing) began at `since_ms` and is `count` long. `spoken`: it has told more than its absence.
-    `deliberate`: the last thing that it told was an operator's doing; its absence does not undo that.
+    `deliberate`: the last thing that it told was an operator's doing; its absence does not undo that. `excused_ms`:
+    until when it may fail or be silent without being believed.
     """
 
     believed: HealthState = HealthState.ABSENT
@@ -50,6 +51,7 @@ class Track:
     count: int = 0
     spoken: bool = False
     deliberate: bool = False
+    excused_ms: int = 0
 
 
 UNOBSERVED = Track()
@@ -85,7 +87,7 @@ def settle(signal: Signal, track: Track, now: int, grace_end: int) -> Track:
         track = observe(
             signal, track, Reading(signal.name, HealthState.ABSENT, "it is not asked any more", signal.segment), now
         )
-    fails = _fails_at(signal, track, grace_end)
+    fails = _excused(track, _fails_at(signal, track, grace_end))
     if fails is not None and now >= fails:
         believed = HealthState.FAILED
     elif (rises := _rises_at(signal, track)) is not None and now >= rises and track.latest:
@@ -102,7 +104,7 @@ def due(signal: Signal, track: Track, grace_end: int) -> int | None:
     """When `settle` may say something else although nothing was heard; None: never."""
     moments = [_expires_at(signal, track)]
     if track.believed is not HealthState.FAILED:
-        moments.append(_fails_at(signal, track, grace_end))
+        moments.append(_excused(track, _fails_at(signal, track, grace_end)))
     rises = _rises_at(signal, track)
     # What was complete when it was heard is believed already, or silence has overtaken it.
     if rises is not None and rises > track.observed_ms and track.latest and track.believed is not track.latest.state:
@@ -172,6 +174,10 @@ def _fails_at(signal: Signal, track: Track, grace_end: int) -> int | None:
     if fall.readings is not None and not beats:
         return track.observed_ms if track.count >= fall.readings else None
     return _after(fall, track.since_ms, track.observed_ms, track.count, unit)
+
+
+def _excused(track: Track, fails: int | None) -> int | None:
+    return None if fails is None else max(fails, track.excused_ms)
 
 
 def _after(streak: Streak, since: int, observed: int, count: int, unit: int) -> int:
