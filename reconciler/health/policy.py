@@ -306,7 +306,7 @@ def _moved_vm(state: State, phase: Phase, event: Event, said: list[Decision], re
     return replace(state, vm=new)
 
 
-def _no_flap(segment: Segment) -> Segment:
+def _no_flap(segment: SegmentState) -> SegmentState:
     """A segment that left the VM because somebody stopped it, which was counted before that was known."""
     if segment.course is not Course.FALLBACK:
         return segment

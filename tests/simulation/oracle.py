@@ -8,7 +8,7 @@ from fake_kernel import FakeKernel
 from reconciler.appliance.declared import Appliance, Domain
 from reconciler.daemon.core import Core
 from reconciler.health.signal import HealthState, Reading
-from reconciler.health.state import Course, Event, HoldPlaced, HoldReleased
+from reconciler.health.state import Course, Event, HoldPlaced, HoldReleased, Phase
 
 PAST = (Course.FALLBACK, Course.PROVING)
 
@@ -45,6 +45,7 @@ class Oracle:
         self._forgot = True
         self._held_before = self._events_hold = False
         self._told: tuple[Event, ...] = ()
+        self._stood_down = False
 
     # Lives of the process
 
@@ -75,6 +76,7 @@ class Oracle:
         if self._forgot or rebooted or remembered is None:
             self.restarts, self.on_purpose = 0, False
         self._sure, self._forgot, self._well_since = True, False, None
+        self._stood_down = core.state.vm.phase is Phase.STOOD_DOWN
 
     def died(self, core: Core, now: int, *, begun: bool, idle: bool) -> None:
         """The process was killed; if not `idle`, in the middle of a turn, of which anything may be left.
@@ -149,6 +151,9 @@ class Oracle:
         for name, segment in state.segments.items():
             wire = self.wires.setdefault(name, Wire(past=segment.course in PAST))
             self._move(name, wire, segment, now)
+            if state.vm.phase is Phase.STOOD_DOWN and not self._stood_down and segment.flaps == wire.flaps - 1:
+                # Somebody stopped it, which was counted as a flap before that was known.
+                wire.flaps -= 1
             wanted = self.holds[name][0] if name in self.holds else rules.fallback(name) if wire.past else "inspect"
             if choice[name] != wanted:
                 raise ViolationError(f"{name} should be on {wanted}, and is on {choice[name]}")
@@ -156,6 +161,7 @@ class Oracle:
                 wire.spared_since = None
             else:
                 self._check_failed(name, wire, segment.verdict.state is HealthState.FAILED, choice[name], now)
+        self._stood_down = state.vm.phase is Phase.STOOD_DOWN
         if core.found is not None and not refused and not getattr(kernel, "unreadable", 0):
             self._check_carrier(core, choice)
             self._check_network(core, choice, kernel)

@@ -616,7 +616,7 @@ class World:
         if guarded is None or core is None or not guarded.prober.alive:
             return
         if guarded.prober.process is guarded.wires.process and (told := guarded.wires.report()):
-            guarded.prober.told.append(told)
+            guarded.prober.ready.append(told)
         self._due = None
         self.oracle.before(core, ())
         done, before = len(self.kernel.log), core.state
