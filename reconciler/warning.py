@@ -4,7 +4,7 @@ A warning says of one thing what is wrong with it and what would repair it. Its 
 code is told in docs/warnings.md.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -46,6 +46,11 @@ class Warning:  # noqa: A001 - the field's word; Python's own warnings are used 
         """The same in one line, as a log has it. What a remedy lists stands in lines of its own."""
         first, *more = str(self).split("\n")
         return f"{first} {'; '.join(map(str.strip, more))}" if more else first
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Warning":
+        """What `as_json` has made, perhaps in another process."""
+        return cls(value["code"], Severity(value["severity"]), value["about"], value["text"], value["remedy"])
 
     def as_json(self) -> dict[str, Any]:
         """A JSON value with the five fields."""

@@ -23,7 +23,7 @@ class Use(NamedTuple):
 
 
 def uses(tree: ast.Module, file: str) -> Iterator[Use]:
-    """All calls that make a line: of a journal's `tell` and `bug`, and of the guard's effect `Tell`."""
+    """All calls that make a line: of a journal's `tell`, `warn` and `bug`, and of the guard's `Tell` and `Warn`."""
 
     def walk(node: ast.AST, function: ast.FunctionDef | ast.AsyncFunctionDef | None) -> Iterator[Use]:
         inner = node if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else function
@@ -32,10 +32,18 @@ def uses(tree: ast.Module, file: str) -> Iterator[Use]:
             match node.func:
                 case ast.Attribute(attr="tell", value=of) if ast.unparse(of).endswith("journal"):
                     yield Use(f"{file}:{node.lineno}", node.args[0], frozenset(named) - {"level"}, inner)
+                case ast.Attribute(attr="warn", value=of) if ast.unparse(of).endswith("journal"):
+                    data = (frozenset(named) - {"level"}) | {"warning"}
+                    yield Use(f"{file}:{node.lineno}", node.args[0], data, inner)
+                case ast.Name(id="Warn"):
+                    yield Use(f"{file}:{node.lineno}", node.args[0], frozenset({"warning"}), inner)
                 case ast.Attribute(attr="bug", value=of) if ast.unparse(of).endswith("journal"):
                     event = named.get("event", ast.Constant("bug"))
                     yield Use(
-                        f"{file}:{node.lineno}", event, (frozenset(named) - {"level", "event"}) | {"where"}, inner
+                        f"{file}:{node.lineno}",
+                        event,
+                        (frozenset(named) - {"level", "event"}) | {"where", "warning"},
+                        inner,
                     )
                 case ast.Name(id="Tell" | "_Line"):
                     words = [one for one in node.args if not isinstance(one, ast.Call)]
@@ -56,7 +64,7 @@ def written(use: Use, tree: ast.Module) -> set[str]:
             return {name}
         case ast.IfExp(body=ast.Constant(value=str(one)), orelse=ast.Constant(value=str(other))):
             return {one, other}
-        case ast.Name(id="event") if use.function and use.function.name in ("tell", "bug"):
+        case ast.Name(id="event") if use.function and use.function.name in ("tell", "warn", "bug"):
             # The journal itself.
             return set()
         case ast.Name(id=name) if use.function and name in (names := [one.arg for one in use.function.args.args]):

@@ -1,6 +1,5 @@
 """The commands that start, ask and steer the daemon."""
 
-import logging
 import os
 import re
 import sys
@@ -14,6 +13,7 @@ from reconciler.cli.options import FILE, OUTPUT
 from reconciler.console import say, say_json, show
 from reconciler.errors import HostError, ReconcilerError
 from reconciler.host import places
+from reconciler.warning import Severity, Warning
 
 _STDERR = 2  # its descriptor
 _WATCH_S = 0.5
@@ -72,7 +72,7 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
         try:
             Daemon(file, text, appliance, journal, group=group, stop=stop_topology, last_resort=last_resort).run()
         except ReconcilerError as error:
-            journal.tell("failed", str(error), level=logging.ERROR)
+            journal.warn("failed", Warning("daemon-ended", Severity.ERROR, "", str(error)))
             status = 1
         except Exception:
             # It is in the journal already.

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from reconciler.console import Said, escaped
+from reconciler.console import Said, escaped, warned
+from reconciler.warning import Warning
 
 _COLOURS = {
     "healthy": "green",
@@ -24,6 +25,12 @@ _STATUS = {"cut": 5, "bypassed": 4, "unknown": 1}
 _DIFFERS = 3
 # A topology, and the path that it is there for.
 _MEANT = {"inspect": "inspected", "bypass": "bypassed", "isolate": "cut"}
+# What the first line says of warnings of the guard.
+_LACKING = {
+    "the guard is off": {"guard-off"},
+    "the guard is not set": {"guard-missing"},
+    "the guard is in trouble": {"guard-unknown", "guard-unable"},
+}
 # In one line; the rest follows below.
 _NAMES = 4
 
@@ -37,7 +44,6 @@ def exit_status(status: Any) -> int:
 
 def shown(status: Any) -> Iterator[Said]:
     """`reconcile status`."""
-    network = status["network"]
     yield Said(f"{escaped(status['sku'])}: {'; '.join(_headline(status))}")
     for segment in status["segments"]:
         yield from _segment(segment)
@@ -48,16 +54,8 @@ def shown(status: Any) -> Iterator[Said]:
     for signal in status["signals"]:
         text = f"{_colour(signal['state'], state)}  {escaped(signal['reason'])}{_age(signal)}"
         yield Said(f"  {_name(signal):{name}}  {text}")
-    for problem in network["problems"]:
-        yield Said(f"  problem: {escaped(problem['text'])}")
-    for conflict in network["conflicts"]:
-        yield Said(f"  somebody keeps changing back {escaped(conflict)}")
-    if trouble := status.get("memory", {}).get("trouble"):
-        yield Said(f"  a restart of the daemon would forget what was decided lately: {escaped(trouble)}")
-    if trouble := status.get("ledger", {}).get("trouble"):
-        yield Said(f"  {escaped(trouble)}; {status['ledger']['waiting']} rows wait in memory")
-    if lost := status.get("log", {}).get("lost"):
-        yield Said(f"  {lost} line{'s' if lost != 1 else ''} of the log were lost: its reader stalled")
+    for warning in status["warnings"]:
+        yield warned(Warning.from_json(warning), "  ")
 
 
 def _headline(status: Any) -> Iterator[str]:
@@ -80,15 +78,8 @@ def _headline(status: Any) -> Iterator[str]:
 
 def _lacking(status: Any) -> str:
     """What of the guard that the file declares is not there, or does not work; '' if nothing."""
-    guard = status.get("guard")
-    states = {segment["state"] for segment in guard["segments"]} if guard else set()
-    if "off" in states:
-        return "the guard is off"
-    if "missing" in states:
-        return "the guard is not set"
-    if "unknown" in states or (guard and guard["trouble"]):
-        return "the guard is in trouble"
-    return ""
+    codes = {warning["code"] for warning in status["warnings"]}
+    return next((words for words, those in _LACKING.items() if codes & those), "")
 
 
 def _news(names: list[str], path: str, by: str) -> str:
@@ -162,14 +153,6 @@ def _guard(guard: Any) -> Iterator[Said]:
             rtt = f", {one['rtt_us'][1] / 1000:.2f} ms" if one["rtt_us"] else ""
             missing = f"{one['sent'] - one['returned']} of {one['sent']} missing"
             yield Said(f"    {escaped(one['from'])} → {escaped(one['to'])}: {one['state']}{rtt}, {missing}")
-    prober = guard["prober"]
-    if not prober["alive"]:
-        why = f": {escaped(prober['trouble'])}" if prober["trouble"] else ""
-        yield Said(f"    {click.style('no probes are sent', fg='red')}{why}")
-    elif prober["priority"] and not prober["priority"].startswith("fifo"):
-        yield Said(f"    the prober has no real-time priority ({escaped(prober['priority'])}): load may trip the guard")
-    if guard["trouble"]:
-        yield Said(f"    {click.style('trouble', fg='red')}: {escaped(guard['trouble'])}")
 
 
 def _guarded(segment: Any) -> str:
@@ -194,7 +177,6 @@ def _guarded(segment: Any) -> str:
 
 def _vm(vm: Any) -> Iterator[Said]:
     attempts = f", restart {vm['attempts']} of {vm['attempts_declared']}" if vm["attempts"] else ""
-    attempts += ", the hypervisor cannot be asked" if vm["unreached"] else ""
     then = f", {span(vm['due_ms'])} left" if vm["due_ms"] is not None else ""
     yield Said(f"VM: {vm['phase']} for {span(vm['since_ms'])}{attempts}{then}")
 

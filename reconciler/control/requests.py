@@ -24,7 +24,8 @@ class Requests:
     """Answers for one core. What changes something enters by `turns`; what only looks, looks at its core.
 
     `reload` reads the file again; `digest` is the file's. `released` is told who has released a segment, or all (None).
-    `unkept` waits until what was decided is on disk, and says why it is not there; '' if it is.
+    `about`: what else belongs into a status, JSON values and `warnings`. `unkept` waits until what was decided is on
+    disk, and says why it is not there; '' if it is.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class Requests:
         return self._turns.core
 
     async def _status(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
-        return {"status": enveloped({**status(self._core), **self._about()}, self.digest)}
+        about = self._about()
+        warnings = about.pop("warnings", ())
+        return {"status": enveloped({**status(self._core, warnings), **about}, self.digest)}
 
     async def _choice(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         return {"sku": self._core.appliance.sku, "choice": self._core.state.choice, "digest": self.digest}

@@ -7,7 +7,6 @@ what they say. Everything is bounded: how long a request may be, how long it may
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import socket
 import struct
@@ -19,6 +18,7 @@ from reconciler.daemon.journal import Journal
 from reconciler.errors import HostError, ReconcilerError, TransientError
 from reconciler.host.blocking import Workers
 from reconciler.host.names import group_number, login_of, person
+from reconciler.warning import Severity, Warning
 
 MAX_REQUEST = 16_384  # bytes
 _MAX_CLIENTS = 16
@@ -88,7 +88,7 @@ class Control:
             self._tell(f"the group {self._group!a} cannot be let in at {self.path}: {error.strerror}")
 
     def _tell(self, text: str) -> None:
-        self._journal.tell("control", text, level=logging.WARNING)
+        self._journal.warn("control", Warning("control-closed", Severity.WARNING, "", text))
 
     async def open(self) -> None:
         """Listen.

@@ -39,7 +39,7 @@ from reconciler.health.state import (
     rules_of,
 )
 from reconciler.host.signals import carrier
-from reconciler.network.conflict import Conflicts, Thing, about
+from reconciler.network.conflict import Conflicts, Thing, about, suspects
 from reconciler.network.cycle import Host, audit
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Change, Difference
@@ -47,6 +47,7 @@ from reconciler.network.path import PathGuard, Taken, by_guard_alone, paths
 from reconciler.network.plan import Status, forgetting, plan
 from reconciler.network.recognise import recognise
 from reconciler.network.surroundings import Surroundings
+from reconciler.warning import Warning
 
 # Catches what no event told.
 AUDIT_MS = 10_000
@@ -144,7 +145,7 @@ class Core:
     _seen_for: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.telling = Telling(self.journal, self.running)
+        self.telling = Telling(self.journal)
         self._prepared = PreparedFailover(self.host)
 
     def start(self, remembered: Any = None, shift: int | None = None) -> None:
@@ -194,8 +195,8 @@ class Core:
         return not (found is None or found.changes or found.problems or self._switched or self.unread)
 
     @property
-    def unread(self) -> str:
-        """Why the network cannot be read; '' where it can."""
+    def unread(self) -> Warning | None:
+        """Why the network cannot be read; None where it can."""
         return self.telling.unread
 
     def turn(self, events: Iterable[Event], *, changed: bool = False) -> None:
@@ -342,7 +343,7 @@ class Core:
             if self.state.choice == choice:
                 break
         assert self.found is not None  # noqa: S101 - the loop ran
-        self.telling.looked(self.found, self.conflicts.calmed(self.clock()))
+        self.telling.looked(self.found, self.conflicts.calmed(self.clock()), self.clock())
         return self.found
 
     def _audited(self, choice: Mapping[str, str]) -> Difference:
@@ -361,7 +362,7 @@ class Core:
         except HostError:
             self._around = Surroundings(chains=None)
         self.found = replace(self.found, actual=replace(self.found.actual, surroundings=self._around))
-        self.telling.surveyed(self.found)
+        self.telling.surveyed(self.found, self.clock())
         now = self.clock()
         self._survey_ms = now + max(SURVEY_MS, _SURVEY_SHARE * (now - began))
 
@@ -410,9 +411,12 @@ class Core:
 
     def _note(self, changes: Iterable[Change], found: Difference, refused: Collection[Thing]) -> None:
         for change in changes:
-            gone = about(change) in refused
+            thing = about(change)
+            gone = thing in refused
             if self.conflicts.repaired(change, self.clock(), _index(change, found), refused=gone):
-                self.telling.conflict(change, found, refused=gone)
+                live = found.actual.by_name.get(change.link.name)
+                who = () if gone else suspects(change, self.running(), live.switch if live else None)
+                self.telling.conflict(thing, who, self.conflicts.suspect(thing, who))
 
     def _note_sent(self, found: Difference) -> None:
         left = {about(change) for change in found.changes}

@@ -5,7 +5,6 @@ Who drives it (the core) calls `choose` as soon as a decision is made, `settle` 
 `choose`: a prepared message a segment.
 """
 
-import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, Protocol, assert_never
 from reconciler.appliance.declared import INSPECT, Appliance
 from reconciler.daemon.journal import LEVELS, Journal
 from reconciler.errors import HostError, ReconcilerError
-from reconciler.guard import effects, events, orders, state, status, step
+from reconciler.guard import effects, events, orders, state, status, step, warnings
 from reconciler.guard.rules import Contents, Guarded, Ruleset, bind_guard
 from reconciler.guard.status import gate_of, hooks_of, known_gate
 from reconciler.health.signal import Reading
@@ -23,6 +22,7 @@ from reconciler.network.diff import Difference
 from reconciler.network.path import Gate, PathGuard
 from reconciler.network.recognise import recognise
 from reconciler.network.state import Role
+from reconciler.warning import Warning
 
 # Each effect has one answer at the most, and few answers ask for more. A step that goes on for longer is a bug.
 _MOST_STEPS = 1_000
@@ -166,17 +166,17 @@ class GuardEffects:
             raise HostError(f"the guard's table could not be taken away: {self.state.table.trouble}")
         return news
 
-    def status(self) -> dict[str, Any] | None:
-        """Its part of `reconcile status`; frames as they are counted now."""
-        trouble = ""
+    def status(self) -> tuple[dict[str, Any] | None, tuple[Warning, ...]]:
+        """Its part of `reconcile status`, frames as they are counted now; and what is bad news about it."""
+        unseen = ""
         try:
             if self.on:
                 self._step(self._table.count())
         except ReconcilerError as error:
-            trouble = str(error)
-        return status.status(
-            self.state, self.path_guards(ask=True), self._clock(), pid=self.prober.pid, trouble=trouble
-        )
+            unseen = str(error)
+        guards = self.path_guards(ask=True)
+        told = status.status(self.state, guards, self._clock(), pid=self.prober.pid)
+        return told, tuple(warnings.warnings(self.state, guards, unseen))
 
     def path_guards(self, *, ask: bool) -> dict[str, PathGuard]:
         """What the kernel's table has for each guarded segment: at this moment (`ask`), or when it was looked at."""
@@ -252,6 +252,8 @@ class GuardEffects:
                 return self._table.remove()
             case effects.Tell(event, text, level, data):
                 self._journal.tell(event, text, level=LEVELS[level], **data)
+            case effects.Warn(event, warning):
+                self._journal.warn(event, warning)
             case effects.Keep(value):
                 self._keep(value)
             case effects.Readings():
@@ -276,8 +278,7 @@ class GuardEffects:
         try:
             self._notes.write(value)
         except OSError as error:
-            text = f"what is known of the guard cannot be kept: {error}"
-            self._journal.tell("guard", text, level=logging.ERROR)
+            self._journal.warn("guard", warnings.unkept(error))
 
     def _tell_prober(
         self,

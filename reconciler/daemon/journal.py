@@ -21,6 +21,7 @@ from reconciler.host import clock
 from reconciler.host.blocking import Outlet
 from reconciler.host.envelope import enveloped, utc
 from reconciler.log_events import EventName, Level
+from reconciler.warning import Severity, Warning
 
 # Versioned: a change that could break a reader counts up.
 LOG_FORMAT = "reconciler.log/1"
@@ -33,6 +34,7 @@ LEVELS: Mapping[Level, int] = {
 }
 # sd-daemon(3): the priority that journald takes from the beginning of a line.
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+_LEVELS = {Severity.NOTE: logging.INFO, Severity.WARNING: logging.WARNING, Severity.ERROR: logging.ERROR}
 # Lines that are kept until the end of a turn. Who has more to say writes them earlier.
 _GATHERED = 1_000
 # Of where an internal error happened: the innermost calls.
@@ -78,6 +80,11 @@ class Journal:
             if not self._gathering or len(self._kept) >= _GATHERED:
                 self._write()
 
+    def warn(self, event: EventName, warning: Warning, *, level: int | None = None, **data: Any) -> None:
+        """Write one line of bad news. `level`: that of its severity, unless given."""
+        level = _LEVELS[warning.severity] if level is None else level
+        self.tell(event, warning.line, level=level, warning=warning.as_json(), **data)
+
     def bug(
         self,
         error: BaseException,
@@ -90,8 +97,8 @@ class Journal:
         """Tell of an error that nobody foresaw: one line with the place where it happened, and never a traceback."""
         calls = traceback.extract_tb(error.__traceback__)[-_CALLS_LISTED:]
         where = [f"{os.path.basename(call.filename)}:{call.lineno} {call.name}" for call in calls]  # noqa: PTH119
-        text = f"internal error{about}: {type(error).__name__}: {error}{f' ({where[-1]})' if where else ''}"
-        self.tell(event, text, level=level, where=where, **data)
+        what = f"internal error{about}: {type(error).__name__}: {error}{f' ({where[-1]})' if where else ''}"
+        self.warn(event, Warning("internal-error", Severity.ERROR, "", what), level=level, where=where, **data)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
@@ -109,6 +116,11 @@ class Journal:
     def lost(self) -> int:
         """How many lines nobody could read."""
         return 0
+
+    @property
+    def warnings(self) -> tuple[Warning, ...]:
+        """That there are such lines, if any."""
+        return (_lost(self.lost),) if self.lost else ()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything is written, but no longer than this; whether it is."""
@@ -149,9 +161,15 @@ class DescriptorJournal(Journal):
         return self._outlet.flush(timeout_s)
 
     def _lost_line(self, number: int) -> str:
-        what = "1 line was lost" if number == 1 else f"{number} lines were lost"
-        text = f"{what} here: the reader of the log was not there, or too slow"
-        return self._line(_Line(clock.wall_ms(), "lost", text, logging.WARNING, {"lines": number}))
+        lost = _lost(number, " here")
+        told = lost.as_json()
+        level = _LEVELS[lost.severity]
+        return self._line(_Line(clock.wall_ms(), "lost", lost.line, level, {"lines": number, "warning": told}))
+
+
+def _lost(number: int, where: str = "") -> Warning:
+    what = "1 line was lost" if number == 1 else f"{number} lines were lost"
+    return Warning("log-lost", Severity.WARNING, "", f"{what}{where}: the reader of the log was not there, or too slow")
 
 
 def adopt_strays(journal: Journal) -> None:
@@ -183,7 +201,8 @@ class _Strays(logging.Handler):
         if error:
             self._journal.bug(error, f" ({text})")
         else:
-            self._journal.tell("library", f"{record.name}: {text}", level=max(record.levelno, logging.WARNING))
+            complaint = Warning("library-complains", Severity.WARNING, record.name, text)
+            self._journal.warn("library", complaint, level=max(record.levelno, logging.WARNING))
 
 
 def _is_journald(descriptor: int) -> bool:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from reconciler.errors import HostError, ReconcilerError
 from reconciler.guard import step
 from reconciler.guard.events import Removed
 from reconciler.guard.orders import ProberReport
+from reconciler.guard.warnings import unkept
 from reconciler.host import clock, places
 from reconciler.host.blocking import Saver
 from reconciler.host.guard.netfilter import NetfilterWatch
@@ -22,6 +22,7 @@ from reconciler.host.guard.prober_client import Probing
 from reconciler.host.guard.table import KernelTable
 from reconciler.host.statefile import StateFile
 from reconciler.network.diff import Difference
+from reconciler.warning import Warning
 
 
 class KernelGuard:
@@ -35,7 +36,9 @@ class KernelGuard:
         file.sweep()
         if not any(segment.guard for segment in appliance.segments.values()):
             self._tidy(file, journal)
-        self._journal, self._trouble = journal, ""
+        self._journal = journal
+        self.warnings: tuple[Warning, ...] = ()
+        """Why what is known of the guard is not on disk; none if it is."""
         self.notes = Saver(file.write, self._tried)
         self.effects = GuardEffects(
             step.begin(appliance, *_random(), _kept(file, journal)),
@@ -49,11 +52,9 @@ class KernelGuard:
         )
 
     def _tried(self, failure: Exception | None) -> None:
-        trouble = str(failure or "")
-        if trouble and trouble != self._trouble:
-            text = f"what is known of the guard cannot be kept: {trouble}"
-            self._journal.tell("guard", text, level=logging.ERROR)
-        self._trouble = trouble
+        before, self.warnings = self.warnings, () if failure is None else (unkept(failure),)
+        if self.warnings and self.warnings != before:
+            self._journal.warn("guard", *self.warnings)
 
     def _tidy(self, file: StateFile, journal: Journal) -> None:
         """What an earlier process has left of a guard that is not declared any more goes, but for what was counted."""

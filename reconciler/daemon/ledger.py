@@ -4,13 +4,11 @@ Rows that the disk does not take wait in memory, so many of them, and are writte
 (`wait`) is on disk.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reconciler import warning
 from reconciler.daemon.journal import Journal
 from reconciler.health.state import Hold
 from reconciler.host import clock
@@ -21,6 +19,7 @@ from reconciler.ledger import orders
 from reconciler.ledger.entry import Entry, EntryKind
 from reconciler.ledger.orders import Held, Moment
 from reconciler.ledger.row import still_open
+from reconciler.warning import Severity, Warning
 
 # How often it is noted that the daemon lives: in /run; and, each so many times, on a disk that writing wears out.
 _ALIVE_MS, _KEPT_EACH = 1_000, 60
@@ -65,7 +64,7 @@ class Ledger:
         """
         self._found = self._file.find()
         for text in self._found.amiss:
-            self._journal.tell("ledger", f"{self._file.path}: {text}", level=logging.WARNING)
+            self._journal.warn("ledger", Warning("ledger-amiss", Severity.WARNING, str(self._file.path), text))
         self.open, self._kept = dict(self._found.open), dict(self._found.open)
         return self._found
 
@@ -156,19 +155,19 @@ class Ledger:
     def status(self) -> dict[str, Any]:
         """For `status`: the last row and its hash, which tell whether rows were taken away from the end."""
         number, last = self._file.end
-        return {"rows": number, "hash": last, "trouble": self._trouble, "waiting": self._appender.waiting}
+        return {"rows": number, "hash": last, "waiting": self._appender.waiting}
 
-    def warnings(self) -> tuple[warning.Warning, ...]:
+    @property
+    def warnings(self) -> tuple[Warning, ...]:
         """That rows are not on disk, where that is so."""
         if not self._trouble:
             return ()
         lost = f", {self._lost} are lost" if self._lost else ""
         text = f"{self._trouble}; {self._appender.waiting} rows wait in memory{lost}"
-        return (
-            warning.Warning(
-                "ledger-unwritten", warning.Severity.ERROR, "", text, "make room on the disk of the state folder"
-            ),
-        )
+        return (self._unwritten(text),)
+
+    def _unwritten(self, text: str) -> Warning:
+        return Warning("ledger-unwritten", Severity.ERROR, "", text, "make room on the disk of the state folder")
 
     # What people order
 
@@ -208,7 +207,7 @@ class Ledger:
     def _tried(self, failure: Exception | None) -> None:
         trouble = "" if failure is None else f"the ledger {self._file.path} cannot be written: {failure}"
         if trouble and not self._trouble:
-            self._journal.tell("ledger", trouble, level=logging.ERROR)
+            self._journal.warn("ledger", self._unwritten(trouble))
         elif self._trouble and not trouble:
             self._journal.tell("ledger", f"{self._file.path} can be written again")
         self._trouble = trouble

@@ -43,6 +43,7 @@ from reconciler.host.programs import running_programs
 from reconciler.host.prover import prove
 from reconciler.host.service import Service
 from reconciler.network.cycle import reconcile
+from reconciler.warning import Severity, Warning
 
 # Who is told to end has so long; what is left of the time is for whoever ends us if that was not enough.
 _TO_END_S, _TO_FLUSH_S, LAST_RESORT_S = 0.8, 0.3, 1.8
@@ -212,8 +213,8 @@ class Daemon:
                 raise
             return None, None
         except TimeoutError:
-            text = f"what was remembered cannot be read within {_FIND_S:g} s: it begins without"
-            self._journal.tell("memory", text, level=logging.ERROR)
+            what = f"what was remembered cannot be read within {_FIND_S:g} s: it begins without"
+            self._journal.warn("memory", Warning("memory-unread", Severity.ERROR, "memory", what))
             return None, None
 
     async def _found_ledger(self) -> None:
@@ -221,8 +222,8 @@ class Daemon:
         try:
             await self._files.call(self._ledger.find, timeout_s=_FIND_S)
         except (TimeoutError, OSError) as error:
-            why = str(error) or f"its disk does not answer within {_FIND_S:g} s"
-            self._journal.tell("ledger", f"the ledger cannot be read: {why}", level=logging.ERROR)
+            what = f"the ledger cannot be read: {str(error) or f'its disk does not answer within {_FIND_S:g} s'}"
+            self._journal.warn("ledger", Warning("ledger-unread", Severity.ERROR, "", what))
 
     def _turned(self) -> None:
         self._ledger.holds(self._turns.core.state.holds)
@@ -272,7 +273,9 @@ class Daemon:
         if error := context.get("exception"):
             self._journal.bug(error, f" ({context['message']})")
         elif not self._turns.over:
-            self._journal.tell("bug", f"internal error: {context['message']}", level=logging.ERROR)
+            self._journal.warn(
+                "bug", Warning("internal-error", Severity.ERROR, "", f"internal error: {context['message']}")
+            )
 
     def _restart(self, effect: RestartVm) -> None:
         self._restarts.begin(effect)
@@ -316,8 +319,9 @@ class Daemon:
         try:
             await self._reload("")
         except ReconcilerError as error:
-            text = f"{self._file} was not taken over, the old one stays in force: {error}"
-            self._journal.tell("reload", text, level=logging.ERROR)
+            what = f"was not taken over, the old one stays in force: {error}"
+            right = "correct it, and `reconcile reload`"
+            self._journal.warn("reload", Warning("reload-refused", Severity.ERROR, str(self._file), what, right))
 
     async def _reload(self, who: str) -> None:
         """Read, check, and only then go over to the file as it is now. One after the other; `who` asks ('': a signal).
@@ -378,12 +382,20 @@ class Daemon:
         self._turns.enter(switch)
 
     def _about(self) -> dict[str, Any]:
+        guard, warnings = self._parts.guard.effects.status()
+        own = (
+            *warnings,
+            *self._parts.guard.warnings,
+            *self._memory.warnings,
+            *self._turns.warnings,
+            *self._ledger.warnings,
+        )
         return {
             "pid": os.getpid(),
             "file": str(self._file),
             "running_ms": clock.now_ms() - self._began_ms,
-            "guard": self._parts.guard.effects.status(),
-            "memory": {"trouble": self._memory.trouble},
+            "guard": guard,
+            "warnings": (*own, *self._journal.warnings),
             "ledger": self._ledger.status(),
             "log": {"lost": self._journal.lost},
             "queue": {**self._turns.counters, "netlink_overruns": self._parts.watch.lost},

@@ -3,7 +3,6 @@
 It is written by a thread, and nobody waits for it but those who have to know that it is on disk (`wait`).
 """
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from reconciler.health.state import State
 from reconciler.host import clock
 from reconciler.host.blocking import Saver
 from reconciler.host.statefile import StateFile
+from reconciler.warning import Severity, Warning
 
 
 class Remembering:
@@ -23,8 +23,8 @@ class Remembering:
         self._journal = journal
         self._saver = Saver(self._write, self._tried)
         self._useless: Exception | None = None
-        self.trouble = ""
-        """Why what is remembered is not on disk; '' if it is."""
+        self.warnings: tuple[Warning, ...] = ()
+        """Why what is remembered is not on disk; none if it is."""
 
     def find(self) -> tuple[Any, int | None]:
         """What an earlier process remembered, or None; and after a reboot, by how much its times have moved."""
@@ -52,8 +52,8 @@ class Remembering:
             where = f"set aside as {self._file.set_aside()}"
         except OSError as refused:
             where = f"and it could not be set aside: {refused}"
-        text = f"what was remembered cannot be used ({type(error).__name__}: {error}); {where}"
-        self._journal.tell("memory", text, level=logging.WARNING)
+        what = f"what was remembered cannot be used ({type(error).__name__}: {error}), {where}"
+        self._journal.warn("memory", Warning("memory-useless", Severity.WARNING, "memory", what))
 
     def remember(self, state: State) -> None:
         """Have written what is worth keeping. A disk that does not take it is told once."""
@@ -77,9 +77,13 @@ class Remembering:
         self._file.write(value)
 
     def _tried(self, failure: Exception | None) -> None:
-        trouble = "" if failure is None else f"cannot write {self._file.path}: {failure}"
-        if trouble and not self.trouble:
-            self._journal.tell("memory", trouble, level=logging.ERROR)
-        elif self.trouble and not trouble:
+        before, self.warnings = self.warnings, () if failure is None else (self._unwritten(failure),)
+        if self.warnings and not before:
+            self._journal.warn("memory", *self.warnings)
+        elif before and not self.warnings:
             self._journal.tell("memory", f"{self._file.path} can be written again")
-        self.trouble = trouble
+
+    def _unwritten(self, failure: Exception) -> Warning:
+        what = f"cannot write {self._file.path}: {failure}"
+        right = "a restart of the daemon would forget what was decided lately: give its disk room, or repair it"
+        return Warning("memory-unwritten", Severity.ERROR, "memory", what, right)

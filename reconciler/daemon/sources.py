@@ -1,7 +1,6 @@
 """The signals' sources at work: those of the file as it is now, whichever file that is."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from reconciler.errors import ReconcilerError
 from reconciler.health.signal import News
 from reconciler.host.hypervisor.own_actions import OwnActions
 from reconciler.host.signals.gather import Gatherers, Wanted
+from reconciler.warning import Severity, Warning
 
 
 @dataclass(slots=True)
@@ -67,7 +67,8 @@ class Sources:
 
     def _broke(self, signal: str, error: Exception | None) -> None:
         if error is None or isinstance(error, ReconcilerError):
-            text = f"signal {signal}: its source broke: {error or 'it ended by itself'}"
-            self._journal.tell("source", text, level=logging.ERROR, signal=signal)
+            what = f"its source broke: {error or 'it ended by itself'}"
+            broken = Warning("source-broken", Severity.ERROR, f"signal {signal}", what)
+            self._journal.warn("source", broken, signal=signal)
         else:
             self._journal.bug(error, f" in the source of signal {signal}", event="source", signal=signal)

@@ -1,5 +1,6 @@
 """What the daemon knows, as a JSON value: for `reconcile status`, and whoever else asks."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from reconciler.appliance.declared import Signal
@@ -8,15 +9,20 @@ from reconciler.health import policy, verdict
 from reconciler.health.signal import HealthState, Reading
 from reconciler.health.state import Course, SegmentState, State
 from reconciler.health.verdict import Track
+from reconciler.health.warnings import warnings as warnings_of_health
 from reconciler.host.path_notes import since
 from reconciler.network.path import path_json
+from reconciler.warning import Warning, worst_first
 
 # Versioned: a change that could break a reader counts up.
-FORMAT = "reconciler.status/1"
+FORMAT = "reconciler.status/2"
 
 
-def status(core: Core) -> dict[str, Any]:
-    """All of it; ages and remaining times in milliseconds, but for the guard's part (`guard.status`)."""
+def status(core: Core, warnings: Iterable[Warning] = ()) -> dict[str, Any]:
+    """All of it; ages and remaining times in milliseconds, but for the guard's part (`guard.status`).
+
+    `warnings`: bad news of what the core knows nothing of.
+    """
     state, now = core.state, core.clock()
     found, taken = core.found, core.see_paths(ask=True)
     return {
@@ -33,14 +39,10 @@ def status(core: Core) -> dict[str, Any]:
             for signal in state.rules.health.signals.values()
             for key in _keys(state, signal)
         ],
-        "degraded": [str(reading) for reading in verdict.degraded(state.tracks)],
+        "warnings": [one.as_json() for one in worst_first((*_warnings(core), *warnings))],
         "network": {
             "converged": core.converged,
             "changes": len(found.changes) if found else None,
-            "problems": [{"code": one.code, "text": str(one).split("\n")[0]} for one in found.problems]
-            if found
-            else [],
-            "conflicts": [f"{name} {about}" for name, about in core.conflicts.under_way],
             "repaired": core.repaired,
         },
         "decisions": [
@@ -55,6 +57,16 @@ def status(core: Core) -> dict[str, Any]:
             for one in core.telling.decisions
         ],
     }
+
+
+def _warnings(core: Core) -> Iterator[Warning]:
+    """Bad news of the network and of the health."""
+    if core.unread:
+        yield core.unread
+    if core.found:
+        yield from core.found.warnings
+    yield from core.conflicts.warnings
+    yield from warnings_of_health(core.state, core.telling.unreached)
 
 
 def _segment(state: State, name: str, segment: SegmentState, now: int) -> dict[str, Any]:

@@ -5,15 +5,16 @@ says it once: what flaps, in a line and a count, a problem until it is solved, a
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from reconciler.daemon.journal import LEVELS, Journal
 from reconciler.errors import HostError, TransientError
 from reconciler.health.state import RETURN, Decision, Ending, RestartEnded
+from reconciler.health.warnings import nobody_restarts
 from reconciler.log_events import EventName
 from reconciler.network import render
-from reconciler.network.conflict import Thing, about, suspects
+from reconciler.network.conflict import Thing
 from reconciler.network.diff import Change, Difference
 from reconciler.network.plan import Outcome, Status
 from reconciler.warning import Severity, Warning
@@ -23,6 +24,10 @@ DECISIONS_KEPT = 64
 FOLD_MS, _TOLD = 60_000, 3
 # In a log line; the whole plan is what `reconcile --dry-run` is for.
 _CHANGES_LISTED = 8
+
+
+_Key = tuple[str, str, str]
+"""Code, about what, and the text of a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +55,18 @@ class _Topic:
 
 @dataclass(slots=True)
 class Telling:
-    """Lines to `journal`. `running`: the names of the programs that run on this host."""
+    """Lines to `journal`."""
 
     journal: Journal
-    running: Callable[[], Collection[str]]
     decisions: list[Decided] = field(init=False, default_factory=list)
-    unread: str = field(init=False, default="")
-    """Why the network cannot be read; '' where it can."""
+    unread: Warning | None = field(init=False, default=None)
+    """Why the network cannot be read; None where it can."""
+    unreached: str = field(init=False, default="")
+    """Why nobody could be asked to restart the VM, when it was tried last; '' if somebody could."""
     _topics: dict[tuple[str | None, str], _Topic] = field(init=False, default_factory=dict)
-    _problems: dict[tuple[str, str, str], Warning] = field(init=False, default_factory=dict)
-    _obstacles: dict[tuple[str, str, str], Warning] = field(init=False, default_factory=dict)
-    _unreached: str = field(init=False, default="")
+    # What the log says that is so, and when each was said to be so, or not, lately.
+    _known: dict[EventName, dict[_Key, Warning]] = field(init=False, default_factory=dict)
+    _said: dict[_Key, list[int]] = field(init=False, default_factory=dict)
 
     # What was decided
 
@@ -130,58 +136,60 @@ class Telling:
 
     def restart_ended(self, ended: RestartEnded) -> None:
         """A restart of the VM came to its end. That it was done, the policy's decisions tell."""
-        before, self._unreached = self._unreached, ended.reason if ended.ending is Ending.UNREACHED else ""
+        before, self.unreached = self.unreached, ended.reason if ended.ending is Ending.UNREACHED else ""
         if ended.ending is Ending.REFUSED:
-            self.journal.tell("restart", f"the VM was not restarted: {ended.reason}", level=logging.ERROR)
-        elif self._unreached != before:
+            what = f"it was not restarted: {ended.reason}"
+            self.journal.warn("restart", Warning("restart-refused", Severity.ERROR, "VM", what))
+        elif self.unreached not in (before, ""):
             # Asked again and again, and told once.
-            self.journal.tell("restart", f"nobody can be asked to restart the VM: {ended.reason}", level=logging.ERROR)
+            self.journal.warn("restart", nobody_restarts(self.unreached))
 
     # What was found
 
-    def looked(self, found: Difference, calmed: Iterable[Thing]) -> None:
+    def looked(self, found: Difference, calmed: Iterable[Thing], now: int) -> None:
         """The network could be read. `calmed`: what nobody changes back any more."""
         if self.unread:
-            self.unread = ""
+            self.unread = None
             self.journal.tell("read", "the network can be read again")
-        self._problems_of(found)
+        self._news("problem", "solved", found.problems, now)
         for name, what in calmed:
             self.journal.tell("calm", f"{name}: nobody changes back its {what} any more", interface=name, about=what)
 
     def refused(self, error: TransientError | HostError) -> None:
         """The network could not be read, or did not hold still."""
-        if str(error) != self.unread:
-            level = logging.WARNING if error.retry_helps else logging.ERROR
-            self.journal.tell("unread", str(error), level=level)
-        self.unread = str(error)
+        severity = Severity.WARNING if error.retry_helps else Severity.ERROR
+        before, self.unread = self.unread, Warning("network-unread", severity, "network", f"it cannot be read: {error}")
+        if self.unread != before:
+            self.journal.warn("unread", self.unread)
 
-    def _problems_of(self, found: Difference) -> None:
-        # What would be right instead may name all NICs of the machine, and is no part of what is wrong.
-        problems = {(one.code, one.about, one.text): one for one in found.problems}
-        for key in problems.keys() - self._problems.keys():
-            problem = problems[key]
-            self.journal.tell("problem", problem.line, level=logging.ERROR, code=problem.code)
-        for key in self._problems.keys() - problems.keys():
-            problem = self._problems[key]
-            self.journal.tell("solved", f"no longer: {problem.about}: {problem.text}", code=problem.code)
-        self._problems = problems
-
-    def surveyed(self, found: Difference) -> None:
+    def surveyed(self, found: Difference, now: int) -> None:
         """It was looked for what stands in the way."""
-        problems = set(found.problems)
-        obstacles = {
-            (one.code, one.about, one.text): one
-            for one in found.warnings
-            if one not in problems and one.severity is not Severity.NOTE
-        }
-        for key in obstacles.keys() - self._obstacles.keys():
-            one = obstacles[key]
-            level = logging.ERROR if one.severity is Severity.ERROR else logging.WARNING
-            self.journal.tell("obstacle", one.line, level=level, code=one.code)
-        for key in self._obstacles.keys() - obstacles.keys():
-            one = self._obstacles[key]
-            self.journal.tell("cleared", f"no longer: {one.about}: {one.text}", code=one.code)
-        self._obstacles = obstacles
+        others = [one for one in found.warnings if one not in found.problems and one.severity is not Severity.NOTE]
+        self._news("obstacle", "cleared", others, now)
+
+    def _news(self, begins: EventName, ends: EventName, warnings: Iterable[Warning], now: int) -> None:
+        """Tell what of these was not so before, and what is not so any more."""
+        # What would be right instead may name all NICs of the machine, and is no part of what is wrong.
+        named = {(one.code, one.about, one.text): one for one in warnings}
+        known = self._known.setdefault(begins, {})
+        for key, warning in named.items():
+            if key not in known and self._may_say(key, now):
+                known[key] = warning
+                self.journal.warn(begins, warning)
+        for key, gone in list(known.items()):
+            if key not in named and self._may_say(key, now):
+                del known[key]
+                self.journal.tell(ends, f"no longer: {replace(gone, remedy='')}", warning=gone.as_json())
+
+    def _may_say(self, key: _Key, now: int) -> bool:
+        """Whether it was not said too often lately that something is so, and is not; what is so is said later, then."""
+        recent = {one: [when for when in whens if now - when < FOLD_MS] for one, whens in self._said.items()}
+        self._said = {one: whens for one, whens in recent.items() if whens}
+        whens = self._said.setdefault(key, [])
+        if len(whens) >= 2 * _TOLD:
+            return False
+        whens.append(now)
+        return True
 
     # What was done
 
@@ -210,27 +218,16 @@ class Telling:
             failed=[_failure(one) for one in failed],
         )
         for one in failed:
-            self.journal.tell("failed", _failure(one), level=logging.ERROR)
+            what = f"{render.operation_words(one.operation)}: {one.why}"
+            self.journal.warn("failed", Warning("operation-failed", Severity.ERROR, one.operation.link.label, what))
 
-    def conflict(self, change: Change, found: Difference, *, refused: bool) -> None:
-        """A change is made over and over: somebody else undoes it, or the kernel has `refused` it."""
-        name, what = about(change)
-        if refused:
-            text = f"{name}: its {what} is refused again and again; trying ever more seldom"
-            self.journal.tell("refused", text, level=logging.ERROR, interface=name, about=what)
-            return
-        live = found.actual.by_name.get(name)
-        names = suspects(change, self.running(), live.switch if live else None)
-        who = f"probably {', '.join(names)}" if names else "somebody"
-        self.journal.tell(
-            "conflict",
-            f"{name}: {who} keeps changing back its {what}; repairing it ever more seldom. "
-            "Tell that program to leave the appliance's interfaces alone",
-            level=logging.WARNING,
-            interface=name,
-            about=what,
-            suspects=list(names),
-        )
+    def conflict(self, thing: Thing, who: Collection[str], warning: Warning) -> None:
+        """A change is made over and over: somebody else undoes it, perhaps one of these, or the kernel refuses it."""
+        name, what = thing
+        if warning.severity is Severity.ERROR:
+            self.journal.warn("refused", warning, interface=name, about=what)
+        else:
+            self.journal.warn("conflict", warning, interface=name, about=what, suspects=list(who))
 
 
 def _failure(outcome: Outcome) -> str:

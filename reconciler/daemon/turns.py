@@ -21,6 +21,7 @@ from reconciler.errors import ReconcilerError, RequestError
 from reconciler.health.state import Event, RestartEnded
 from reconciler.host import clock
 from reconciler.host.service import Service
+from reconciler.warning import Severity, Warning
 
 # More than any appliance tells in a second; who tells more is not listened to.
 QUEUE = 1_024
@@ -88,6 +89,15 @@ class Turns:
     def counters(self) -> dict[str, int]:
         """For `status`."""
         return {"bound": QUEUE, "dropped": self._dropped}
+
+    @property
+    def warnings(self) -> tuple[Warning, ...]:
+        """That events were lost, if any."""
+        if not self._dropped:
+            return ()
+        what = f"{self._dropped} events were dropped since it began: more than {QUEUE} came between two turns"
+        right = "`reconcile why` tells which signal changes so often"
+        return (Warning("events-dropped", Severity.WARNING, "daemon", what, right),)
 
     # Who enters
 

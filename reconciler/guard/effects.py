@@ -11,6 +11,7 @@ from reconciler.guard.orders import Orders
 from reconciler.guard.rules import Guarded, Ruleset
 from reconciler.health.signal import Reading
 from reconciler.log_events import EventName, Level
+from reconciler.warning import Warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,14 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True)
+class Warn:
+    """Bad news for the journal."""
+
+    event: EventName
+    warning: Warning
+
+
+@dataclass(frozen=True, slots=True)
 class Keep:
     """What a later process of this boot is to go on from, as a JSON value."""
 
@@ -150,5 +159,6 @@ Effect = (
     | Consent
     | Readings
     | Tell
+    | Warn
     | Keep
 )

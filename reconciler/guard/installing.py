@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from reconciler.guard import consent, orders
-from reconciler.guard.effects import FindTable, Install, Prepare, Tell, Withdraw
+from reconciler.guard.effects import FindTable, Install, Prepare, Tell, Warn, Withdraw
 from reconciler.guard.events import CountersRead, Installed, Observed, Removed, TableFound
 from reconciler.guard.exposure import Count as Counts
 from reconciler.guard.rules import Contents, Guarded, Ruleset, Stance, digest_of, replacement, ruleset
 from reconciler.guard.state import GuardState, Putting, SegmentGuard
 from reconciler.guard.table import LeaseState
 from reconciler.guard.turn import Turn
+from reconciler.guard.warnings import tampered
 from reconciler.log_events import EventName
 
 # How often the table is compared although nobody seems to have changed it.
@@ -185,11 +186,11 @@ def installed(turn: Turn, event: Installed) -> None:
             turn.do(Withdraw(one, drain=False))
         turn.hold(one.name, turn.state.segments[one.name].held)
     if not put.live and old.known:
-        turn.do(Tell("guard", "the guard was put back: somebody had removed it", "warning"))
+        turn.do(Warn("guard", tampered("put back: somebody had removed it")))
     elif not old.known:
         turn.do(Tell("guard", "the guard was set"))
     elif put.bound == turn.state.bound:
-        turn.do(Tell("guard", "the guard was put right: somebody had changed it", "warning"))
+        turn.do(Warn("guard", tampered("put right: somebody had changed it")))
     turn.set(bound=tuple(one for one in put.bound if one.name in turn.state.segments))
 
 

@@ -12,9 +12,10 @@ starts lies a pause, which doubles until one has gone on for long.
 
 from dataclasses import replace
 
-from reconciler.guard.effects import Consent, Effect, EndProber, FindProber, GiveOrders, StartProber, Tell
+from reconciler.guard.effects import Consent, Effect, EndProber, FindProber, GiveOrders, StartProber, Warn
 from reconciler.guard.orders import CONSENT_MS, Orders, ProberReport
 from reconciler.guard.state import ProberLife, ProberState
+from reconciler.guard.warnings import no_probes, prober_hangs
 
 Next = tuple[ProberState, tuple[Effect, ...]]
 
@@ -76,7 +77,7 @@ def reported(known: ProberState, report: ProberReport, now: int) -> Next:
 
 def refused(known: ProberState, effect: Effect, reason: str, now: int) -> Next:
     """What was asked of it could not be done."""
-    tell = () if reason == known.trouble else (Tell("prober", f"no probes are sent: {reason}", "error"),)
+    tell = () if reason == known.trouble else (Warn("prober", no_probes(reason)),)
     if isinstance(effect, StartProber | FindProber):
         known = replace(_paused(known, now), life=ProberLife.NOBODY)
     return replace(known, trouble=reason, ordered=None, order_ms=now + ORDER_RETRY_MS), tell
@@ -93,13 +94,11 @@ def attend(known: ProberState, wanted: Orders, now: int) -> Next:
             return replace(known, asked=True), (start,)
         case ProberLife.STARTING if now - known.reported_ms > known.patience_ms:
             hangs = "hangs" if known.patience_ms == HUNG_MS else f"has told nothing for {FIRST_REPORT_MS // 1_000} s"
-            text = f"the prober {hangs}: another one is started"
-            return known, (EndProber(), Tell("prober", text, "warning"))
+            return known, (EndProber(), Warn("prober", prober_hangs(hangs)))
         case ProberLife.STARTING:
             return known, ()
         case ProberLife.REPORTING if now - known.reported_ms > HUNG_MS:
-            text = "the prober hangs: another one is started"
-            return known, (EndProber(), Tell("prober", text, "warning"))
+            return known, (EndProber(), Warn("prober", prober_hangs("hangs")))
     return _order(known, wanted, now)
 
 

@@ -42,13 +42,10 @@ def hooks_of(one: Guarded) -> dict[str, Hook]:
     }
 
 
-def status(
-    state: GuardState, guards: Mapping[str, PathGuard], now: int, *, pid: int | None, trouble: str = ""
-) -> dict[str, Any] | None:
+def status(state: GuardState, guards: Mapping[str, PathGuard], now: int, *, pid: int | None) -> dict[str, Any] | None:
     """All of it; None where no segment is guarded.
 
-    `guards`: what the kernel's table has for each segment just now. `pid`: the prober's. `trouble`: why the table could
-    not be asked.
+    `guards`: what the kernel's table has for each segment just now. `pid`: the prober's.
     """
     if not state.segments:
         return None
@@ -56,11 +53,9 @@ def status(
     report = state.prober.report
     return {
         "on": state.on,
-        "trouble": state.table.trouble or trouble,
         "prober": {
             "pid": pid,
             "alive": state.prober.life is ProberLife.REPORTING,
-            "trouble": state.prober.trouble,
             "priority": report.priority if report else None,
             "late_worst_us": report.late_worst_us if report else None,
             "stalls": report.stalls if report else None,

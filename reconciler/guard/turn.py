@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.guard.canary import Canaries
-from reconciler.guard.effects import Effect, Keep, Tell
+from reconciler.guard.effects import Effect, Keep, Warn
 from reconciler.guard.exposure import Exposure
 from reconciler.guard.rules import token_from
 from reconciler.guard.state import GuardState, SegmentGuard
 from reconciler.guard.table import LeaseState
+from reconciler.guard.warnings import unable
 
 # After the table could not be set.
 RETRY_MS = 5_000
@@ -75,7 +76,7 @@ class Turn:
         self.table(check_ms=min(self.state.table.check_ms, self.now + RETRY_MS))
         if reason != self.state.table.trouble:
             self.table(trouble=reason)
-            self.do(Tell("guard", f"the guard cannot do its work: {reason}", "error"))
+            self.do(Warn("guard", unable(reason)))
 
     def exposures(self) -> dict[str, Exposure]:
         """By segment, also of those that have no guard any more."""

@@ -5,11 +5,12 @@ told; until somebody does, the wire is better off with one move a minute than wi
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reconciler.network.diff import Change, Make, Remove, Set
 from reconciler.network.plan import MakeLink, Operation, RemoveLink, SetLink
 from reconciler.network.state import Setting
+from reconciler.warning import Severity, Warning
 
 # So many times the same thing within so long is no accident.
 ROUNDS = 4
@@ -28,13 +29,14 @@ class Conflict:
     """How it goes about one thing. `repaired_ms`: when it was repaired lately; `pause_ms`: 0 until it is a conflict.
 
     `index`: which interface it was. Another one under the same name (a VM came back) has done nothing yet. `refused`:
-    it is the kernel that does not want it so, and no other manager.
+    it is the kernel that does not want it so, and no other manager. `who`: the other managers that it may be.
     """
 
     repaired_ms: tuple[int, ...] = ()
     pause_ms: int = 0
     index: int = 0
     refused: bool = False
+    who: tuple[str, ...] = ()
 
     @property
     def next_ms(self) -> int:
@@ -57,7 +59,7 @@ class Conflicts:
         thing = about(change)
         old = self._known(thing, index)
         if old.pause_ms:
-            self._of[thing] = Conflict((now,), min(old.pause_ms * 2, LONGEST_PAUSE_MS), index, refused)
+            self._of[thing] = Conflict((now,), min(old.pause_ms * 2, LONGEST_PAUSE_MS), index, refused, old.who)
             return False
         recent = (*(moment for moment in old.repaired_ms if now - moment < WITHIN_MS), now)[-ROUNDS:]
         begins = len(recent) >= ROUNDS
@@ -65,6 +67,11 @@ class Conflicts:
         if len(self._of) > _MAX_THINGS:
             del self._of[next(iter(self._of))]
         return begins
+
+    def suspect(self, thing: Thing, who: tuple[str, ...]) -> Warning:
+        """Note who may be at it; the conflict, as bad news."""
+        self._of[thing] = replace(self._of[thing], who=who)
+        return _warning(thing, self._of[thing])
 
     def _known(self, thing: Thing, index: int) -> Conflict:
         conflict = self._of.get(thing)
@@ -90,6 +97,22 @@ class Conflicts:
     def under_way(self) -> tuple[Thing, ...]:
         """What is being fought about."""
         return tuple(thing for thing, conflict in self._of.items() if conflict.pause_ms and not conflict.refused)
+
+    @property
+    def warnings(self) -> tuple[Warning, ...]:
+        """What is under way, and what the kernel refuses again and again."""
+        return tuple(_warning(thing, conflict) for thing, conflict in self._of.items() if conflict.pause_ms)
+
+
+def _warning(thing: Thing, conflict: Conflict) -> Warning:
+    name, what = thing
+    if conflict.refused:
+        told = f"its {what} is refused again and again; it is tried ever more seldom"
+        return Warning("refused-again", Severity.ERROR, name, told)
+    who = f"probably {', '.join(conflict.who)}" if conflict.who else "somebody"
+    told = f"{who} keeps changing back its {what}; it is repaired ever more seldom"
+    right = "tell that program to leave the appliance's interfaces alone"
+    return Warning("conflict", Severity.WARNING, name, told, right)
 
 
 def about(change: Change | Operation) -> Thing:

@@ -97,8 +97,8 @@ def status_of(path: str, by: str, *, converged: bool = True) -> dict[str, Any]:
         "hold_down_left_ms": None, "path": path, "path_by": by,
     }  # fmt: skip
     vm = {"phase": "steady", "since_ms": 1_000, "due_ms": None, "attempts": 0, "attempts_declared": 0, "unreached": 0}
-    network = {"converged": converged, "problems": [], "conflicts": []}
-    return {"sku": "two", "segments": [segment], "vm": vm, "signals": [], "network": network, "guard": None}
+    more: dict[str, Any] = {"signals": [], "network": {"converged": converged}, "guard": None, "warnings": []}
+    return {"sku": "two", "segments": [segment], "vm": vm, **more}
 
 
 @pytest.mark.parametrize("output", ["text", "json"])

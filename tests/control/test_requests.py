@@ -130,7 +130,7 @@ def test_choice(asked: Asked) -> None:
 
 def test_status_is_of_now_and_says_which_process(asked: Asked) -> None:
     found = asked("status")["status"]
-    assert (found["format"], found["pid"], found["sku"]) == ("reconciler.status/1", 1, "two")
+    assert (found["format"], found["pid"], found["sku"]) == ("reconciler.status/2", 1, "two")
 
 
 def test_an_audit_finds_nothing_and_changes_nothing(asked: Asked) -> None:

@@ -21,6 +21,7 @@ from reconciler.daemon.loop import Daemon, Parts
 from reconciler.guard.step import begin
 from reconciler.host import clock
 from reconciler.host.blocking import Saver
+from reconciler.warning import Warning
 
 SOON_S = 10.0
 
@@ -64,6 +65,7 @@ class NoGuard:
             notes=self.notes,
         )
         self.probing = Wake()
+        self.warnings: tuple[Warning, ...] = ()
 
     def disturbed(self) -> bool:
         return self.watch.drain() and False

@@ -240,7 +240,7 @@ def test_the_end_of_a_restart_that_failed_is_told() -> None:
     kept.turn(changed=True)
     kept.wait(1_001)
     kept.turn(RestartEnded(kept.restarts[-1].asked_ms, Ending.REFUSED, "no such VM"))
-    assert kept.texts("restart") == ["the VM was not restarted: no such VM"]
+    assert kept.texts("restart") == ["VM: it was not restarted: no such VM"]
 
 
 def test_a_hypervisor_that_cannot_be_asked_uses_up_nothing_and_is_told_once() -> None:
@@ -255,7 +255,7 @@ def test_a_hypervisor_that_cannot_be_asked_uses_up_nothing_and_is_told_once() ->
         asked = kept.restarts.pop()
         assert (asked.method, asked.attempt) == ("reset", 1)
         kept.turn(RestartEnded(asked.asked_ms, Ending.UNREACHED, why))
-    assert kept.texts("restart") == [f"nobody can be asked to restart the VM: {why}"]
+    assert kept.texts("restart") == [f"VM: nobody can be asked to restart it: {why}; it is asked again and again"]
     assert len([text for text in kept.texts("decision") if "restart" in text]) == 2
     assert kept.core.state.vm.attempts == json.loads(str(kept.memory))["vm"]["attempts"] == 0
     kept.wait(11_000)
@@ -480,8 +480,23 @@ def test_a_problem_is_the_same_whatever_other_nics_come_and_go_meanwhile() -> No
         kept.kernel.plug(kept.kernel["eth0"], plugged=bool(number % 2))
         kept.turn(changed=True)
         kept.wait(10)
-    assert len(kept.texts("problem")) == 1
-    assert kept.texts("solved") == []
+    assert problems(kept, "port-missing") == ["problem"]
+
+
+def problems(kept: Kept, code: str) -> list[str]:
+    """The events in which it was told that something of this code is so, and that it is not any more."""
+    return [line["event"] for line in kept.lines if line.get("warning", {}).get("code") == code]
+
+
+def test_a_cable_that_flaps_fills_no_log_and_in_the_end_the_log_says_how_it_is() -> None:
+    kept = Kept().inspected()
+    for number in range(21):
+        kept.kernel.plug(kept.kernel["eth0"], plugged=bool(number % 2))
+        kept.turn(changed=True)
+        kept.wait(1_500)
+    assert problems(kept, "port-no-carrier") == ["obstacle", "cleared"] * 3
+    kept.wait(70_000)
+    assert problems(kept, "port-no-carrier") == [*["obstacle", "cleared"] * 3, "obstacle"]
 
 
 def test_one_port_that_is_missing_does_not_keep_the_other_from_its_place() -> None:
@@ -507,7 +522,7 @@ def test_a_kernel_that_cannot_be_read_is_told_and_read_again(error: Exception, a
 
     kept.kernel.observe = refuse  # type: ignore[method-assign]
     kept.turn(changed=True)
-    assert kept.texts("unread") == [str(error)]
+    assert kept.texts("unread") == [f"network: it cannot be read: {error}"]
     assert kept.core.due_ms == kept.now + again_ms
     kept.kernel.observe = genuine  # type: ignore[method-assign]
     kept.power(on=False)

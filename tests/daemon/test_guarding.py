@@ -324,7 +324,7 @@ def test_what_went_past_the_vm_is_told_when_it_has_the_wire_again() -> None:
 
 def passed(kept: Guards) -> int:
     """How many frames `status` tells of."""
-    status = kept.guarding.status()
+    status, _ = kept.guarding.status()
     assert status
     frames = status["segments"][0]["passed"]["frames"]
     assert isinstance(frames, int)
@@ -445,9 +445,10 @@ def test_counters_that_cannot_be_read_are_told_as_they_were_last() -> None:
     kept.table.refuses = "No buffer space available"
     more(kept, 500)
     assert passed(kept) == 1_000
-    status = kept.guarding.status()
-    assert status
-    assert status["trouble"] == "No buffer space available"
+    _, told = kept.guarding.status()
+    assert [(one.code, one.text) for one in told if one.code == "guard-unable"] == [
+        ("guard-unable", "it cannot do its work: No buffer space available")
+    ]
     kept.table.refuses = ""
     kept.wait(300)
     assert passed(kept) == 1_500
@@ -671,7 +672,7 @@ def test_what_somebody_flushed_is_put_back_with_another_token() -> None:
     assert kept.messages() == ["install"]
     assert kept.held is LeaseState.GRANTED
     assert kept.token != token, "the old one may have been seen on the wire"
-    assert kept.texts("guard")[-1] == "the guard was put back: somebody had removed it"
+    assert kept.texts("guard")[-1].startswith("guard: it was put back: somebody had removed it; ")
     kept.wait(5_000)
     assert kept.table.opens("wire")
     assert kept.events("tripped") == []
@@ -783,7 +784,7 @@ def test_rules_of_somebody_elses_are_put_right() -> None:
     kept.guarding.disturb()
     kept.turn(changed=True)
     assert "stranger" not in str(kept.table.rules)
-    assert kept.texts("guard")[-1] == "the guard was put right: somebody had changed it"
+    assert kept.texts("guard")[-1].startswith("guard: it was put right: somebody had changed it; ")
     kept.wait(1_000)
     assert kept.table.opens("wire")
 
@@ -1050,7 +1051,7 @@ def test_one_that_never_comes_up_is_ended_after_ten_seconds_and_tried_again_ever
     assert all(10_000 <= one < 10_030 for one in pauses(kept)[:3])
     assert 16_000 <= pauses(kept)[3] < 16_020
     assert all(30_000 <= one < 30_020 for one in pauses(kept)[4:])
-    assert kept.texts("prober")[0] == "the prober has told nothing for 10 s: another one is started"
+    assert kept.texts("prober")[0] == "guard: the prober has told nothing for 10 s: another one is started"
     kept.wires.start_ms = 0
     kept.until(lambda: kept.held is LeaseState.GRANTED)
 
@@ -1089,7 +1090,7 @@ def test_one_that_hangs_is_replaced_as_soon_as_it_is_gone(whose: str) -> None:
     spawned = kept.wires.spawned
     took = kept.until(lambda: kept.wires.spawned > spawned, 5_000)
     assert 1_200 <= took <= 3_100
-    assert kept.texts("prober") == ["the prober hangs: another one is started"]
+    assert kept.texts("prober") == ["guard: the prober hangs: another one is started"]
     kept.until(lambda: kept.held is LeaseState.GRANTED)
     kept.wait(10_000)
     assert kept.wires.spawned == spawned + 1
@@ -1128,7 +1129,9 @@ def test_one_that_cannot_be_started_is_told_once_and_tried_again() -> None:
     kept.prober.refuses = "cannot start the probe sender"
     kept.wires.kill_prober()
     kept.wait(5_000)
-    assert kept.texts("prober") == ["no probes are sent: cannot start the probe sender"]
+    assert kept.texts("prober") == [
+        "guard: no probes are sent: cannot start the probe sender; it is tried again and again"
+    ]
     assert not kept.table.opens("wire")
     kept.prober.refuses = ""
     kept.until(lambda: kept.held is LeaseState.GRANTED)
@@ -1148,7 +1151,7 @@ def test_an_adapter_that_nobody_can_listen_at_costs_the_others_nothing() -> None
     kept.wait(60_000)
     assert kept.wires.process is not None
     assert kept.wires.spawned == 1
-    assert kept.texts("prober") == ["no probes are sent: cannot listen at vif1"]
+    assert kept.texts("prober") == ["guard: no probes are sent: cannot listen at vif1; it is tried again and again"]
     kept.guarding._listener = kept.wires.ear
     kept.until(lambda: kept.held is LeaseState.GRANTED)
 
@@ -1160,7 +1163,9 @@ def test_a_table_that_cannot_be_set_is_told_once_tried_again_and_stops_no_switch
     kept = Guards()
     kept.table.refuses = "libnftables is not installed"
     kept.adopting()
-    assert kept.texts("guard") == ["the guard cannot do its work: libnftables is not installed"]
+    assert kept.texts("guard") == [
+        "guard: it cannot do its work: libnftables is not installed; it is tried again and again"
+    ]
     assert kept.guarding.state.table.trouble == "libnftables is not installed"
     kept.wait(1_000)
     hold(kept)

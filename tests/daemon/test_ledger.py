@@ -192,7 +192,7 @@ def test_rows_wait_for_room_on_the_disk_and_that_is_told(tmp_path: Path) -> None
         one.book(Entry(kind=EntryKind.HOLD, id=f"{at % 10}", from_ms=at, to_ms=None if at < 4_996 else at))
     with pytest.raises((OSError, TimeoutError)):
         one.wait(5)
-    (told,) = one.warnings()
+    (told,) = one.warnings
     assert told.code == "ledger-unwritten"
     assert "No space left on device; 4096 rows wait in memory, 904 are lost" in told.text
     FullDisk.full = False
@@ -204,7 +204,7 @@ def test_rows_wait_for_room_on_the_disk_and_that_is_told(tmp_path: Path) -> None
         one.wait(20)
     finally:
         FullDisk.full = True
-    assert not one.warnings()
+    assert not one.warnings
     lost = entries(tmp_path, "lost")
     assert len(lost) == 1
     assert "905 entries found no room" in lost[0]["cause"]

@@ -230,12 +230,12 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_again_when_it_fails_ag
         with pytest.raises(OSError, match="file"):
             remembered(memory, state())
     assert [line["level"] for line in lines(told)] == ["error"]
-    assert memory.trouble == lines(told)[0]["text"]
+    assert [one.line for one in memory.warnings] == [lines(told)[0]["text"]]
     blocked.unlink()
     remembered(memory, state())
     assert memory.find()[0] is not None
     assert [line["level"] for line in lines(told)] == ["error", "info"]
-    assert memory.trouble == ""
+    assert memory.warnings == ()
 
 
 def test_a_file_that_cannot_be_set_aside_is_no_reason_not_to_start(

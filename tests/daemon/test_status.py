@@ -16,6 +16,7 @@ from reconciler.guard.table import LeaseState
 from reconciler.health.signal import HealthState, Reading
 from reconciler.health.state import Ending, Hold, HoldPlaced, RestartEnded
 from reconciler.network.state import Setting
+from reconciler.warning import Severity, Warning
 
 
 def told(kept: Kept) -> Any:
@@ -24,13 +25,15 @@ def told(kept: Kept) -> Any:
 
 
 def told_guarded(kept: Guards) -> Any:
-    guard = kept.guarding.status()
-    return json.loads(json.dumps({**status(kept.core), "guard": guard}))
+    guard, warnings = kept.guarding.status()
+    return json.loads(json.dumps({**status(kept.core, warnings), "guard": guard}))
 
 
 def text(lines: Any) -> str:
     made = list(lines)
-    assert all(isinstance(line, Said) and line.text.replace("\x1b", "").isprintable() for line in made)
+    assert all(
+        isinstance(line, Said) and line.text.replace("\x1b", "").replace("\n", "").isprintable() for line in made
+    )
     import click
 
     return "\n".join(click.unstyle(line.text) for line in made)
@@ -52,10 +55,9 @@ def test_a_well_appliance() -> None:
     assert found["network"] == {
         "converged": True,
         "changes": 0,
-        "problems": [],
-        "conflicts": [],
         "repaired": 0,
     }
+    assert found["warnings"] == []
     (signal,) = found["signals"]
     assert (signal["name"], signal["kind"], signal["segment"], signal["state"]) == (
         "wire",
@@ -66,10 +68,14 @@ def test_a_well_appliance() -> None:
     assert text(shown(found)).startswith("two: inspected; the network is as wanted\nwire: inspect for")
 
 
-def test_log_lines_that_nobody_could_read_are_told() -> None:
-    found = told(Kept().inspected())
-    assert "log" not in text(shown({**found, "log": {"lost": 0}}))
-    assert "2 lines of the log were lost: its reader stalled" in text(shown({**found, "log": {"lost": 2}}))
+def test_what_others_have_to_warn_of_stands_with_the_rest_the_worst_first() -> None:
+    kept = Kept().inspected()
+    kept.kernel.bridge_netfilter = ("bridge-nf-call-iptables",)
+    kept.turn(changed=True)
+    lost = Warning("x", Severity.ERROR, "log \x1b", "2 lines were lost")
+    found = json.loads(json.dumps(status(kept.core, [lost])))
+    assert [one["code"] for one in found["warnings"]] == ["x", "bridge-netfilter"]
+    assert "\n  error: log \\x1b: 2 lines were lost\n  warning: br_netfilter is on: " in text(shown(found))
 
 
 def test_what_was_never_heard_is_unknown_and_said_to_be() -> None:
@@ -98,7 +104,9 @@ def test_a_failure_with_the_reasons_the_hold_down_and_the_restarts_to_come() -> 
     assert "VM: restarting for 1 ms, restart 1 of 4, 9 min 59 s left" in text(shown(told(kept)))
     kept.turn(RestartEnded(kept.restarts[-1].asked_ms, Ending.UNREACHED, "no answer"))
     assert told(kept)["vm"]["unreached"] == 1
-    assert "VM: waiting for 0 ms, the hypervisor cannot be asked, 1 s left" in text(shown(told(kept)))
+    shape = text(shown(told(kept)))
+    assert "VM: waiting for 0 ms, 1 s left" in shape
+    assert "  error: VM: nobody can be asked to restart it: no answer; it is asked again and again" in shape
     kept.power(on=True)
     kept.turn(changed=True)
     found = told(kept)
@@ -136,8 +144,12 @@ def test_a_problem_and_a_fight_and_that_the_network_is_not_as_wanted() -> None:
     assert found["network"]["converged"] is False
     shape = text(shown(found))
     assert "two: wire is cut; the network is not as wanted\nwire: cut; wanted: inspect for " in shape
-    assert "  problem: port inside: no interface matches name eth1" in shape
-    assert "  somebody keeps changing back eth0 mtu" in shape
+    assert "  error: port inside: no interface matches name eth1; this machine has:\n      eth0: " in shape
+    assert "  warning: eth0: somebody keeps changing back its mtu; it is repaired ever more seldom; tell " in shape
+    assert [(one["code"], one["severity"], one["about"]) for one in found["warnings"]] == [
+        ("port-missing", "error", "port inside"),
+        ("conflict", "warning", "eth0"),
+    ]
 
 
 def test_degraded_is_told_and_no_reason_to_bypass() -> None:
@@ -146,7 +158,9 @@ def test_degraded_is_told_and_no_reason_to_bypass() -> None:
     kept.turn(beat(HealthState.DEGRADED, "drops \x1b grow"))
     found = told(kept)
     assert kept.choice == "inspect"
-    assert found["degraded"] == ["beat degraded: drops ? grow"]
+    assert [(one["code"], one["about"], one["text"]) for one in found["warnings"]] == [
+        ("degraded", "signal beat", "degraded: drops ? grow")
+    ]
     assert found["signals"][0]["state"] == "degraded"
 
 
@@ -317,7 +331,7 @@ def test_a_network_that_cannot_be_read_and_what_the_guard_says_of_it(monkeypatch
 def told_segments(*paths: tuple[str, str]) -> Any:
     """A status of so many segments, of which nothing else is told."""
     segments = [{"name": f"s{number}", "path": path, "path_by": by} for number, (path, by) in enumerate(paths)]
-    return {"sku": "x", "segments": segments, "network": {"converged": True}, "guard": None}
+    return {"sku": "x", "segments": segments, "network": {"converged": True}, "guard": None, "warnings": []}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import contextlib
 import grp
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -352,17 +353,22 @@ def test_the_cable_is_pulled_and_put_back(kept: Keeping) -> None:
         assert lost() == 0
 
 
+def warned(kept: Keeping) -> dict[str, str]:
+    """The codes of the warnings, and about what they are."""
+    return {one["code"]: one["about"] for one in kept.status()["warnings"]}
+
+
 def test_a_nic_that_is_renamed_is_missed_by_name_and_found_again(kept: Keeping) -> None:
     before = len(kept.told("problem"))
     kept.hand("ip link set nic1 down; ip link set nic1 name elsewhere")
-    kept.until(lambda: bool(kept.status()["network"]["problems"]), "the problem")
-    assert kept.status()["network"]["problems"][0]["code"] == "port-missing"
+    kept.until(lambda: "port-missing" in warned(kept), "the problem")
+    assert re.search("this machine has:\n      [a-z0-9]+: ", kept.cli("status").out)
     assert kept.where("nic0") == ["sw-outside"]
     kept.hand("ip link set elsewhere name nic1")
     kept.rests()
     assert kept.is_on("inspect")
-    told = [line["code"] for line in kept.told("problem")[before:]]
-    assert told.count("port-missing") == 1
+    (missing,) = (one for one in kept.told("problem")[before:] if one["warning"]["code"] == "port-missing")
+    assert re.search("; this machine has: [a-z0-9]+: .*mac .*; [a-z0-9]+: ", missing["text"])
     assert len(kept.told("problem")) == len(kept.told("solved"))
 
 
@@ -382,7 +388,7 @@ def test_a_nic_that_keeps_its_old_name_beside_the_new_one_is_followed(kept: Keep
 @pytest.mark.long
 def test_a_nic_that_is_gone_and_comes_back_as_another_one(kept: Keeping) -> None:
     kept.hand("ip link delete nic1")
-    kept.until(lambda: bool(kept.status()["network"]["problems"]), "the problem")
+    kept.until(lambda: "port-missing" in warned(kept), "the problem")
     # It is followed while it is away, too.
     kept.lab.kill_vm()
     kept.until(lambda: kept.where("nic0") == ["sw-bypass"], "bypass of what is left")
@@ -470,12 +476,12 @@ def test_somebody_who_fights_is_recognised_and_slowed_down_and_over_when_all_swi
         return bool(kept.told("conflict"))
 
     kept.until(undo, "a conflict")
-    assert kept.status()["network"]["conflicts"] == ["nic1 switch"]
+    assert warned(kept)["conflict"] == "nic1"
     kept.hand("ip link set nic1 nomaster")
     assert kept.where("nic1") == [None]
     kept.ask("hold", topology="bypass", reason="x", seconds=60)
     assert kept.is_on("bypass")
-    assert kept.status()["network"]["conflicts"] == []
+    assert "conflict" not in warned(kept)
 
 
 # --- other signals ---------------------------------------------------------------------------------------------------
@@ -679,7 +685,7 @@ def test_status_why_hold_and_release_from_the_command_line(kept: Keeping) -> Non
     assert kept.cli("release", "wire") == (0, "wire=inspect\n", "")
     assert kept.is_on("inspect")
     assert kept.cli("release") == (1, "", "reconcile: nothing is held\n")
-    assert json.loads(kept.cli("status", "-o", "json").out)["format"] == "reconciler.status/1"
+    assert json.loads(kept.cli("status", "-o", "json").out)["format"] == "reconciler.status/2"
 
 
 @pytest.mark.long

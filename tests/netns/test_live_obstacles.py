@@ -184,4 +184,4 @@ def follows(kept: Keeping, event: str, expected: tuple[str, str], what: str) -> 
 
 
 def logged(kept: Keeping, event: str) -> list[tuple[str, str]]:
-    return [(one["level"], one["code"]) for one in kept.told(event)]
+    return [(one["level"], one["warning"]["code"]) for one in kept.told(event)]

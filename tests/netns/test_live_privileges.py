@@ -175,7 +175,7 @@ def test_they_suffice_for_the_guard_and_its_prober(guarded: Live) -> None:
     found = until(guarded, lambda found: found and found["guard"] and found["guard"]["prober"]["priority"])
     try:
         assert found["guard"]["on"]
-        assert found["guard"]["trouble"] == ""
+        assert [one for one in found["warnings"] if one["severity"] == "error"] == []
         assert found["guard"]["prober"]["alive"]
         if TAP:
             assert found["guard"]["prober"]["priority"] == "fifo 10"

@@ -245,7 +245,8 @@ class Guarded:
             if self._stand(name) is not well or bool(self.table.sets.get(f"{name}/aside")):
                 raise ViolationError(f"{name}: in the end the leases {'do not ' if well else ''}stand")
         assert self.guarding is not None
-        for one in (self.guarding.status() or {"segments": ()})["segments"]:
+        status, _ = self.guarding.status()
+        for one in status["segments"] if status else ():
             name, booked = one["name"], one["passed"]["frames"]
             if booked != self._booked.get(name, 0):
                 raise ViolationError(f"{name}: {booked} frames are booked, and {self._booked.get(name, 0)} passed")
