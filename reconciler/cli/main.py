@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -20,6 +20,7 @@ from click.core import ParameterSource
 from reconciler import __version__
 from reconciler.cli import daemon as cli_daemon
 from reconciler.cli import guard as cli_guard
+from reconciler.cli import report as cli_report
 from reconciler.cli import teardown as cli_teardown
 from reconciler.cli import unit as cli_unit
 from reconciler.cli.options import FILE, OUTPUT, PATH
@@ -27,6 +28,8 @@ from reconciler.console import say, say_json, show
 from reconciler.errors import ReconcilerError
 from reconciler.host import places
 from reconciler.host.inherited import shed_inherited_signals
+
+DRIFT = 3
 
 
 @click.group(
@@ -72,8 +75,7 @@ def cli(context: click.Context, /, file: Path | None, **options: Any) -> None:
     """Make the kernel's network match the appliance file, once.
 
     Without a command, the network is compared with the file and what differs is repaired. With --dry-run it is only
-    compared. Exit status: 0 as declared, 1 failed, invalid or not seen, 2 wrong usage; of --dry-run also 3 something
-    differs, 5 a segment is cut, 4 a segment is bypassed: of several, the first in this order.
+    compared. Exit status: 0 as declared, 1 failed or invalid, 2 wrong usage, 3 --dry-run found drift.
     """
     context.obj = file
     if context.invoked_subcommand is not None:
@@ -110,42 +112,35 @@ def once(
         client.check_free(appliance.sku, dry_run=dry_run, topologies=topologies)
     choice = _choice(appliance, topologies, None if against else client.choice(appliance.sku, dry_run=dry_run))
     if dry_run:
-        from reconciler.network.audit import other_file
-
-        other = None if against else client.other_file(appliance.sku, digest(text))
-        beside = (other_file(appliance.sku, other, digest(text)),) if other else ()
-        _show(appliance, choice, _look(appliance, choice, against, beside), output, digest(text))
+        sys.exit(_audit(appliance, choice, against, output, digest(text)))
     sys.exit(_apply(appliance, choice, output, wait, digest(text)))
 
 
-def _look(appliance: Any, choice: dict[str, str], against: Path | None, beside: tuple[Any, ...]) -> Any:
-    """`beside`: what differs and is known already."""
-    if not against:
-        from reconciler.host.look import look
-
-        return look(appliance, choice, beside)
-    from reconciler.network.audit import Audit
-    from reconciler.network.desired import desired
-    from reconciler.network.diff import difference
-    from reconciler.network.record import parse
-
-    recorded = parse(places.read_file(against).decode("utf-8", "replace"), str(against))
-    return Audit(difference(appliance, desired(appliance, choice), recorded))
-
-
-def _show(appliance: Any, choice: dict[str, str], audit: Any, output: str, digest: str) -> NoReturn:
-    """Print what differs, and end the process with the exit status."""
+def _audit(appliance: Any, choice: dict[str, str], against: Path | None, output: str, digest: str) -> int:
     from reconciler.host.envelope import enveloped
     from reconciler.network import report
+    from reconciler.network.cycle import audit
     from reconciler.network.plan import plan
 
-    if output == "commands":
-        show(report.commands(plan(audit.found), audit))
-    elif output == "json":
-        say_json(enveloped(report.drift_json(appliance, choice, audit), digest))
+    if against:
+        from reconciler.network.desired import desired
+        from reconciler.network.diff import difference
+        from reconciler.network.record import parse
+
+        recorded = parse(places.read_file(against).decode("utf-8", "replace"), str(against))
+        found = difference(appliance, desired(appliance, choice), recorded)
     else:
-        show(report.drift(appliance, choice, audit))
-    sys.exit(audit.exit_status)
+        from reconciler.host.netlink.kernel import Kernel
+
+        with Kernel() as kernel:
+            found = audit(kernel, appliance, choice)
+    if output == "commands":
+        show(report.commands(plan(found), found))
+    elif output == "json":
+        say_json(enveloped(report.drift_json(appliance, choice, found), digest))
+    else:
+        show(report.drift(appliance, choice, found))
+    return 1 if found.problems else DRIFT if found.changes else 0
 
 
 def _apply(appliance: Any, choice: dict[str, str], output: str, wait: float, digest: str) -> int:
@@ -287,8 +282,9 @@ def demo(rate: int) -> None:
     sys.exit(run(rate))
 
 
-for command in (*cli_daemon.COMMANDS, *cli_guard.COMMANDS, *cli_teardown.COMMANDS, *cli_unit.COMMANDS):
-    cli.add_command(command)
+for group in (cli_daemon, cli_guard, cli_report, cli_teardown, cli_unit):
+    for command in group.COMMANDS:
+        cli.add_command(command)
 
 
 def main() -> None:

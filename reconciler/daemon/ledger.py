@@ -23,6 +23,8 @@ from reconciler.warning import Severity, Warning
 
 # How often it is noted that the daemon lives: in /run; and, each so many times, on a disk that writing wears out.
 _ALIVE_MS, _KEPT_EACH = 1_000, 60
+# A copy of the file is evidence until its last row.
+_QUIET_MS = 3_600_000
 # One that lives no longer than this, and does nothing, is not worth a row.
 _BEGUN_MS = 10_000
 
@@ -46,7 +48,7 @@ class Ledger:
         self.open: dict[str, Entry] = {}
         """The intervals that go on, by their ids; those of earlier processes also."""
         self._found: Found | None = None
-        self._alive_ms, self._marks = 0, 0
+        self._alive_ms, self._marks, self._booked_ms = 0, 0, clock.now_ms()
         self._beginning: tuple[Booked, ...] = ()
         # Those of `open` that a row tells of, or will.
         self._kept: dict[str, Entry] = {}
@@ -92,6 +94,7 @@ class Ledger:
     def book(self, entry: Entry) -> None:
         """Have an entry written. Never blocks, and never fails; see `warnings`."""
         still_open(self.open, entry)
+        self._booked_ms = clock.now_ms()
         self._tell_beginning()
         self._add(self._stamped(entry))
 
@@ -142,6 +145,8 @@ class Ledger:
             if now - self._beginning[0].monotonic_ms < _BEGUN_MS:
                 return
             self._tell_beginning()
+        if now - self._booked_ms >= _QUIET_MS:
+            self.book(self.now().entry(EntryKind.ALIVE))
         if now - self._alive_ms >= _ALIVE_MS:
             self._alive_ms, self._marks = now, self._marks + 1
             self._marker.write(self._marks % _KEPT_EACH == 1)

@@ -26,6 +26,11 @@ def state_dir() -> Path:
     return Path(cache) / "reconciler"
 
 
+def ledger_dir() -> Path:
+    """Where the daemon writes its ledger, whoever asks: ``RECONCILER_STATE_DIR``, else /var/lib/reconciler."""
+    return Path(os.environ.get("RECONCILER_STATE_DIR") or "/var/lib/reconciler")
+
+
 def run_dir() -> Path:
     """What ends with the machine's run: ``RECONCILER_RUN_DIR``, else /run/reconciler."""
     return Path(os.environ.get("RECONCILER_RUN_DIR") or "/run/reconciler")

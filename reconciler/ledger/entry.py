@@ -8,7 +8,7 @@ An entry replaces all earlier ones of its `id`: the last one is what is known of
 nothing but the end. Between the two there may be more, each with all that is known by then: frames, a better bound. One
 that turns out never to have been is ended with `to_ms` = `from_ms`, and says why in `cause`.
 
-Where no entry says otherwise, and the daemon ran (`Kind.START` to `Kind.STOP`), a segment was inspected.
+Where no entry says otherwise, and the daemon ran (`EntryKind.START` to `EntryKind.STOP`), a segment was inspected.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ class EntryKind(StrEnum):
     DRILL = "drill"
     # The ledger's own.
     START = "start"  # the daemon begins; `evidence`: the segments that the file declares; so with a reload
+    ALIVE = "alive"  # it runs, and has had nothing else to say for an hour
     STOP = "stop"  # it ended in order
     REPAIRED = "repaired"  # a row was torn, and taken out
     LOST = "lost"  # entries could not be kept until there was room on the disk

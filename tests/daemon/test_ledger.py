@@ -17,7 +17,7 @@ from reconciler.daemon import ledger
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.ledger import Ledger
 from reconciler.host.ledgerfile import LedgerFile
-from reconciler.ledger.chain import Break, links
+from reconciler.ledger.chain import ChainedRow, links, ordered
 from reconciler.ledger.entry import Entry, EntryKind
 
 CARRIER = {
@@ -40,7 +40,8 @@ def living(folder: Path) -> Living:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     text = (folder / "two.ledger.jsonl").read_bytes().splitlines(keepends=True)
-    assert not [one for one in links(text) if isinstance(one, Break)]
+    found = [one for one in links(text) if isinstance(one, ChainedRow)]
+    assert (len(found), ordered(found)[1]) == (len(text), ())
     return [json.loads(line) for line in text]
 
 

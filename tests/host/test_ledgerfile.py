@@ -16,7 +16,7 @@ from processes import ending
 
 from reconciler.host import ledgerfile
 from reconciler.host.ledgerfile import Booked, Disk, Found, LedgerFile, files, lines
-from reconciler.ledger.chain import Break, links
+from reconciler.ledger.chain import Break, ChainedRow, links, ordered
 from reconciler.ledger.entry import EntryKind
 from reconciler.ledger.row import Row, parse
 
@@ -72,7 +72,10 @@ def whole(folder: Path) -> bool:
     for path in files(folder, "sku"):
         if path.exists():
             text += path.read_bytes().splitlines(keepends=True)
-    return not [one for one in links(text) if isinstance(one, Break)]
+    found = [*links(text)]
+    return not ordered(one for one in found if isinstance(one, ChainedRow))[1] and not any(
+        isinstance(one, Break) for one in found
+    )
 
 
 def entries(folder: Path) -> list[str]:
