@@ -1,4 +1,4 @@
-"""`reconcile validate`: any number of files, everything that is wrong with each."""
+"""`reconcile validate`: any number of files, everything that is wrong or unwise with each."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,12 +7,14 @@ from typing import Any
 
 from reconciler.appliance.declared import Appliance
 from reconciler.appliance.load import InvalidFileError, load
+from reconciler.appliance.unwise import warnings
 from reconciler.appliance.yaml.document import Mistake, spell
-from reconciler.console import say, say_json
+from reconciler.console import escaped, say, say_json, show, warned
 from reconciler.control.ask import digest
 from reconciler.errors import HostError
 from reconciler.host.envelope import enveloped
 from reconciler.host.places import read_file
+from reconciler.warning import Warning, worst_first
 
 # Versioned: a change that could break a reader counts up.
 VALIDATION_FORMAT = "reconciler.validation/1"
@@ -44,7 +46,7 @@ class Checked:
     """What became of one file: `sku` and `summary` of a valid one, else `mistakes`, or why it was not even read.
 
     `digest`: SHA-256 of what was read, in hexadecimal; '' if nothing was. `explained`: the mistakes as text, each with
-    its line of the file.
+    its line of the file. `warnings`: what a valid one is unwise to say.
     """
 
     file: str
@@ -54,6 +56,7 @@ class Checked:
     unreadable: str = ""
     explained: str = ""
     digest: str = ""
+    warnings: tuple[Warning, ...] = ()
 
     @property
     def valid(self) -> bool:
@@ -72,7 +75,8 @@ def check(path: Path) -> Checked:
         appliance = load(text, str(path))
     except InvalidFileError as error:
         return Checked(str(path), mistakes=tuple(error.mistakes), explained=error.explained, digest=which)
-    return Checked(str(path), appliance.sku, ", ".join(_parts(appliance)), digest=which)
+    unwise = worst_first(warnings(appliance))
+    return Checked(str(path), appliance.sku, ", ".join(_parts(appliance)), digest=which, warnings=unwise)
 
 
 def run(paths: list[Path], *, as_json: bool) -> int:
@@ -106,6 +110,7 @@ def _check_all(paths: list[Path]) -> Iterator[Checked]:
 def _say(one: Checked) -> None:
     if one.valid:
         say(f"{one.file}: valid: {one.summary}")
+        show(warned(each, f"{escaped(one.file)}: ", error=True) for each in one.warnings)
     elif one.unreadable:
         say(one.unreadable, error=True)
     else:
@@ -120,6 +125,7 @@ def _json(one: Checked) -> dict[str, Any]:
         "sku": one.sku or None,
         "unreadable": one.unreadable or None,
         "mistakes": [_mistake_json(each) for each in one.mistakes],
+        "warnings": [each.as_json() for each in one.warnings],
     }
 
 

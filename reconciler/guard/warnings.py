@@ -15,7 +15,7 @@ def warnings(state: GuardState, guards: Mapping[str, PathGuard], unseen: str = "
         return
     if not state.on:
         yield Warning(
-            "guard-off", Severity.WARNING, "guard", "it is off: a failure is the daemon's alone to act upon", _SET
+            "guard-off", Severity.ERROR, "guard", "it is off: a failure is the daemon's alone to act upon", _SET
         )
         return
     for name, guard in guards.items():

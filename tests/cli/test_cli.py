@@ -241,6 +241,17 @@ def test_validation_for_programs_has_its_documented_shape(file: str, tmp_path: P
     assert value["files"][1]["mistakes"][0].keys() == {"line", "column", "path", "what", "right"}
 
 
+def test_what_a_valid_file_is_unwise_to_say_is_a_warning_and_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "unwise\x1b.yaml"
+    signals = {"canary": {"kind": "canary", "required": False}}
+    path.write_text(json.dumps(two_ports_document(guard={}, health={"signals": signals})))
+    done = run("validate", str(path))
+    assert done.code == 0
+    assert done.err.startswith(f"{str(path)[:-6]}\\x1b.yaml: warning: signal canary: it is not required: ")
+    ((told,),) = (one["warnings"] for one in json.loads(run("validate", "-o", "json", str(path)).out)["files"])
+    assert (told["code"], told["severity"], told["about"]) == ("canary-not-required", "warning", "signal canary")
+
+
 def test_schema_prints_a_schema() -> None:
     done = run("schema")
     assert done.code == 0
