@@ -8,11 +8,12 @@ Old evidence is none: a reading stands while reports go on to bear it out, and f
 is sent, for the table is missing, or nobody tells of it, it becomes absent, and the file says what that is worth.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 from reconciler.appliance.declared import Appliance, Canary, Frame, Guard, Source
+from reconciler.guard.frames import HEADER_BYTES, MIN_BYTES
 from reconciler.guard.orders import DirectionReport, question_of
 from reconciler.guard.rules import Guarded
 from reconciler.health.signal import HealthState, Reading
@@ -23,6 +24,8 @@ SILENT_MS = 1_000
 UNPROVEN_MS = 1_000
 # A guard without a latch repairs what is over soon by itself. What lasts longer, the policy hears of.
 UNLATCHED_MS = 3_000
+# So many frames of a size in a row that do not come back are too large for the VM, and none that a busy one lost.
+_LARGE_LOST = 5
 # Something that must not come through was seen; for so many of its intervals after the last time it counts.
 _NEGATIVE_INTERVALS = 3
 _NO_TABLE = "the guard is not in the kernel: no probes are sent"
@@ -30,11 +33,21 @@ _NO_TABLE = "the guard is not in the kernel: no probes are sent"
 
 @dataclass(frozen=True, slots=True)
 class LatestReport:
-    """One direction, as it was reported last. `since_ms`: when it was reported first for these addresses."""
+    """One direction, as it was reported last. `since_ms`: when it was reported first for these addresses.
+
+    `counted`: by size in bytes, from how many sent frames on those count that have not come back.
+    """
 
     reported: DirectionReport
     since_ms: int
     negative_ms: int | None = None
+    counted: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def too_large(self) -> frozenset[int]:
+        """The sizes that do not come back although smaller frames do."""
+        large = self.reported.large
+        return frozenset(size for size, sent, _ in large if sent - self.counted.get(size, sent) >= _LARGE_LOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +83,7 @@ class Canaries:
         negative = old.negative_ms if old else None
         if one.negative > (old.reported.negative if old and same else 0):
             negative = now
-        return LatestReport(one, since, negative)
+        return LatestReport(one, since, negative, dict(_counted(old if same else None, one)))
 
     def trip(self, segment: str) -> Self:
         """A segment's guard has tripped: that is a failure, even if the path is proven again a moment later."""
@@ -166,7 +179,7 @@ class Canaries:
         if dark:
             return self._never(one, dark)
         if all(way and way.reported.state == "back" for way in ways.values()):
-            return HealthState.HEALTHY, "probes come back in every direction"
+            return _sizes(ways) or (HealthState.HEALTHY, "probes come back in every direction")
         return None
 
     def _never(self, one: Guarded, dark: Iterable[str]) -> tuple[HealthState, str]:
@@ -178,6 +191,33 @@ class Canaries:
                 "the VM passes ARP but no probes (ethertype 0x88b5): give the guard another `probe`",
             )
         return HealthState.FAILED, f"no probe has come back yet: {', '.join(dark)}"
+
+
+def _counted(old: LatestReport | None, one: DirectionReport) -> Iterator[tuple[int, int]]:
+    """From how many sent frames on those of each size count: since the last came back, and while the probes do."""
+    before = {known.size: known for known in old.reported.large} if old else {}
+    for size, sent, returned in one.large:
+        then = before.get(size)
+        if one.state != "back" or (old and old.reported.state != "back"):
+            yield size, sent
+        elif old is None or then is None:
+            # Of a prober that was found: what has never come through counts from the first on.
+            yield size, sent if returned else 0
+        else:
+            yield size, old.counted[size] if returned == then.returned else sent
+
+
+def _sizes(ways: Mapping[str, LatestReport | None]) -> tuple[HealthState, str] | None:
+    """What is too large for the VM, and what is not, in bytes that a frame carries; None: nothing is."""
+    found = {name: way.too_large for name, way in ways.items() if way and way.too_large}
+    if not found:
+        return None
+    least = min(min(sizes) for sizes in found.values())
+    tried = (one.size for way in ways.values() if way for one in way.reported.large)
+    passes = max((size for size in tried if size < least), default=MIN_BYTES)
+    lost, kept = least - HEADER_BYTES, passes - HEADER_BYTES
+    text = f"frames that carry {lost} bytes do not come through, those of {kept} do: {', '.join(found)}"
+    return HealthState.DEGRADED, text
 
 
 def _patience_ms(guard: Guard) -> int:

@@ -19,7 +19,8 @@ STAMP_BYTES = 12
 MIN_BYTES = 60
 """The least that Ethernet carries, without frame check sequence."""
 
-_HEADER_BYTES = 14
+HEADER_BYTES = 14
+"""Addresses and ethertype."""
 _IPV4, _ARP = 0x0800, 0x0806
 _UDP = 17
 _TTL = 64
@@ -50,6 +51,26 @@ def frame(probe: Probe, mark: bytes, token: bytes) -> Template:
             return _template(mark, token, _IPV4, _datagram(probe.source, probe.destination, probe.port, b""))
 
 
+def large(probe: Probe, mark: bytes, token: bytes, size: int) -> Template | None:
+    """The frame of a probe, `size` bytes long; None for ARP, of which there is no such frame.
+
+    Raises:
+        ValueError: as `frame`.
+
+    """
+    match probe.frame:
+        case Frame.ETHERNET:
+            made = _template(mark, token, ETHERTYPE, b"")
+            return Template(made.frame.ljust(size, b"\0"), made.stamp_at)
+        case Frame.ARP:
+            return None
+        case Frame.UDP:
+            small = frame(probe, mark, token)
+            behind = max(0, size - small.stamp_at - STAMP_BYTES)
+            body = _datagram(probe.source, probe.destination, probe.port, b"", bytes(behind))
+            return _template(mark, token, _IPV4, body, behind)
+
+
 def negative(canary: Negative, mark: bytes, token: bytes) -> Template:
     """The frame that must not come through: IPv4/UDP with the declared payload, the stamp behind it.
 
@@ -61,10 +82,10 @@ def negative(canary: Negative, mark: bytes, token: bytes) -> Template:
     return _template(mark, token, _IPV4, _datagram(canary.source, canary.destination, canary.port, payload))
 
 
-def _template(mark: bytes, token: bytes, ethertype: int, body: bytes) -> Template:
-    """The frame whose stamp ends `body` if that is a datagram, else follows it."""
+def _template(mark: bytes, token: bytes, ethertype: int, body: bytes, behind: int = 0) -> Template:
+    """The frame whose stamp follows `body`; of a datagram it is a part, with `behind` bytes after it."""
     head = token + mark + struct.pack("!H", ethertype) + body
-    stamp_at = len(head) - STAMP_BYTES if ethertype == _IPV4 else len(head)
+    stamp_at = len(head) - behind - STAMP_BYTES if ethertype == _IPV4 else len(head)
     return Template(head.ljust(max(MIN_BYTES, stamp_at + STAMP_BYTES), b"\0"), stamp_at)
 
 
@@ -73,11 +94,13 @@ def _who_has(mark: bytes, source: bytes, destination: bytes) -> bytes:
     return struct.pack("!HHBBH", 1, _IPV4, 6, 4, 1) + mark + source + bytes(6) + destination
 
 
-def _datagram(source: str | None, destination: str | None, port: int | None, payload: bytes) -> bytes:
-    """RFC 791 and RFC 768: payload and room for the stamp, without a checksum of UDP, which a stamp would change."""
+def _datagram(
+    source: str | None, destination: str | None, port: int | None, payload: bytes, behind: bytes = b""
+) -> bytes:
+    """RFC 791 and RFC 768: payload with room for the stamp, without a checksum of UDP, which a stamp would change."""
     if port is None:
         raise ValueError("a probe over UDP needs a port")
-    data = payload + bytes(STAMP_BYTES)
+    data = payload + bytes(STAMP_BYTES) + behind
     udp = struct.pack("!HHHH", port, port, 8 + len(data), 0) + data
     addresses = _address(source) + _address(destination)
     fields = (0x45, 0, 20 + len(udp), 0, _DONT_FRAGMENT, _TTL, _UDP)

@@ -6,6 +6,7 @@ probes of each segment bear now.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from reconciler.appliance.declared import Appliance, Canary, Frame, Negative, Probe
 from reconciler.guard import frames
@@ -17,6 +18,10 @@ _ASK_MS = 500
 _ASK = Probe(_ASK_MS, Frame.ARP, "198.18.0.1", "198.19.0.1")
 # A grace below some consents would end by chance.
 CONSENT_MS = 1_000
+# Frames as large as the wire carries go beside the probes: one for so many of them, and one a second at least.
+_LARGE_PROBES = 50
+_LARGE_MS = 1_000
+_ETHERNET_MTU = 1_500
 _LEAST_GRACE_MS = 4 * CONSENT_MS
 
 
@@ -30,8 +35,8 @@ class ProbeEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class Unwanted:
-    """Frames that must not come through, one each `every_us` microseconds."""
+class Beside:
+    """Frames beside the probes, one each `every_us` microseconds."""
 
     template: Template
     every_us: int
@@ -42,7 +47,7 @@ class Order:
     """What to send where: `out` and `back` are indexes into the ends that go with the orders.
 
     A probe each `every_us`; the direction is lost when none has come back for `lost_us`, at least twice as long. Both
-    in microseconds.
+    in microseconds. `negative`: what must not come through. `large`: what shows which sizes do; no evidence of life.
     """
 
     name: str
@@ -51,7 +56,8 @@ class Order:
     template: Template
     every_us: int
     lost_us: int
-    negative: Unwanted | None = None
+    negative: Beside | None = None
+    large: tuple[Beside, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,14 @@ class Orders:
     grace_ms: int
 
 
+class LargeReport(NamedTuple):
+    """Of frames of one size in bytes, how many were sent, and how many came back."""
+
+    size: int
+    sent: int
+    returned: int
+
+
 @dataclass(frozen=True, slots=True)
 class DirectionReport:
     """What became of a direction.
@@ -70,7 +84,7 @@ class DirectionReport:
     `head`: destination and source of its probes, 12 bytes. `state`: unproven, back or lost. `age_us`: since the last
     probe came back, None if none has. `rtt_us`: least, mean and greatest round-trip time since the last report, None
     without a probe. `sent`, `returned`, `errors` (sendings and receptions that the kernel refused) and `negative` (what
-    came through although it must not) count since the frame is as it is.
+    came through although it must not) count since the frame is as it is. `large`: by size.
     """
 
     name: str
@@ -82,6 +96,7 @@ class DirectionReport:
     errors: int
     rtt_us: tuple[int, int, int] | None
     negative: int
+    large: tuple[LargeReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +173,18 @@ def _mark(one: Guarded, secret: bytes, way: Direction, extra: int = 0) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Sending:
-    """Of one segment: what its frames are made of, and at which end each adapter's role is."""
+    """Of one segment: what its frames are made of, and at which end each adapter's role is.
+
+    `judged`: somebody wants to know which sizes come through.
+    """
 
     one: Guarded
     secret: bytes
     token: bytes
     at: Mapping[str, int]
     check: Negative | None
+    mtu: int
+    judged: bool
 
     def probes(self, way: Direction) -> Order:
         kind, check = self.one.guard.probe, self.check
@@ -176,8 +196,19 @@ class _Sending:
             frames.frame(kind, _mark(self.one, self.secret, way), self.token),
             kind.every_ms * 1_000,
             max(self.one.guard.lease_ms, 2 * kind.every_ms) * 1_000,
-            Unwanted(frames.negative(check, unseen, self.token), check.every_ms * 1_000) if check else None,
+            Beside(frames.negative(check, unseen, self.token), check.every_ms * 1_000) if check else None,
+            tuple(self._large(way)),
         )
+
+    def _large(self, way: Direction) -> Iterator[Beside]:
+        """As large as an Ethernet frame is, and as large as the segment's frames are, where somebody wants to know."""
+        kind = self.one.guard.probe
+        for mtu in sorted({min(self.mtu, _ETHERNET_MTU), self.mtu}) if self.judged else ():
+            # As of a question, the token is one that nobody ever grants: they renew nothing.
+            other = mark_of(self.secret, f"{self.token.hex()}{mtu}") + b"+"
+            made = frames.large(kind, _mark(self.one, self.secret, way), other, mtu + frames.HEADER_BYTES)
+            if made is not None:
+                yield Beside(made, min(_LARGE_PROBES * kind.every_ms, _LARGE_MS) * 1_000)
 
     def questions(self, way: Direction) -> Order:
         # Not to be taken for a probe: its token is another one, which nobody ever grants.
@@ -197,5 +228,6 @@ def _sending(
     at = {
         place.role: ends.setdefault(ProbeEnd(place.interface, place.index, mark), len(ends)) for place in one.adapters
     }
-    check = next((canary.negative for canary in canaries_of(appliance, one.name) if canary.negative), None)
-    return _Sending(one, secret, token, at, check)
+    canaries = tuple(canaries_of(appliance, one.name))
+    check = next((canary.negative for canary in canaries if canary.negative), None)
+    return _Sending(one, secret, token, at, check, appliance.segments[one.name].mtu, bool(canaries))

@@ -9,7 +9,7 @@ from worlds import two_ports
 
 from reconciler.appliance.declared import Appliance
 from reconciler.guard.canary import SILENT_MS, UNLATCHED_MS, UNPROVEN_MS, Canaries
-from reconciler.guard.orders import DirectionReport, canaries_of, question_of
+from reconciler.guard.orders import DirectionReport, LargeReport, canaries_of, question_of
 from reconciler.guard.rules import Guarded, Place
 from reconciler.health.signal import HealthState, Reading
 
@@ -304,6 +304,57 @@ def test_the_weightiest_is_told(first: str) -> None:
     if "tripped" in so:
         ear.canaries = ear.canaries.trip("wire")
     assert ear.news(1_100 if "silent" not in so else 1_001 + SILENT_MS) == ORDER[first]
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def sized(ear: Ear, now: int, sent: int, *returned: int, state: str = "back") -> tuple[Reading, ...]:
+    """So many frames of each size were sent, and of each so many came back out of `outside`; of the other way all."""
+    standard, jumbo = returned
+    one = heard(OUT, state, large=(LargeReport(1_514, sent, standard), LargeReport(9_014, sent, jumbo)))
+    other = heard(IN, state, large=(LargeReport(1_514, sent, sent), LargeReport(9_014, sent, sent)))
+    return ear.hear(now, one, other)
+
+
+TOO_LARGE = path(
+    HealthState.DEGRADED, "frames that carry 9000 bytes do not come through, those of 1500 do: inside → outside"
+)
+
+
+def test_a_size_that_does_not_come_through_is_told_with_the_one_that_does() -> None:
+    ear = Ear()
+    assert sized(ear, 1_000, 1, 1, 0) == HEALTHY
+    assert sized(ear, 2_000, 4, 4, 0) == ()
+    assert sized(ear, 3_000, 5, 5, 0) == TOO_LARGE
+    # It is no matter of life: what is proven is proven.
+    assert ear.proven(3_000)
+    assert sized(ear, 4_000, 6, 6, 0) == ()
+    assert sized(ear, 5_000, 7, 7, 1) == HEALTHY
+    assert sized(ear, 6_000, 11, 11, 1) == ()
+    assert sized(ear, 7_000, 12, 12, 1) == TOO_LARGE
+
+
+def test_of_sizes_that_do_not_come_through_the_least_is_told() -> None:
+    ear = Ear()
+    sized(ear, 1_000, 1, 0, 0)
+    text = "frames that carry 1500 bytes do not come through, those of 46 do: inside → outside"
+    assert sized(ear, 2_000, 6, 0, 0) == path(HealthState.DEGRADED, text)
+
+
+def test_while_no_probe_comes_back_no_size_is_missed() -> None:
+    ear = Ear()
+    assert sized(ear, 1_000, 5, 5, 5) == HEALTHY
+    assert sized(ear, 2_000, 9, 5, 5, state="lost")[0].state is HealthState.FAILED
+    assert sized(ear, 3_000, 20, 5, 5, state="lost") == ()
+    assert sized(ear, 4_000, 30, 5, 5) == HEALTHY
+    assert sized(ear, 5_000, 34, 9, 9) == ()
+
+
+def test_a_prober_that_was_found_is_believed_what_it_has_seen() -> None:
+    assert sized(Ear(), 1_000, 50, 50, 0) == TOO_LARGE
+    assert sized(Ear(), 1_000, 50, 50, 40) == HEALTHY
+    assert Ear().hear(1_000, *both()) == HEALTHY  # of an earlier version: it sends none
 
 
 # --- the proof -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.appliance.declared import Frame, Negative, Probe
-from reconciler.guard.frames import STAMP_BYTES, Template, frame, negative
+from reconciler.guard.frames import STAMP_BYTES, Template, frame, large, negative
 
 MARK, TOKEN = bytes.fromhex("02a1b2c3d407"), bytes.fromhex("06a1a2a3a4a5")
 ADDRESSES = st.integers(0, 2**32 - 1).map(lambda number: str(IPv4Address(number)))
@@ -35,6 +35,23 @@ def test_a_bare_frame() -> None:
     made = frame(Probe(), MARK, TOKEN)
     check(made)
     assert made == Template(TOKEN + MARK + b"\x88\xb5" + bytes(46), 14)
+
+
+@pytest.mark.parametrize("size", [60, 1_514, 9_014, 65_549])
+def test_a_large_frame_is_as_large_as_was_asked_for(size: int) -> None:
+    made = large(Probe(), MARK, TOKEN, size)
+    assert made == Template((TOKEN + MARK + b"\x88\xb5").ljust(size, b"\0"), 14)
+    made = large(Probe(frame=Frame.UDP, source="192.0.2.1", destination="192.0.2.254", port=9), MARK, TOKEN, size)
+    assert made is not None
+    assert len(made.frame) == size
+    assert made.stamp_at == 42
+    assert struct.unpack_from("!H", made.frame, 16)[0] == max(size - 14, 40)
+    assert struct.unpack_from("!H", made.frame, 38)[0] == max(size - 34, 20)
+    assert sums_up(made.frame[14:34])
+
+
+def test_there_is_no_large_arp() -> None:
+    assert large(Probe(frame=Frame.ARP, source="192.0.2.1", destination="192.0.2.254"), MARK, TOKEN, 1_514) is None
 
 
 def test_an_arp_request_has_the_stamp_in_its_padding() -> None:

@@ -1,5 +1,6 @@
 """What passes a wire, and what must never be seen from it, on real frames."""
 
+import contextlib
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.netns
 
 _EVERY_PROTOCOL = 0x0003  # ETH_P_ALL
 _DEADLINE_S = 5.0
+_ETHERNET_MTU = 1500
 MARKER = 0x88B6  # IEEE 802 local experimental ethertype 2: the last frame of a series
 
 
@@ -81,6 +83,38 @@ def test_a_wire_passes_every_protocol_once_and_unchanged(topology: str) -> None:
     with Lab(mtu=9000) as lab:
         apply(lab, topology, edge(mtu=9000))
         assert crossing(lab, FRAMES) == Crossing(never_arriving(ENDS_ON_A_WIRE), {}, {})
+
+
+def crosses(lab: Lab, behind: str) -> bool:
+    """Whether a packet of 1500 bytes crosses the wire with this, in hex, between its Ethernet addresses and itself."""
+    data = bytes.fromhex("02aa0000000b" + "02aa0000000a" + behind) + bytes(1500)
+    with tap_on(lab.clients[0]) as here, tap_on(lab.clients[1]) as there:
+        # A veth pair says so where a NIC would just drop it.
+        with contextlib.suppress(OSError):
+            here.send(data)
+        here.send(frame("ff:ff:ff:ff:ff:ff", MARKER))
+        return any(len(one) > _ETHERNET_MTU for one in received(there))
+
+
+@pytest.mark.parametrize("topology", ["bypass", "inspect"])
+@pytest.mark.parametrize(
+    ("behind", "needs"),
+    [
+        pytest.param("8100000a0800", 1500, id="802.1Q"),
+        pytest.param("884700064140", 1500, id="MPLS, one label"),
+        pytest.param("88a8000a810000140800", 1504, id="QinQ"),
+        pytest.param("88470006404000064140", 1504, id="MPLS, two labels"),
+        pytest.param("88641100000105de0021", 1504, id="PPPoE"),
+        pytest.param("88e5" + "00" * 32, 1528, id="MACsec"),
+    ],
+)
+def test_what_is_before_a_packet_needs_an_mtu_that_has_room_for_it(topology: str, behind: str, needs: int) -> None:
+    for mtu in {_ETHERNET_MTU, needs - 1, needs} - {_ETHERNET_MTU - 1}:
+        with Lab(mtu=mtu) as lab:
+            for client in lab.clients:
+                lab.run(["ip", "link", "set", "wire", "mtu", "9000"], namespace=client)
+            apply(lab, topology, edge(mtu=mtu))
+            assert crosses(lab, behind) is (mtu >= needs)
 
 
 def test_a_standard_switch_ends_link_local_protocols(lab: Lab) -> None:

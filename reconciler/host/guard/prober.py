@@ -9,8 +9,10 @@ Conversation, one JSON object a message. From the daemon: orders, which replace 
 ``{"end": true}``. Any of these is consent; without one for the grace it ends. Who connects last steers; who sends
 nonsense is told so, and hung up on. Orders hold `grace_ms` and `directions`, each with `name`; `out` and `back`,
 indexes of the packet sockets beside the message; `frame` in hex, `stamp_at`, `every_us`; `lost_us`, after which silence
-is loss; and `negative`, null or what must not come through, again with frame, stamp_at and every_us. What does not fit
-into one message comes in several, all but the last with ``"more": true``: their directions and sockets are one list.
+is loss; `negative`, null or what must not come through, again with frame, stamp_at and every_us; and `large`, a list of
+the same: what shows which sizes come through, and is no sign of life. A frame may have a `size`: zeros fill it up to
+that. What does not fit into one message comes in several, all but the last with ``"more": true``: their directions and
+sockets are one list.
 
 To the daemon: a report each 100 ms, and whenever the state of a direction changes; see `orders.ProberReport`. Before
 it hangs up: ``{"refused": "why"}``.
@@ -43,6 +45,8 @@ _MOST_RIGHTS = 253  # descriptors in one message: SCM_MAX_FD of linux/net/scm.h
 _MAX_US = 3_600_000_000
 _MAX_TEXT = 200  # characters
 _MIN_FRAME, _MAX_FRAME = 60, 1_514  # bytes, of Ethernet without frame check sequence
+_MAX_SIZE = 65_549  # bytes, of the largest MTU that Linux has
+_MOST_SIZES = 4
 
 _REPORT_NS = 100_000_000
 _GRACE_NS = 30_000_000_000  # until the first orders say another
@@ -108,6 +112,7 @@ class ProbedDirection:
             raise ValueError("a direction has a name")
         self.probe = _stream(order)
         self.negative = None if order["negative"] is None else _stream(order["negative"])
+        self.large = [_stream(one) for one in order.get("large", ())[:_MOST_SIZES]]
         least_us = 2 * self.probe.every_ns // 1_000
         self.lost_ns = _number(order["lost_us"], least_us, _MAX_US) * 1_000
         self.state = UNPROVEN
@@ -124,6 +129,8 @@ class ProbedDirection:
         self.returned_ns, self.last_ns, self.resumed_ns = old.returned_ns, old.last_ns, old.resumed_ns
         if self.negative and old.negative and self.negative.template == old.negative.template:
             old.negative.every_ns, self.negative = self.negative.every_ns, old.negative
+        if [one.template for one in self.large] == [one.template for one in old.large]:
+            self.large = old.large
 
     def lost_at(self) -> int:
         """When the silence has lasted too long; what we ourselves did not send is none."""
@@ -142,6 +149,7 @@ class ProbedDirection:
             "errors": self.errors,
             "rtt_us": [n // 1_000 for n in (min(rtts), sum(rtts) // len(rtts), max(rtts))] if rtts else None,
             "negative": self.negative.returned if self.negative else 0,
+            "large": [(len(one.template[0]), one.sent, one.returned) for one in self.large],
         }
 
 
@@ -182,7 +190,11 @@ class Prober:
                 try:
                     stream.send(direction.out, now_ns)
                 except OSError:
-                    direction.errors += 1
+                    if stream in direction.large:
+                        # What does not fit out comes through as little as what does not come back.
+                        stream.sent += 1
+                    else:
+                        direction.errors += 1
 
     def _be_late(self, direction: ProbedDirection, now_ns: int) -> None:
         probe = direction.probe
@@ -221,7 +233,7 @@ class Prober:
         self, direction: ProbedDirection, stream: Stream, size: int, control: list[tuple[int, int, bytes]]
     ) -> bool:
         sent_ns = stream.came_back(self.buffer, size)
-        if not sent_ns or stream is direction.negative:
+        if not sent_ns or stream is not direction.probe:
             return False
         arrived_ns = _arrived(control, sent_ns)
         direction.rtts.append(arrived_ns - sent_ns)
@@ -344,7 +356,7 @@ class Prober:
         self.directions, self.streams = directions, []
         self.ears, self.poll = {}, select.poll()
         for direction in directions.values():
-            for stream in filter(None, (direction.probe, direction.negative)):
+            for stream in filter(None, (direction.probe, direction.negative, *direction.large)):
                 self.streams.append((direction, stream))
                 ear = self.ears.setdefault(direction.back.fileno(), (direction.back, {}))
                 ear[1][stream.head] = (direction, stream)
@@ -358,7 +370,8 @@ def _stream(order: dict[str, Any]) -> Stream:
     frame = bytes.fromhex(order["frame"])
     _number(len(frame), _MIN_FRAME, _MAX_FRAME)
     stamp_at = _number(order["stamp_at"], _HEAD, len(frame) - STAMP.size)
-    return Stream(frame, stamp_at, _number(order["every_us"], 1_000, _MAX_US) * 1_000)
+    size = _number(order.get("size", len(frame)), len(frame), _MAX_SIZE)
+    return Stream(frame.ljust(size, b"\0"), stamp_at, _number(order["every_us"], 1_000, _MAX_US) * 1_000)
 
 
 def _number(value: Any, low: int, high: int) -> int:

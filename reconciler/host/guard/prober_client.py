@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.errors import HostError
-from reconciler.guard.frames import Template
-from reconciler.guard.orders import DirectionReport, Order, ProberReport
+from reconciler.guard.frames import MIN_BYTES, STAMP_BYTES, Template
+from reconciler.guard.orders import DirectionReport, LargeReport, Order, ProberReport
 from reconciler.host.guard import prober
 from reconciler.host.interpreter import isolated
 from reconciler.host.lock import open_lock
@@ -313,11 +313,15 @@ def _direction(direction: Order) -> dict[str, Any]:
         **_stream(direction.template, direction.every_us),
         "lost_us": direction.lost_us,
         "negative": _stream(negative.template, negative.every_us) if negative else None,
+        "large": [_stream(one.template, one.every_us) for one in direction.large],
     }
 
 
 def _stream(template: Template, every_us: int) -> dict[str, Any]:
-    return {"frame": template.frame.hex(), "stamp_at": template.stamp_at, "every_us": every_us}
+    # Of what ends in zeros, as frames do that are filled up to a size, these need not be said.
+    frame = template.frame.rstrip(b"\0").ljust(max(MIN_BYTES, template.stamp_at + STAMP_BYTES), b"\0")
+    size = len(template.frame)
+    return {"frame": frame.hex(), "size": size, "stamp_at": template.stamp_at, "every_us": every_us}
 
 
 def _report(said: dict[str, Any]) -> ProberReport:
@@ -351,6 +355,8 @@ def _direction_report(said: dict[str, Any]) -> DirectionReport:
         errors=_number(said["errors"]),
         rtt_us=None if rtt is None else (least, mean, greatest),
         negative=_number(said["negative"]),
+        # A prober that an earlier version has left tells none.
+        large=tuple(LargeReport(*map(_number, one)) for one in said.get("large", ())),
     )
 
 

@@ -16,8 +16,12 @@ from pathlib import Path
 import pytest
 from probes import MARK, NAMES, OTHER_TOKEN, PATIENCE_S, Stand, direction, ended, first, head_of, probe_from
 
+from reconciler.appliance.declared import Probe
+from reconciler.guard.frames import large
+from reconciler.guard.orders import Beside, Order
 from reconciler.host.guard.prober_client import Probing
 from reconciler.lab.lab import Lab, wait_until
+from reconciler.lab.namespaces import Namespace
 
 pytestmark = pytest.mark.netns
 
@@ -122,6 +126,44 @@ def test_what_must_not_come_through_is_counted_and_proves_nothing(stand: Stand) 
     assert (first(report).negative, first(report).state, first(report).returned) == (1, "unproven", 0)
     stand.lab.unblock_vm()
     stand.until(lambda report: first(report).negative > 2 and first(report).state == "back", "canaries")
+
+
+def of_size(size: int) -> Order:
+    made = large(Probe(), MARK + b"\0", OTHER_TOKEN, size)
+    assert made
+    return replace(direction(0), large=(Beside(made, 10_000),))
+
+
+def test_a_size_that_does_not_come_through_is_counted_beside_probes_that_do(stand: Stand) -> None:
+    def mtu(namespace: Namespace | None, name: str, value: int) -> None:
+        stand.lab.run(["ip", "link", "set", name, "mtu", str(value)], namespace=namespace)
+
+    mtu(stand.lab.vm, "eth1", 1_400)
+    stand.order(of_size(1_514))
+    report = stand.until(lambda report: first(report).state == "back" and first(report).large[0].sent > 5, "large ones")
+    assert (first(report).large[0].size, first(report).large[0].returned) == (1_514, 0)
+    mtu(stand.lab.vm, "eth1", 1_500)
+    report = stand.until(lambda report: first(report).large[0].returned > 5, "large ones to come back")
+    before = first(report).large[0]
+    # The same orders again change nothing of it.
+    stand.order(of_size(1_514))
+    report = stand.until(lambda report: first(report).large[0].returned > before.returned + 5, "more of them")
+    assert first(report).errors == 0
+    # Nor does what is too large for the adapter itself come through; and it is no fault of the probes.
+    mtu(None, "vnet0", 1_400)
+    sent = first(report).large[0].sent
+    report = stand.until(lambda report: first(report).large[0].sent > sent + 10, "attempts")
+    assert (first(report).errors, first(report).state) == (0, "back")
+
+
+def test_a_large_frame_proves_nothing(stand: Stand) -> None:
+    order = of_size(1_514)
+    stand.lab.blackhole_vm()
+    with stand.in_vm(0) as near, stand.in_vm(1) as far:
+        stand.order(order)
+        far.send(probe_from(near, order.large[0].template.frame[:12]))
+        report = stand.until(lambda report: any(one.returned for one in first(report).large), "the large one")
+    assert (first(report).state, first(report).returned, first(report).age_us) == ("unproven", 0, None)
 
 
 @pytest.mark.long
