@@ -90,17 +90,17 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
 @click.option("-w", "--watch", is_flag=True, help="Go on, and print it again whenever it changed. Ctrl-C ends it.")
 @click.pass_obj
 def status(group_file: Path | None, file: Path | None, output: str, watch: bool) -> None:
-    """Tell what the daemon knows: topologies, verdicts, signals, the VM, holds, problems.
+    """Tell where frames go, and what the daemon knows; without one, what the kernel tells.
 
     Exit status: 0 as declared and every segment inspected; 5 a segment is cut; 4 a segment is bypassed; 1 it could not
-    be seen, or no daemon answers; 3 something differs; 2 wrong usage. Of several, the first in this order.
+    be seen; 3 something differs; 2 wrong usage. Of several, the first in this order.
     """
     from reconciler.cli.status_text import exit_status, shown
-    from reconciler.control.client import answer_of
+    from reconciler.control.client import status_of
 
     last: list[str] = []
     while True:
-        found = answer_of(file or group_file, do="status")["status"]
+        found = status_of(file or group_file)
         lines = list(shown(found))
         # Ages pass by themselves.
         now = [re.sub(r"[0-9]+", "", line.text) for line in lines]
@@ -122,9 +122,9 @@ def status(group_file: Path | None, file: Path | None, output: str, watch: bool)
 def why(group_file: Path | None, file: Path | None, output: str, everything: bool) -> None:
     """Tell what was decided lately, and which readings led to it."""
     from reconciler.cli.status_text import reasons
-    from reconciler.control.client import answer_of
+    from reconciler.control.client import status_of
 
-    found = answer_of(file or group_file, do="status")["status"]
+    found = status_of(file or group_file)
     if output == "json":
         say_json({"format": found["format"], "segments": found["segments"], "decisions": found["decisions"]})
     else:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -28,8 +28,6 @@ from reconciler.console import say, say_json, show
 from reconciler.errors import ReconcilerError
 from reconciler.host import places
 from reconciler.host.inherited import shed_inherited_signals
-
-DRIFT = 3
 
 
 @click.group(
@@ -75,7 +73,8 @@ def cli(context: click.Context, /, file: Path | None, **options: Any) -> None:
     """Make the kernel's network match the appliance file, once.
 
     Without a command, the network is compared with the file and what differs is repaired. With --dry-run it is only
-    compared. Exit status: 0 as declared, 1 failed or invalid, 2 wrong usage, 3 --dry-run found drift.
+    compared. Exit status: 0 as declared, 1 failed, invalid or not seen, 2 wrong usage; of --dry-run also 3 something
+    differs, 5 a segment is cut, 4 a segment is bypassed: of several, the first in this order.
     """
     context.obj = file
     if context.invoked_subcommand is not None:
@@ -112,35 +111,42 @@ def once(
         client.check_free(appliance.sku, dry_run=dry_run, topologies=topologies)
     choice = _choice(appliance, topologies, None if against else client.choice(appliance.sku, dry_run=dry_run))
     if dry_run:
-        sys.exit(_audit(appliance, choice, against, output, digest(text)))
+        from reconciler.network.audit import other_file
+
+        other = None if against else client.other_file(appliance.sku, digest(text))
+        beside = (other_file(appliance.sku, other, digest(text)),) if other else ()
+        _show(appliance, choice, _look(appliance, choice, against, beside), output, digest(text))
     sys.exit(_apply(appliance, choice, output, wait, digest(text)))
 
 
-def _audit(appliance: Any, choice: dict[str, str], against: Path | None, output: str, digest: str) -> int:
+def _look(appliance: Any, choice: dict[str, str], against: Path | None, beside: tuple[Any, ...]) -> Any:
+    """`beside`: what differs and is known already."""
+    if not against:
+        from reconciler.host.look import look
+
+        return look(appliance, choice, beside)
+    from reconciler.network.audit import Audit
+    from reconciler.network.desired import desired
+    from reconciler.network.diff import difference
+    from reconciler.network.record import parse
+
+    recorded = parse(places.read_file(against).decode("utf-8", "replace"), str(against))
+    return Audit(difference(appliance, desired(appliance, choice), recorded))
+
+
+def _show(appliance: Any, choice: dict[str, str], audit: Any, output: str, digest: str) -> NoReturn:
+    """Print what differs, and end the process with the exit status."""
     from reconciler.host.envelope import enveloped
     from reconciler.network import report
-    from reconciler.network.cycle import audit
     from reconciler.network.plan import plan
 
-    if against:
-        from reconciler.network.desired import desired
-        from reconciler.network.diff import difference
-        from reconciler.network.record import parse
-
-        recorded = parse(places.read_file(against).decode("utf-8", "replace"), str(against))
-        found = difference(appliance, desired(appliance, choice), recorded)
-    else:
-        from reconciler.host.netlink.kernel import Kernel
-
-        with Kernel() as kernel:
-            found = audit(kernel, appliance, choice)
     if output == "commands":
-        show(report.commands(plan(found), found))
+        show(report.commands(plan(audit.found), audit))
     elif output == "json":
-        say_json(enveloped(report.drift_json(appliance, choice, found), digest))
+        say_json(enveloped(report.drift_json(appliance, choice, audit), digest))
     else:
-        show(report.drift(appliance, choice, found))
-    return 1 if found.problems else DRIFT if found.changes else 0
+        show(report.drift(appliance, choice, audit))
+    sys.exit(audit.exit_status)
 
 
 def _apply(appliance: Any, choice: dict[str, str], output: str, wait: float, digest: str) -> int:

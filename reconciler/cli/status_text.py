@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from reconciler.console import Said, escaped, warned
+from reconciler.exit_status import AS_DECLARED, DIFFERS, of_paths
 from reconciler.warning import Warning
 
 _COLOURS = {
@@ -22,7 +23,6 @@ _COLOURS = {
 
 # What a segment's path is worth as an exit status, the worst first; none of them: 3 or 0.
 _STATUS = {"cut": 5, "bypassed": 4, "unknown": 1}
-_DIFFERS = 3
 # A topology, and the path that it is there for.
 _MEANT = {"inspect": "inspected", "bypass": "bypassed", "isolate": "cut"}
 # What the first line says of warnings of the guard.
@@ -38,8 +38,13 @@ _NAMES = 4
 def exit_status(status: Any) -> int:
     """What `reconcile status` ends with: 0 as declared and inspected, 1 not seen, 3 differs, 4 bypassed, 5 cut."""
     found = {segment["path"] for segment in status["segments"]}
-    differs = not status["network"]["converged"] or bool(_lacking(status))
-    return next((number for path, number in _STATUS.items() if path in found), _DIFFERS if differs else 0)
+    differs = not status["network"]["converged"] or bool(_lacking(status)) or _is_outdated(status)
+    return of_paths(found) or (DIFFERS if differs else AS_DECLARED)
+
+
+def _is_outdated(status: Any) -> bool:
+    """Whether the daemon goes by another file than there is."""
+    return any(one["code"] == "file-not-in-force" for one in status.get("warnings", ()))
 
 
 def shown(status: Any) -> Iterator[Said]:
@@ -48,7 +53,8 @@ def shown(status: Any) -> Iterator[Said]:
     for segment in status["segments"]:
         yield from _segment(segment)
     yield from _guard(status.get("guard"))
-    yield from _vm(status["vm"])
+    if status["vm"]:
+        yield from _vm(status["vm"])
     name = max((len(_name(signal)) for signal in status["signals"]), default=0)
     state = max((len(signal["state"]) for signal in status["signals"]), default=0)
     for signal in status["signals"]:
@@ -100,7 +106,8 @@ def reasons(status: Any, *, all_of_them: bool) -> Iterator[Said]:
         yield from _segment(segment)
         for reason in segment["why"]:
             yield Said(f"    {escaped(reason)}")
-    yield from _vm(status["vm"])
+    if status["vm"]:
+        yield from _vm(status["vm"])
     decisions = status["decisions"] if all_of_them else status["decisions"][-8:]
     if decisions:
         yield Said("decided, the latest last:")
@@ -130,7 +137,8 @@ def _segment(segment: Any) -> Iterator[Said]:
     text = f"{escaped(segment['name'])}: "
     if segment["path"] != _MEANT.get(segment["topology"], segment["path"]):
         text += click.style(_path(segment["path"], segment["path_by"]), fg=_COLOURS[segment["path"]]) + "; wanted: "
-    text += f"{segment['topology']} for {span(segment['since_ms'])}"
+    text += segment["topology"]
+    text += f" for {span(segment['since_ms'])}" if segment["since_ms"] is not None else ""
     text += f", the VM is {_colour(segment['verdict'])} here"
     if segment["hold_down_left_ms"] is not None:
         text += f", back to inspect in {span(segment['hold_down_left_ms'])}"

@@ -1,12 +1,14 @@
 """What the command line asks of a running daemon: quick to import, and content without one."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from reconciler.console import Said, say, say_json, show
 from reconciler.control.ask import HungError, NoDaemonError, ask, digest, running, socket_of
-from reconciler.errors import HostError, TransientError
+from reconciler.errors import HostError, ReconcilerError, TransientError
 from reconciler.host import places
+from reconciler.warning import Severity, Warning
 
 # Daemons that this process has waited for in vain: once is enough.
 _HUNG: dict[Path, HungError] = {}
@@ -32,6 +34,9 @@ def answer(text: bytes, *, dry_run: bool, output: str) -> int | None:
             show(Said(str(line), bool(error)) for line, error in answer["lines"])
         if not dry_run:
             return 0 if answer["converged"] else 1
+        if "exit_status" in answer:
+            return int(answer["exit_status"])
+        # One of an earlier version, that an upgrade has not restarted yet.
         return 1 if answer["problems"] else 3 if answer["changes"] else 0
     return None
 
@@ -50,6 +55,18 @@ def choice(sku: str, *, dry_run: bool) -> dict[str, str] | None:
             raise
         say(f"what the running daemon wants is not known, so the default counts: {error}", error=True)
         return None
+
+
+def other_file(sku: str, digest: str) -> str | None:
+    """The digest of the file that the daemon of the appliance `sku` goes by, if it is another one; None, or unknown."""
+    path = socket_of(places.run_dir(), sku)
+    if path in _HUNG:
+        return None
+    try:
+        in_force = ask(path, do="choice").get("digest")
+    except (HostError, TransientError):
+        return None
+    return str(in_force) if in_force and in_force != digest else None
 
 
 def is_kept(sku: str) -> bool:
@@ -133,3 +150,45 @@ def check_kept(answer: dict[str, Any]) -> None:
     """
     if why := answer.get("unkept"):
         raise HostError(f"this is not on disk, and a restart of the daemon may forget it: {why}")
+
+
+def status_of(file: Path | None) -> dict[str, Any]:
+    """What the daemon that is meant tells; where none answers, what the kernel does of `file`, or the default file.
+
+    Raises:
+        HostError, TransientError: neither can be asked; says why.
+        InvalidFileError: `file` declares no appliance.
+
+    """
+    try:
+        found = dict(answer_of(file, do="status")["status"])
+    except NoDaemonError as error:
+        return _by_the_kernel(file, error, Warning("no-daemon", Severity.WARNING, "daemon", str(error)))
+    except HungError as error:
+        return _by_the_kernel(file, error, Warning("daemon-hangs", Severity.ERROR, "daemon", str(error)))
+    in_force, where = found.get("digest"), str(found.get("file", "-"))
+    # Who may ask the daemon need not be allowed to read its file.
+    with contextlib.suppress(HostError):
+        if where != "-" and in_force and (given := digest(places.read_file(Path(where)))) != in_force:
+            from reconciler.network.audit import other_file
+
+            news = other_file(str(found["sku"]), str(in_force), given).warning
+            found["warnings"] = [news.as_json(), *found.get("warnings", ())]
+    return found
+
+
+def _by_the_kernel(file: Path | None, error: ReconcilerError, why: Warning) -> dict[str, Any]:
+    from reconciler.host import store
+    from reconciler.host.envelope import enveloped
+
+    try:
+        text = places.read_file(file or places.DEFAULT_FILE)
+    except HostError:
+        if file is not None:
+            raise
+        raise error from None
+    from reconciler.host.look import look, status
+    from reconciler.network.desired import choice_of
+
+    appliance = store.load(text, str(file or places.DEFAULT_FILE), places.state_dir())
+    return enveloped(status(appliance, look(appliance, choice_of(appliance)), why), digest(text))

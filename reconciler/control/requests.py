@@ -81,15 +81,17 @@ class Requests:
         """A dry run, for a file of the same content as the daemon's; for another one it is not the one to ask."""
         if request.get("digest") != self.digest:
             return {"mine": False}
-        core, found = self._core, self._core.audit()
-        made: dict[str, Any] = {"mine": True, "changes": len(found.changes), "problems": len(found.problems)}
+        core, audit = self._core, self._core.look()
+        changes, problems = len(audit.found.changes) + len(audit.beside), len(audit.found.problems)
+        made: dict[str, Any] = {"mine": True, "changes": changes, "problems": problems}
+        made["exit_status"] = audit.exit_status
         match request.get("output"):
             case "json":
-                made["json"] = enveloped(report.drift_json(core.appliance, core.state.choice, found), self.digest)
+                made["json"] = enveloped(report.drift_json(core.appliance, core.state.choice, audit), self.digest)
             case "commands":
-                made["lines"] = list(report.commands(plan(found), found))
+                made["lines"] = list(report.commands(plan(audit.found), audit))
             case _:
-                made["lines"] = list(report.drift(core.appliance, core.state.choice, found))
+                made["lines"] = list(report.drift(core.appliance, core.state.choice, audit))
         return made
 
     async def _reconcile(self, request: dict[str, Any], who: Who) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from reconciler.health.state import (
     rules_of,
 )
 from reconciler.host.signals import carrier
+from reconciler.network.audit import Audit, Beside
 from reconciler.network.conflict import Conflicts, Thing, about, suspects
 from reconciler.network.cycle import Host, audit
 from reconciler.network.desired import segments_of
@@ -99,6 +100,10 @@ class GuardControl(Protocol):
 
     def path_guards(self, *, ask: bool) -> Mapping[str, PathGuard]:
         """What the table does with each guarded segment: as far as it is known, or as the kernel says when asked."""
+        ...
+
+    def compare(self, found: Difference) -> tuple[tuple[Beside, ...], tuple[Warning, ...]]:
+        """What of the table in the kernel differs from the file's, and what could not be seen."""
         ...
 
     def declare(self, appliance: Appliance) -> None:
@@ -250,6 +255,18 @@ class Core:
         """Switches may have the wire that a guard had: where stations were before it says nothing of now."""
         if self.found and (todo := forgetting(self.found)).operations:
             self.host.execute(todo, self.found.actual, lambda: False)
+
+    def look(self) -> Audit:
+        """All that a dry run tells. Changes nothing.
+
+        Raises:
+            TransientError, HostError: the network could not be read.
+
+        """
+        found = self.audit()
+        guards = self.guard.path_guards(ask=True) if self.guard else {}
+        beside, unseen = self.guard.compare(found) if self.guard else ((), ())
+        return Audit(found, beside, paths(self.appliance, found.actual, guards, self._doubts()), unseen)
 
     def audit(self) -> Difference:
         """What differs now from what is wanted. Changes nothing.

@@ -14,9 +14,11 @@ from reconciler.appliance.declared import INSPECT, Appliance
 from reconciler.daemon.journal import LEVELS, Journal
 from reconciler.errors import HostError, ReconcilerError
 from reconciler.guard import effects, events, orders, state, status, step, warnings
-from reconciler.guard.rules import Contents, Guarded, Ruleset, bind_guard
+from reconciler.guard.compare import compare, unseen
+from reconciler.guard.rules import Contents, Guarded, Ruleset, bind_guard, digest_of
 from reconciler.guard.status import gate_of, hooks_of, known_gate
 from reconciler.health.signal import Reading
+from reconciler.network.audit import Beside
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Difference
 from reconciler.network.path import Gate, PathGuard
@@ -39,6 +41,7 @@ class Table(Protocol):
     def standing(self, bound: Iterable[Guarded]) -> events.LeasesFound: ...  # noqa: D102
     def contents(self, one: Guarded) -> Contents: ...  # noqa: D102
     def count(self) -> events.CountersRead: ...  # noqa: D102
+    def fingerprint(self) -> str | None: ...  # noqa: D102
     def install(self, ruleset: Ruleset) -> events.Installed: ...  # noqa: D102
     def remove(self) -> events.Removed: ...  # noqa: D102
     def prepare(self, segments: Iterable[Guarded]) -> None: ...  # noqa: D102
@@ -200,6 +203,25 @@ class GuardEffects:
             return Gate.MISSING if self._table.count().handle is None else Gate.UNKNOWN
         except ReconcilerError:
             return Gate.UNKNOWN
+
+    def compare(self, found: Difference) -> tuple[tuple[Beside, ...], tuple[Warning, ...]]:
+        """What of the table in the kernel differs from the file's, and what could not be seen."""
+        try:
+            fingerprint = self._table.fingerprint()
+        except ReconcilerError as error:
+            return (), ((unseen(str(error)),) if self.state.segments else ())
+        appliance, table = self.state.appliance, self.state.table
+        bound = bind_guard(appliance, found.desired, found.actual)
+        made = digest_of(appliance.sku, bound, self.state.secret)
+        differs = compare(
+            appliance,
+            on=self.state.on,
+            made=made,
+            digest=table.digest,
+            noted=table.fingerprint,
+            fingerprint=fingerprint,
+        )
+        return tuple(differs), ()
 
     def close(self) -> None:
         """Close the sockets of this process; the prober has its own."""

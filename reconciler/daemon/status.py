@@ -10,12 +10,12 @@ from reconciler.health.signal import HealthState, Reading
 from reconciler.health.state import Course, SegmentState, State
 from reconciler.health.verdict import Track
 from reconciler.health.warnings import warnings as warnings_of_health
+from reconciler.host.look import STATUS_FORMAT
 from reconciler.host.path_notes import since
 from reconciler.network.path import path_json
 from reconciler.warning import Warning, worst_first
 
-# Versioned: a change that could break a reader counts up.
-FORMAT = "reconciler.status/2"
+FORMAT = STATUS_FORMAT
 
 
 def status(core: Core, warnings: Iterable[Warning] = ()) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def status(core: Core, warnings: Iterable[Warning] = ()) -> dict[str, Any]:
         "sku": core.appliance.sku,
         "choice": state.choice,
         "segments": [
-            _segment(state, name, segment, now) | path_json(taken[name], *since(core.paths.since(name), now))
+            _segment(state, name, segment, now) | path_json(taken[name]) | since(core.paths.since(name), now)
             for name, segment in state.segments.items()
         ],
         "vm": _vm(state, now),

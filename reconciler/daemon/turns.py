@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from reconciler.daemon.core import Core
 from reconciler.daemon.journal import Journal
 from reconciler.errors import ReconcilerError, RequestError
-from reconciler.health.state import Event, RestartEnded
+from reconciler.health.state import Event, RestartEnded, Stalled
 from reconciler.host import clock
 from reconciler.host.service import Service
 from reconciler.warning import Severity, Warning
@@ -209,9 +209,15 @@ class Turns:
         self._arm()
 
     def _stalled(self, now: int) -> bool:
-        """Whether we were away for long: then what waits in the sockets is read before anybody's silence is judged."""
+        """Whether we were away for long: then what waits in the sockets is read before anybody's silence is judged.
+
+        And as nobody was heard meanwhile, nobody was silent.
+        """
         due, self._due_ms = self._due_ms, None
-        return due is not None and now - due > _STALL_MS
+        if due is None or now - due <= _STALL_MS:
+            return False
+        self._queue.appendleft(Stalled(now - due))
+        return True
 
     # When it comes
 

@@ -7,6 +7,7 @@ from reconciler.appliance.declared import INSPECT, Canary, Carrier, Command, Dom
 from reconciler.health import verdict
 from reconciler.health.signal import HealthState, Reading, Rebooted
 from reconciler.health.state import (
+    Course,
     Decision,
     Declared,
     Event,
@@ -14,6 +15,7 @@ from reconciler.health.state import (
     HoldReleased,
     RestartEnded,
     Rules,
+    Stalled,
     State,
     Tick,
     begin,
@@ -49,10 +51,32 @@ def absorbed(state: State, event: Event, said: list[Decision]) -> State:
             return replace(state, holds={name: hold for name, hold in state.holds.items() if name not in gone})
         case Declared(rules):
             return _declared(state, rules, said)
+        case Stalled(ms):
+            return _later(state, ms)
         case Tick() | RestartEnded():
             return state
         case _:
             assert_never(event)
+
+
+def _later(state: State, ms: int) -> State:
+    """As if those milliseconds had not been: who could not be heard was not silent, and has proven nothing either."""
+    tracks = {
+        key: replace(
+            track,
+            observed_ms=track.observed_ms + ms,
+            since_ms=track.since_ms + ms,
+            excused_ms=track.excused_ms + ms if track.excused_ms else 0,
+        )
+        for key, track in state.tracks.items()
+    }
+    segments = {
+        name: replace(segment, since_ms=segment.since_ms + ms) if segment.course is Course.PROVING else segment
+        for name, segment in state.segments.items()
+    }
+    vm = state.vm if state.vm.due_ms is None else replace(state.vm, due_ms=state.vm.due_ms + ms)
+    grace_end_ms = state.grace_end_ms + ms if state.grace_end_ms > state.now_ms - ms else state.grace_end_ms
+    return replace(state, tracks=tracks, segments=segments, vm=vm, grace_end_ms=grace_end_ms)
 
 
 def answers_again(state: State, event: Event) -> bool:

@@ -127,6 +127,13 @@ class Tick:
     """Time has passed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """For so many milliseconds until now nobody listened: the host was asleep, or this process was not let run."""
+
+    ms: int
+
+
 class Ending(Enum):
     """What became of a restart."""
 
@@ -167,7 +174,7 @@ class Declared:
     rules: Rules
 
 
-Event = Reading | Rebooted | Tick | RestartEnded | HoldPlaced | HoldReleased | Declared
+Event = Reading | Rebooted | Tick | Stalled | RestartEnded | HoldPlaced | HoldReleased | Declared
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,14 @@ def recall_paths(sku: str) -> Mapping[str, Any]:
         return {}
 
 
-def since(at_ms: int | None, now_ms: int) -> tuple[str | None, int | None]:
-    """A moment of the clock of `now_ms` as people read it (UTC), and how long ago it is; None, where it is not known.
+def since(at_ms: int | None, now_ms: int) -> dict[str, Any]:
+    """When a path became what it is, as part of a status: in UTC, and how long ago; None, where it is not known.
+
+    `at_ms`: by the clock of `now_ms`.
 
     By what the wall shows now: a clock that was set meanwhile is no reason to tell another time than others would.
     """
     if at_ms is None:
-        return None, None
+        return {"path_since": None, "path_ms": None}
     age_ms = max(0, now_ms - at_ms)
-    return utc(clock.wall_ms() - age_ms), age_ms
+    return {"path_since": utc(clock.wall_ms() - age_ms), "path_ms": age_ms}

@@ -38,6 +38,11 @@ class Path(StrEnum):
 _WORST = {path: number for number, path in enumerate(Path)}
 
 
+def worse(path: Path) -> int:
+    """The more, the worse."""
+    return _WORST[path]
+
+
 class Gate(StrEnum):
     """What the guard's table in the kernel has for a segment."""
 
@@ -130,14 +135,12 @@ def recall_since(kept: Mapping[str, Any]) -> dict[str, tuple[Path, int]]:
     return found
 
 
-def path_json(taken: Taken, since: str | None, age_ms: int | None) -> dict[str, Any]:
-    """A segment's path as part of its status, a JSON value. `since`: when it became what it is, in UTC, if known."""
+def path_json(taken: Taken) -> dict[str, Any]:
+    """A segment's path as a JSON value."""
     return {
         "path": taken.path.value,
         "path_by": _by(taken.by_guard),
         "path_evidence": taken.evidence,
-        "path_since": since,
-        "path_ms": age_ms,
         "ways": [
             {
                 "from": way.source,
@@ -164,7 +167,7 @@ def _taken(segment: Segment, at: "_Segment") -> Taken:
     live = {role for role in segment.ports if not at.is_unplugged(role)}
     if len(live) < _ENDS:
         return Taken(Path.CUT, evidence="; ".join(dict.fromkeys(way.evidence for way in ways)), ways=ways)
-    worst = max((way for way in ways if {way.source, way.target} <= live), key=lambda way: _WORST[way.path])
+    worst = max((way for way in ways if {way.source, way.target} <= live), key=lambda way: worse(way.path))
     return Taken(worst.path, worst.by_guard, worst.evidence, ways)
 
 

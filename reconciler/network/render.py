@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from reconciler.network.audit import Beside
 from reconciler.network.diff import Change, Difference, Make, Remove, Set
 from reconciler.network.plan import AT_CREATION, MakeLink, Operation, Plan, RemoveLink, SetLink
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Setting, Value
@@ -30,6 +31,11 @@ def line(change: Change) -> Line:
             return Line(link.label, setting.value, spell(setting, old), spell(setting, new))
         case Remove(link):
             return Line(link.label, link.kind.value, "a leftover of ours", None)
+
+
+def beside_line(one: Beside) -> Line:
+    """The same of what is no link."""
+    return Line(one.label, one.about, one.old, one.new)
 
 
 def spell(setting: Setting, value: Value) -> str:
@@ -209,3 +215,16 @@ def _change_json(change: Change) -> dict[str, Any]:
             return {"change": "set", **common, "setting": setting.value, "old": old, "new": new}
         case Remove():
             return {"change": "remove", **common}
+
+
+def beside_json(one: Beside) -> dict[str, Any]:
+    """A difference that is about no link, as a dry run has it for programs."""
+    return {
+        "change": one.change,
+        "role": {"kind": one.kind, "name": one.name},
+        "interface": "",
+        "setting": one.about,
+        "old": one.old,
+        "new": one.new,
+        "remedy": one.remedy,
+    }

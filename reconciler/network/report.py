@@ -3,7 +3,7 @@
 The daemon makes these for whoever asks it, too: so they are values, and `console.show` prints them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import click
@@ -11,37 +11,71 @@ import click
 from reconciler.appliance.declared import Appliance
 from reconciler.console import Said, escaped, warned
 from reconciler.network import render
+from reconciler.network.audit import Audit
 from reconciler.network.cycle import TurnReport
-from reconciler.network.diff import Change, Difference, Set
+from reconciler.network.diff import Change, Set
+from reconciler.network.path import Path, Taken, path_json, worse
 from reconciler.network.plan import Outcome, Plan, Status
+from reconciler.warning import Severity, Warning
 
 # Versioned: a change that could break a reader counts up.
 REPORT_FORMAT = "reconciler.report/2"
 
 
-def drift(appliance: Appliance, choice: Mapping[str, str], found: Difference) -> Iterator[Said]:
-    """A dry run as text: a line per change, the warnings, and what it comes to."""
+def drift(appliance: Appliance, choice: Mapping[str, str], audit: Audit) -> Iterator[Said]:
+    """A dry run as text: where frames go, a line per difference, the warnings, and what it comes to."""
     yield _said(title(appliance, choice))
-    for text in _lines(found.changes):
+    yield from _paths(audit.taken)
+    for text in _columns([*map(render.line, audit.found.changes), *map(render.beside_line, audit.beside)]):
         yield Said(text)
-    yield from (warned(warning, error=True) for warning in found.warnings)
-    count = len(found.changes)
-    if count == 0 and not found.problems:
+    yield from (warned(warning, error=True) for warning in audit.warnings)
+    if audit.as_declared:
         yield _said("nothing to do: the network is as declared")
     else:
-        yield _said(f"{_count(count, 'change')} to make{_errors(found)}; nothing was changed")
+        count = len(audit.found.changes) + len(audit.beside)
+        yield _said(
+            f"{_count(count, 'change')} to make{_errors((*audit.found.problems, *audit.unseen))}; nothing was changed"
+        )
 
 
-def drift_json(appliance: Appliance, choice: Mapping[str, str], found: Difference) -> Any:
+def drift_json(appliance: Appliance, choice: Mapping[str, str], audit: Audit) -> Any:
     """A dry run for programs: a JSON value."""
-    return render.as_json(appliance.sku, choice, found)
+    made = render.as_json(appliance.sku, choice, audit.found)
+    # Of a state that was recorded it is not known.
+    paths = [{"name": name, **path_json(taken)} for name, taken in audit.taken.items()]
+    return {
+        **made,
+        "converged": audit.as_declared,
+        **({"paths": paths} if paths else {}),
+        "changes": [*made["changes"], *map(render.beside_json, audit.beside)],
+        "warnings": [warning.as_json() for warning in audit.warnings],
+    }
 
 
-def commands(plan: Plan, found: Difference) -> Iterator[Said]:
+def commands(plan: Plan, audit: Audit) -> Iterator[Said]:
     """A dry run as commands that can be pasted; what is no command is a comment."""
-    yield from (warned(warning, before="# ") for warning in found.warnings)
+    for name, taken in audit.taken.items():
+        if taken.path is not Path.INSPECTED:
+            yield _said(f"# segment {name} is {_taken(taken)}")
+    yield from (warned(warning, before="# ") for warning in audit.warnings)
     for command in render.commands(plan):
         yield _said(command)
+    for one in audit.beside:
+        yield _said(one.remedy)
+
+
+def _paths(taken: Mapping[str, Taken]) -> Iterator[Said]:
+    """Where the frames of each segment go that is not inspected; the worst first."""
+    for name, one in sorted(taken.items(), key=lambda item: -worse(item[1].path)):
+        if one.path is not Path.INSPECTED:
+            told = click.style(_taken(one), fg="yellow" if one.path is Path.UNKNOWN else "red")
+            yield Said(f"  segment {escaped(name)}: {told} ({escaped(one.evidence)})")
+
+
+def _taken(one: Taken) -> str:
+    if one.path is Path.UNKNOWN:
+        return "unknown whether inspected"
+    return f"{one.path} by the guard" if one.by_guard else one.path.value
 
 
 def result(title: str, report: TurnReport, interrupted: bool) -> Iterator[Said]:
@@ -61,9 +95,8 @@ def result(title: str, report: TurnReport, interrupted: bool) -> Iterator[Said]:
     yield from (warned(warning, error=True) for warning in report.after.warnings)
     made = len(report.before.changes) - sum(_about(change) in left for change in report.before.changes)
     state = "the network is as declared" if report.converged else f"{_count(len(left), 'change')} still to make"
-    yield _said(
-        f"{'interrupted: ' if interrupted else ''}{_count(made, 'change')} made; {state}{_errors(report.after)}"
-    )
+    begin = "interrupted: " if interrupted else ""
+    yield _said(f"{begin}{_count(made, 'change')} made; {state}{_errors(report.after.problems)}")
 
 
 def result_json(appliance: Appliance, choice: Mapping[str, str], report: TurnReport, interrupted: bool) -> Any:
@@ -93,8 +126,11 @@ def title(appliance: Appliance, choice: Mapping[str, str]) -> str:
 
 
 def _lines(changes: Iterable[Change]) -> list[str]:
+    return _columns([render.line(change) for change in changes])
+
+
+def _columns(lines: Collection[render.Line]) -> list[str]:
     """The changes in columns: the thing, what about it, − old, + new. Escaped, and coloured."""
-    lines = [render.line(change) for change in changes]
     things = [escaped(line.thing) for line in lines]
     thing = max(map(len, things), default=0)
     about = max((len(line.about) for line in lines), default=0)
@@ -114,8 +150,9 @@ def _about(change: Change) -> tuple[str, str]:
     return change.link.name, change.setting.value if isinstance(change, Set) else type(change).__name__
 
 
-def _errors(found: Difference) -> str:
-    return f", {_count(len(found.problems), 'error')}" if found.problems else ""
+def _errors(warnings: Iterable[Warning]) -> str:
+    count = sum(one.severity is Severity.ERROR for one in warnings)
+    return f", {_count(count, 'error')}" if count else ""
 
 
 def _operation(outcome: Outcome) -> str:

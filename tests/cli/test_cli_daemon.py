@@ -194,11 +194,22 @@ def test_without_a_daemon_one_sentence_and_1(words: tuple[str, ...], folder: Pat
     assert done.err == (f"reconcile: no daemon runs: nothing listens in {folder / 'run'}; start one: reconcile run\n")
 
 
-@pytest.mark.parametrize("words", ASKING, ids=" ".join)
+@pytest.mark.parametrize("words", [HOLD, ("release",), ("reload",)], ids=" ".join)
 def test_with_a_file_it_says_where_it_should_have_listened(words: tuple[str, ...], folder: Path, file: Path) -> None:
     done = run(*words, "-f", str(file))
     assert (done.code, done.out) == (1, "")
     assert f"no daemon answers at {folder / 'run' / 'two.sock'}: No such file or directory" in done.err
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("words", [("status",), ("status", "-o", "json"), ("why",)], ids=" ".join)
+def test_with_a_file_who_looks_is_told_what_the_kernel_has(words: tuple[str, ...], file: Path) -> None:
+    done = run(*words, "-f", str(file))
+    assert done.err == ""
+    # None of its ports is on this machine.
+    assert "cut" in done.out
+    assert "no interface matches name" in done.out
+    assert done.code == (5 if words[0] == "status" else 0)
 
 
 def test_a_file_that_is_none_is_told_as_everywhere(folder: Path) -> None:

@@ -12,7 +12,7 @@ from reconciler.daemon.journal import Journal
 from reconciler.daemon.turns import QUEUE, Turns
 from reconciler.errors import HostError, RequestError
 from reconciler.health.signal import HealthState, Reading
-from reconciler.health.state import Ending, HoldReleased, RestartEnded
+from reconciler.health.state import Ending, HoldReleased, RestartEnded, Stalled
 from reconciler.host import clock
 from reconciler.host.service import Service
 
@@ -242,5 +242,23 @@ def test_what_nobody_heard_any_more_of_a_restart_is_left_to_the_next_process(doo
         turns.leave()
         await passes()
         assert (core.left, core.events) == ([ENDED], [])
+
+    door(scene)
+
+
+def test_whoever_was_away_says_for_how_long_before_anybody_is_judged(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(turns: Turns, core: Core) -> None:
+        turns.start(None, None)
+        core.events.clear()
+        due = turns._due_ms
+        assert due is not None
+        monkeypatch.setattr(clock, "now_ms", lambda: due + 600_000)
+        turned, turn = asyncio.Event(), core.turn
+        monkeypatch.setattr(core, "turn", lambda *events, **how: (turn(*events, **how), turned.set()))
+        turns.tell(NEWS)
+        await asyncio.wait_for(turned.wait(), 60)
+        assert core.events[:1] == [(Stalled(600_000), NEWS)]
 
     door(scene)

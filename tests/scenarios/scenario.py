@@ -26,6 +26,7 @@ from reconciler.health.state import (
     RestartEnded,
     RestartVm,
     Rules,
+    Stalled,
     State,
     Tick,
     begin,
@@ -180,6 +181,13 @@ class Story:
         del self.repeats[name, segment]
         return iter(())
 
+    def asleep(self, span: str) -> Iterator[str]:
+        """Nobody is heard, and nobody listens."""
+        lasted = milliseconds(span)
+        self.now += lasted
+        self.repeats = {who: (at + lasted, *rest) for who, (at, *rest) in self.repeats.items()}  # type: ignore[misc]
+        return self._step(Stalled(lasted), self.now)
+
     def reboots(self, reason: str) -> Iterator[str]:
         return self._step(Rebooted("libvirt", reason), self.now)
 
@@ -229,6 +237,7 @@ SENTENCES: dict[str, Any] = {
     rf"{_WHO} says {_COLOUR}(?P<wanted> on purpose)?: (?P<reason>.+)": Story.says,
     rf"{_WHO} keeps saying {_COLOUR}: (?P<reason>.+)": Story.keeps,
     rf"{_WHO} falls silent": Story.silent,
+    rf"the host was asleep for (?P<span>{TIME})": Story.asleep,
     r"the VM reboots by itself: (?P<reason>.+)": Story.reboots,
     r"the restart is done": Story.restarted,
     r"the restart is refused: (?P<reason>.+)": Story.refused,

@@ -50,6 +50,12 @@ NFTA_OBJ_TABLE, NFTA_OBJ_NAME, NFTA_OBJ_TYPE, NFTA_OBJ_DATA = 1, 2, 3, 4
 NFT_OBJECT_COUNTER = 1
 NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS = 1, 2
 NFTA_GEN_ID = 1
+NFTA_SET_NAME = 2
+NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK = 3, 4
+NFTA_HOOK_DEV, NFTA_HOOK_DEVS = 3, 4
+NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS = 2, 4
+NFTA_EXPR_NAME, NFTA_EXPR_DATA = 1, 2
+NFTA_IMMEDIATE_DATA = 2
 # libnftnl/udata.h: what userspace keeps beside a table, as a row of type, length (a byte each) and value.
 NFTNL_UDATA_TABLE_COMMENT = 0
 
@@ -59,6 +65,8 @@ ARPHRD_ETHER = 1
 LEASE_KEY = struct.pack("=H", ARPHRD_ETHER)
 
 _U32 = struct.Struct(">I")
+# An interface's index, as a rule loads it.
+_INDEX = struct.Struct("=I")
 
 
 class Element(NamedTuple):
@@ -255,3 +263,32 @@ def _comment(userdata: bytes) -> str | None:
             return string(userdata[2 : 2 + length])
         userdata = userdata[2 + length :]
     return None
+
+
+def set_name(payload: bytes) -> tuple[str, str]:
+    """The table and the name of a set."""
+    attrs = dict(attributes(payload))
+    return string(attrs.get(NFTA_TABLE_NAME, b"")), string(attrs.get(NFTA_SET_NAME, b""))
+
+
+def chain_device(payload: bytes) -> tuple[str, str, str]:
+    """The table and the name of a chain, and the interface that it hangs at; '' where it hangs at none (any more)."""
+    attrs = dict(attributes(payload))
+    hook = dict(attributes(attrs.get(NFTA_CHAIN_HOOK, b"")))
+    devices = [name for _, name in attributes(hook.get(NFTA_HOOK_DEVS, b""))]
+    device = hook.get(NFTA_HOOK_DEV) or (devices[0] if devices else b"")
+    return string(attrs.get(NFTA_TABLE_NAME, b"")), string(attrs.get(NFTA_CHAIN_NAME, b"")), string(device)
+
+
+def rule_targets(payload: bytes) -> tuple[str, str, frozenset[int]]:
+    """The table and the chain of a rule, and the indexes of the interfaces that it sends frames out of (dup, fwd)."""
+    attrs = dict(attributes(payload))
+    found, loaded = set(), b""
+    for _, expression in attributes(attrs.get(NFTA_RULE_EXPRESSIONS, b"")):
+        one = dict(attributes(expression))
+        name, data = string(one.get(NFTA_EXPR_NAME, b"")), dict(attributes(one.get(NFTA_EXPR_DATA, b"")))
+        if name == "immediate":
+            loaded = dict(attributes(data.get(NFTA_IMMEDIATE_DATA, b""))).get(NFTA_DATA_VALUE, b"")
+        elif name in ("dup", "fwd") and len(loaded) == _INDEX.size:
+            found.add(_INDEX.unpack(loaded)[0])
+    return string(attrs.get(NFTA_TABLE_NAME, b"")), string(attrs.get(NFTA_RULE_CHAIN, b"")), frozenset(found)

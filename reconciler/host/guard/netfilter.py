@@ -61,6 +61,24 @@ class Netfilter:
         """Packets and bytes of all named counters of a table; none, if there is no such table."""
         return dict(map(messages.counter, self._ask(messages.get_counters(table), f"list counters of table {table}")))
 
+    def set_names(self, table: str) -> frozenset[str]:
+        """The names of all sets of a table; none, if there is no such table."""
+        told = map(
+            messages.set_name, self._ask(messages.get_all(messages.NFT_MSG_GETSET, table), f"list table {table}")
+        )
+        return frozenset(name for of, name in told if of == table)
+
+    def hooks(self, table: str) -> Mapping[str, tuple[str, frozenset[int]]]:
+        """By chain that hangs at an interface: that interface, and the indexes of those that its rules send out of."""
+        what = f"list table {table}"
+        out: dict[str, frozenset[int]] = {}
+        for answer in self._ask(messages.get_all(messages.NFT_MSG_GETRULE, table), what):
+            of, chain, targets = messages.rule_targets(answer)
+            if of == table and targets:
+                out[chain] = out.get(chain, frozenset()) | targets
+        chains = map(messages.chain_device, self._ask(messages.get_all(messages.NFT_MSG_GETCHAIN, table), what))
+        return {name: (device, out.get(name, frozenset())) for of, name, device in chains if of == table and device}
+
     def generation(self) -> int:
         """The number of the namespace's rule set. A transaction raises it by one; one that changes nothing, by none.
 
