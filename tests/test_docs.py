@@ -41,7 +41,7 @@ class Event(NamedTuple):
 
 # How long the daemon has for what a page says it does.
 PATIENCE_S = 20.0
-LOOKS = ("reconcile status", "reconcile why", "grep ")
+LOOKS = ("reconcile status", "reconcile report", "reconcile why", "grep ")
 EVENTS = ("kill_vm", "start_vm")
 
 
