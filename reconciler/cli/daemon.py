@@ -49,6 +49,7 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
     """
     from reconciler.control.ask import digest
     from reconciler.daemon.journal import DescriptorJournal, adopt_strays
+    from reconciler.host.accepted import in_force
     from reconciler.host.blocking import exit_within
     from reconciler.host.lock import lock
     from reconciler.host.privileges import check_may_administer
@@ -56,8 +57,8 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
 
     check_may_administer("keeping an appliance")
     file = file or group_file or places.DEFAULT_FILE
-    text = places.read_file(file)
-    appliance = prove(text, str(file), places.state_dir())
+    found = in_force(file, places.state_dir(), prove)
+    appliance = found.appliance
     if stop_topology and stop_topology not in appliance.topologies:
         known = ", ".join(appliance.topologies)
         raise click.UsageError(f"no topology is called {stop_topology!a}; {appliance.sku} declares: {known}")
@@ -65,12 +66,12 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
         from reconciler.daemon.loop import LAST_RESORT_S, Daemon
 
         # Without one, whoever started us has closed it.
-        journal = DescriptorJournal(_STDERR if sys.stderr else None, as_json=form == "json", digest=digest(text))
+        journal = DescriptorJournal(_STDERR if sys.stderr else None, as_json=form == "json", digest=digest(found.text))
         adopt_strays(journal)
         last_resort = lambda: exit_within(LAST_RESORT_S, 1)  # noqa: E731
         status = 0
         try:
-            Daemon(file, text, appliance, journal, group=group, stop=stop_topology, last_resort=last_resort).run()
+            Daemon(file, found, journal, group=group, stop=stop_topology, last_resort=last_resort).run()
         except ReconcilerError as error:
             journal.warn("failed", Warning("daemon-ended", Severity.ERROR, "", str(error)))
             status = 1

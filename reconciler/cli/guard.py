@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from reconciler.cli.options import FILE
-from reconciler.console import say
+from reconciler.console import say, warned
+from reconciler.console import show as print_lines
 from reconciler.errors import HostError, ReconcilerError
 from reconciler.host import places
 
@@ -41,7 +42,7 @@ def on(group_file: Path | None, file: Path | None, boot: bool) -> None:
         say(f"{answer['sku']}: the guard is set; the daemon keeps it")
         _check_kept(answer)
         return
-    appliance = _guarded(file)
+    appliance, warnings = _in_force(file)
     from reconciler.daemon.kernel_guard import set_guard
     from reconciler.host.lock import lock
     from reconciler.host.netlink.kernel import Kernel
@@ -49,6 +50,7 @@ def on(group_file: Path | None, file: Path | None, boot: bool) -> None:
     from reconciler.network.cycle import audit, reconcile
 
     check_may_administer("setting the guard")
+    print_lines(warned(one, error=True) for one in warnings)
     fallback = {name: appliance.on_failure.fallback(name) for name in appliance.segments}
     with lock(places.run_dir(), appliance.sku, _WAIT_S, lambda text: say(text, error=True)), Kernel() as kernel:
         # First, so that nothing that is brought up later is ever unguarded; and again for what came up by it.
@@ -122,8 +124,20 @@ def _load(file: Path | None) -> Any:
     return store.load(places.read_file(file), str(file), places.state_dir())
 
 
+def _in_force(file: Path | None) -> tuple[Any, Any]:
+    """The appliance, also where its file is broken, as after a power cut amid an edit; and warnings of that."""
+    from reconciler.host import store
+    from reconciler.host.accepted import in_force
+
+    found = in_force(file or places.DEFAULT_FILE, places.state_dir(), store.load)
+    return _with_guard(found.appliance), found.warnings
+
+
 def _guarded(file: Path | None) -> Any:
-    appliance = _load(file)
+    return _with_guard(_load(file))
+
+
+def _with_guard(appliance: Any) -> Any:
     if not any(segment.guard for segment in appliance.segments.values()):
         raise HostError(f"the file of {appliance.sku} declares no guard: write `guard: {{}}` into it")
     return appliance

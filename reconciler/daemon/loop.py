@@ -32,7 +32,8 @@ from reconciler.daemon.turns import Turns
 from reconciler.errors import HostError, ReconcilerError, RequestError
 from reconciler.guard import events as guard
 from reconciler.health.state import RestartVm
-from reconciler.host import clock, places
+from reconciler.host import accepted, clock, places
+from reconciler.host.accepted import InForce
 from reconciler.host.blocking import Saver, Workers
 from reconciler.host.hypervisor.own_actions import OwnActions
 from reconciler.host.netlink import encoder
@@ -98,8 +99,7 @@ class Daemon:
     def __init__(
         self,
         file: Path,
-        text: bytes,
-        appliance: Appliance,
+        found: InForce,
         journal: Journal,
         *,
         group: str | None,
@@ -107,7 +107,9 @@ class Daemon:
         last_resort: Callable[[], None] = lambda: None,
         parts: Callable[[Appliance, Journal, Background], Parts] = this_host,
     ) -> None:
-        self._file, self._text, self._journal, self._stop_topology = file, text, journal, stop
+        self._file, self._in_force, self._journal, self._stop_topology = file, found, journal, stop
+        self._accepted = Saver(lambda text: accepted.keep(file, text, places.state_dir()))
+        appliance = found.appliance
         self._last_resort = last_resort
         self._files, self._keeping, self._installs = Workers("files"), Workers("disk"), Workers("nftables", limit=2)
         self._parts = parts(appliance, journal, self._in_background)
@@ -179,7 +181,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        self._requests.digest = digest(self._text)
+        self._requests.digest = digest(self._in_force.text)
         await self._control.find_group()
         _, remembered = await asyncio.gather(self._found_ledger(), self._found())
         if self._ended.done():
@@ -188,6 +190,9 @@ class Daemon:
         self._ledger.begin(core.appliance.segments, guarded=parts.guard.effects.on)
         self._turns.start(*remembered)
         self._turned()
+        for warning in self._in_force.warnings:
+            self._journal.warn("reload", warning)
+        self._accept()
         # A restart that our predecessor was at may have destroyed the VM: that was no operator.
         self._own_actions.destroyed = core.state.vm.attempts > 0
         loop.add_reader(parts.watch, self._turns.wake, self._links_changed)
@@ -349,13 +354,19 @@ class Daemon:
         def declare() -> None:
             restart_by_it()
             self._turns.enter(lambda core: core.declare(appliance))
-            self._text = text
+            self._in_force = InForce(text, appliance)
             self._requests.digest = digest(text)
             self._ledger.reloaded(appliance.segments, who, self._requests.digest)
 
         # From here on nobody waits for anything.
         self._sources.change(appliance, declare)
         self._journal.tell("reload", f"{self._file} was reloaded")
+        self._accept()
+
+    def _accept(self) -> None:
+        """Have what is in force kept, for a start that finds the file broken; unless this one has, or had no file."""
+        if not self._in_force.warnings and str(self._file) != "-":
+            self._accepted.write(self._in_force.text)
 
     # Who asks
 
@@ -384,6 +395,7 @@ class Daemon:
     def _about(self) -> dict[str, Any]:
         guard, warnings = self._parts.guard.effects.status()
         own = (
+            *self._in_force.warnings,
             *warnings,
             *self._parts.guard.warnings,
             *self._memory.warnings,

@@ -20,6 +20,7 @@ from reconciler.daemon.journal import Journal
 from reconciler.daemon.loop import Daemon, Parts
 from reconciler.guard.step import begin
 from reconciler.host import clock
+from reconciler.host.accepted import InForce
 from reconciler.host.blocking import Saver
 from reconciler.warning import Warning
 
@@ -95,7 +96,7 @@ class Living:
         self.links = Wake()
         parts: Any = Parts(self.kernel, self.links, NoGuard(of, self.kernel, journal))  # type: ignore[arg-type]
         text = self.file.read_bytes()
-        self.daemon = Daemon(self.file, text, of, journal, group=None, stop=None, parts=lambda *_: parts)
+        self.daemon = Daemon(self.file, InForce(text, of), journal, group=None, stop=None, parts=lambda *_: parts)
         self.socket = socket_of(folder, of.sku)
         self._parts = parts
 

@@ -816,3 +816,19 @@ def test_with_a_group_its_members_may_ask_too_and_their_name_is_the_kernels_word
 
 def test_the_memory_is_for_root_alone(kept: Keeping) -> None:
     assert (kept.folder / "state" / "keep.memory.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_file_that_is_broken_at_boot_leaves_what_was_accepted_in_force(kept: Keeping) -> None:
+    kept.well()
+    good = kept.file.read_text()
+    accepted = Path(kept.folders["RECONCILER_STATE_DIR"]) / "accepted"
+    kept.until(lambda: any(accepted.glob("*.json")), "the text to be kept")
+    kept.end()
+    kept.file.write_text(good[: len(good) // 2])
+    kept.start()
+    kept.goes_to("inspect")
+    (warning,) = [one for one in kept.status()["warnings"] if one["code"] == "file-broken"]
+    assert "is in force" in warning["text"]
+    kept.file.write_text(good)
+    kept.ask("reload")
+    assert [one for one in kept.status()["warnings"] if one["code"] == "file-broken"] == []
