@@ -35,7 +35,7 @@ class ProbeEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class ExtraProbe:
     """Frames beside the probes, one each `every_us` microseconds."""
 
     template: Template
@@ -56,8 +56,8 @@ class Order:
     template: Template
     every_us: int
     lost_us: int
-    negative: Beside | None = None
-    large: tuple[Beside, ...] = ()
+    negative: ExtraProbe | None = None
+    large: tuple[ExtraProbe, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +196,11 @@ class _Sending:
             frames.frame(kind, _mark(self.one, self.secret, way), self.token),
             kind.every_ms * 1_000,
             max(self.one.guard.lease_ms, 2 * kind.every_ms) * 1_000,
-            Beside(frames.negative(check, unseen, self.token), check.every_ms * 1_000) if check else None,
+            ExtraProbe(frames.negative(check, unseen, self.token), check.every_ms * 1_000) if check else None,
             tuple(self._large(way)),
         )
 
-    def _large(self, way: Direction) -> Iterator[Beside]:
+    def _large(self, way: Direction) -> Iterator[ExtraProbe]:
         """As large as an Ethernet frame is, and as large as the segment's frames are, where somebody wants to know."""
         kind = self.one.guard.probe
         for mtu in sorted({min(self.mtu, _ETHERNET_MTU), self.mtu}) if self.judged else ():
@@ -208,7 +208,7 @@ class _Sending:
             other = mark_of(self.secret, f"{self.token.hex()}{mtu}") + b"+"
             made = frames.large(kind, _mark(self.one, self.secret, way), other, mtu + frames.HEADER_BYTES)
             if made is not None:
-                yield Beside(made, min(_LARGE_PROBES * kind.every_ms, _LARGE_MS) * 1_000)
+                yield ExtraProbe(made, min(_LARGE_PROBES * kind.every_ms, _LARGE_MS) * 1_000)
 
     def questions(self, way: Direction) -> Order:
         # Not to be taken for a probe: its token is another one, which nobody ever grants.

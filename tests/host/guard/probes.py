@@ -11,7 +11,7 @@ from processes import children
 
 from reconciler.appliance.declared import Negative, Probe
 from reconciler.guard.frames import frame, negative
-from reconciler.guard.orders import Beside, DirectionReport, Order, ProberReport
+from reconciler.guard.orders import DirectionReport, ExtraProbe, Order, ProberReport
 from reconciler.host.guard.probe_socket import adapter_socket
 from reconciler.host.guard.prober_client import Probing
 from reconciler.lab.lab import Lab, wait_until
@@ -28,7 +28,7 @@ def direction(number: int, token: bytes = TOKEN, payload: str | None = None) -> 
     """From adapter `number` of two to the other."""
     mark = MARK + bytes([number])
     other = MARK + bytes([number + 16])
-    canary = None if payload is None else Beside(negative(Negative(payload), other, token), 10_000)
+    canary = None if payload is None else ExtraProbe(negative(Negative(payload), other, token), 10_000)
     template = frame(Probe(), mark, token)
     return Order(NAMES[number], number, 1 - number, template, every_us=10_000, lost_us=150_000, negative=canary)
 

@@ -18,7 +18,7 @@ from probes import MARK, NAMES, OTHER_TOKEN, PATIENCE_S, Stand, direction, ended
 
 from reconciler.appliance.declared import Probe
 from reconciler.guard.frames import large
-from reconciler.guard.orders import Beside, Order
+from reconciler.guard.orders import ExtraProbe, Order
 from reconciler.host.guard.prober_client import Probing
 from reconciler.lab.lab import Lab, wait_until
 from reconciler.lab.namespaces import Namespace
@@ -131,7 +131,7 @@ def test_what_must_not_come_through_is_counted_and_proves_nothing(stand: Stand) 
 def of_size(size: int) -> Order:
     made = large(Probe(), MARK + b"\0", OTHER_TOKEN, size)
     assert made
-    return replace(direction(0), large=(Beside(made, 10_000),))
+    return replace(direction(0), large=(ExtraProbe(made, 10_000),))
 
 
 def test_a_size_that_does_not_come_through_is_counted_beside_probes_that_do(stand: Stand) -> None:
