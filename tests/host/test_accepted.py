@@ -51,7 +51,7 @@ def test_where_nothing_was_ever_accepted_a_broken_file_is_an_error(file: Path, t
 def test_a_file_that_was_taken_away_is_nobodys_accident(file: Path, tmp_path: Path) -> None:
     keep(file, GOOD, tmp_path)
     file.unlink()
-    with pytest.raises(HostError, match="appliance.yaml"):
+    with pytest.raises(HostError, match=r"appliance\.yaml"):
         in_force(file, tmp_path, store.load)
 
 
