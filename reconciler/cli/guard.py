@@ -55,6 +55,7 @@ def on(group_file: Path | None, file: Path | None, boot: bool) -> None:
     with lock(places.run_dir(), appliance.sku, _WAIT_S, lambda text: say(text, error=True)), Kernel() as kernel:
         # First, so that nothing that is brought up later is ever unguarded; and again for what came up by it.
         set_guard(appliance, audit(kernel, appliance, fallback))
+        _book(appliance.sku, file, on=True)
         if boot:
             done = reconcile(kernel, appliance, fallback)
             set_guard(appliance, done.after)
@@ -91,6 +92,7 @@ def off(group_file: Path | None, file: Path | None) -> None:
     check_may_administer("taking the guard away")
     with lock(places.run_dir(), appliance.sku, _WAIT_S, lambda text: say(text, error=True)), Kernel() as kernel:
         remove_guard(appliance.sku)
+        _book(appliance.sku, file, on=False)
         # Switches have the wire now: where stations were before the guard had it says nothing of now.
         with contextlib.suppress(ReconcilerError):
             found = audit(kernel, appliance, choice_of(appliance))
@@ -115,6 +117,18 @@ def show(group_file: Path | None, file: Path | None) -> None:
     # The addresses of the probes are a secret of the daemon: other ones stand here for them.
     # Tabs are control characters, which nobody's terminal gets from us.
     say(ruleset(appliance.sku, bound, b"", {}).text.rstrip("\n").expandtabs(4))
+
+
+def _book(sku: str, file: Path | None, *, on: bool) -> None:
+    from reconciler.control.ask import digest
+    from reconciler.daemon.ledger import guard_switched_by_hand
+
+    # Standard input was read already.
+    text = None if str(file) == "-" else places.read_file(file or places.DEFAULT_FILE)
+    try:
+        guard_switched_by_hand(sku, digest(text) if text is not None else None, on=on)
+    except HostError as error:
+        say(f"reconcile: {error}", error=True)
 
 
 def _load(file: Path | None) -> Any:

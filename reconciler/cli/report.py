@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from reconciler.cli.options import PATH
+from reconciler.cli.options import FILE, PATH
 from reconciler.console import escaped, say_json, show
 from reconciler.errors import HostError
 from reconciler.host import clock, places
@@ -46,12 +46,25 @@ def _moment(_context: click.Context, option: click.Parameter, value: str | None)
 @click.option(
     "--merge", type=PATH, multiple=True, metavar="FILE", help="Also this ledger, say another appliance's; repeatable."
 )
+@FILE
 @click.argument("segment", required=False)
-def report(since: int, until: int | None, form: str, merge: tuple[Path, ...], segment: str | None) -> None:
+@click.pass_obj
+def report(
+    group_file: Path | None,
+    /,
+    *,
+    since: int,
+    until: int | None,
+    form: str,
+    merge: tuple[Path, ...],
+    file: Path | None,
+    segment: str | None,
+) -> None:
     """Tell for how much of the time frames were inspected, and where they went otherwise: when, why, by whose order.
 
-    From the ledgers of this host, and from those that are handed in. Needs no daemon, and no root where the files can
-    be read. Exit status: 0; 1 where a ledger is not whole, or none could be read.
+    From the ledgers of this host (with a file, from that of its appliance), and from those that are handed in. Needs no
+    daemon, and no root where the files can be read. Exit status: 0; 1 where a ledger is not whole, or none could be
+    read.
     """
     from contextlib import ExitStack
 
@@ -60,18 +73,26 @@ def report(since: int, until: int | None, form: str, merge: tuple[Path, ...], se
     from reconciler.ledger.reckoning import reported
 
     with ExitStack() as stack:
-        found, homeless = histories(sources(places.ledger_dir(), merge, stack))
+        found, homeless = histories(sources(places.ledger_dir(), _sku(file or group_file), merge, stack))
     if not found:
         raise HostError("no ledger has a row: " + "; ".join(escaped(one.what) for one in homeless))
     until = _until(max(one.known_ms for one in found)) if until is None else until
     if since >= until:
         raise click.BadParameter("it begins when it ends, or later", param_hint="'--since'")
-    made = [one for one in (reported(each, segment, since, until) for each in found) if one.segments]
+    made = [one for one in (reported(each, segment, since, until) for each in found) if one.segments or segment is None]
     if not made:
         known = sorted({name for one in found for name in one.segments})
         raise HostError(f"no segment is called {segment!a}; the ledger speaks of: {', '.join(map(escaped, known))}")
     _print(form, made, homeless)
     sys.exit(1 if homeless or any(one.history.breaks for one in made) else 0)
+
+
+def _sku(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    from reconciler.host import store
+
+    return store.load(places.read_file(file), str(file), places.state_dir()).sku
 
 
 def _until(known_ms: int) -> int:

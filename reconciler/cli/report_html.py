@@ -97,8 +97,9 @@ def _section(one: Reported) -> Iterator[str]:
     history = one.history
     yield f"<section><h2>{_text(history.appliance)} on {_text(history.host)}</h2>"
     yield from (_broken(broken) for broken in history.breaks)
-    yield from _shares(one)
-    yield from _timeline(one)
+    if one.segments:
+        yield from _shares(one)
+        yield from _timeline(one)
     yield from _happened(one)
     yield from (f'<p class="soft">{_text(note)}</p>' for note in history.notes)
     whole = "It is not whole." if history.breaks else "Each row follows the one before."

@@ -46,12 +46,7 @@ def _appliance(one: Reported) -> Iterator[Said]:
     for broken in history.breaks:
         yield from _bad(broken)
     yield Said("")
-    width = max(7, *(len(escaped(segment.segment)) for segment in one.segments))
-    yield Said(f"  {'segment':{width}}" + "".join(f"{WORDS[share]:>13}" for share in SHARES))
-    for segment in one.segments:
-        yield from _segment(segment, one.until_ms - one.since_ms, width)
-    if any(segment.lasted(Share.HELD) for segment in one.segments):
-        yield Said(f"  {ORDERED}")
+    yield from _shares(one)
     yield Said("")
     for entry in one.happened:
         yield from _happened(one, entry)
@@ -65,6 +60,18 @@ def _appliance(one: Reported) -> Iterator[Said]:
     whole = "not whole" if history.breaks else "each follows the one before"
     yield from _wrapped(f"  {rows}, {when}: {whole}; the last is")
     yield Said(f"    {history.last_hash}")
+
+
+def _shares(one: Reported) -> Iterator[Said]:
+    if not one.segments:
+        yield Said("  no daemon has run: its segments are not known")
+        return
+    width = max(7, *(len(escaped(segment.segment)) for segment in one.segments))
+    yield Said(f"  {'segment':{width}}" + "".join(f"{WORDS[share]:>13}" for share in SHARES))
+    for segment in one.segments:
+        yield from _segment(segment, one.until_ms - one.since_ms, width)
+    if any(segment.lasted(Share.HELD) for segment in one.segments):
+        yield Said(f"  {ORDERED}")
 
 
 def _bad(one: Break) -> Iterator[Said]:

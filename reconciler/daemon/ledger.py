@@ -4,17 +4,20 @@ Rows that the disk does not take wait in memory, so many of them, and are writte
 (`wait`) is on disk.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reconciler.daemon.journal import Journal
+from reconciler.errors import HostError
 from reconciler.health.state import Hold
-from reconciler.host import clock
+from reconciler.host import clock, places
 from reconciler.host.blocking import Appender, Saver
 from reconciler.host.envelope import utc
 from reconciler.host.ledgerfile import Booked, Found, LedgerFile
+from reconciler.host.names import login_of, person
 from reconciler.ledger import orders
 from reconciler.ledger.entry import Entry, EntryKind
 from reconciler.ledger.orders import Held, Moment
@@ -216,3 +219,23 @@ class Ledger:
         elif self._trouble and not trouble:
             self._journal.tell("ledger", f"{self._file.path} can be written again")
         self._trouble = trouble
+
+
+def guard_switched_by_hand(sku: str, digest: str | None, *, on: bool) -> None:
+    """Write down that the guard was set, or taken away, where no daemon runs. Use it within the appliance's lock.
+
+    Raises:
+        HostError: it could not be written. It is done all the same, and at boot nobody is to wait for a disk.
+
+    """
+    file = LedgerFile(places.state_dir(), places.run_dir(), sku)
+    now = Moment(clock.wall_ms(), clock.now_ms(), clock.boot_id())
+    who = person(os.geteuid(), login_of(os.getpid()))
+    try:
+        entries = orders.guard_switched(file.find().open.values(), now, on=on, who=who)
+        if entries:
+            file.append([Booked(entry, now.utc_ms, now.since_boot_ms, digest) for entry in entries])
+    except OSError as error:
+        raise HostError(f"that is not in the ledger: {file.path}: {error.strerror}") from None
+    finally:
+        file.close()

@@ -22,7 +22,7 @@ from reconciler import __version__
 from reconciler.host import clock
 from reconciler.host.envelope import utc
 from reconciler.host.statefile import sync_folder
-from reconciler.ledger.entry import Entry, EntryKind
+from reconciler.ledger.entry import BY_HAND, Entry, EntryKind
 from reconciler.ledger.row import BEGINNING, MAX_LINE, Row, fitted, line, line_hash, parse, still_open
 
 KEPT_MS = 396 * 86_400_000  # 13 months
@@ -212,7 +212,8 @@ class LedgerFile:
             self._good, self._end = stream.tell(), _Place(row.n, line_hash(text))
             self._first.setdefault(path, (row.n, row.at_ms))
             still_open(self._open, row.entry)
-            found.alive_ms, found.stopped = row.at_ms, row.entry.kind is EntryKind.STOP
+            if row.entry.kind not in BY_HAND:
+                found.alive_ms, found.stopped = row.at_ms, row.entry.kind is EntryKind.STOP
 
     def _take_out_torn(self) -> None:
         """Take out what follows the last row, and remember what it was."""

@@ -15,8 +15,10 @@ MOST_BYTES = 64 << 20
 _ENDINGS = (".ledger.jsonl", ".ledger.1.jsonl")
 
 
-def sources(folder: Path, handed_in: Iterable[Path], stack: ExitStack) -> Iterator[Source]:
-    """All ledgers in a folder, with the marks beside them, and those that are handed in. `stack` closes the files.
+def sources(folder: Path, sku: str | None, handed_in: Iterable[Path], stack: ExitStack) -> Iterator[Source]:
+    """All ledgers in a folder (or that of one appliance), with the marks beside them, and those that are handed in.
+
+    `stack` closes the files.
 
     Raises:
         HostError: one cannot be read, or there is none.
@@ -24,13 +26,14 @@ def sources(folder: Path, handed_in: Iterable[Path], stack: ExitStack) -> Iterat
     """
     handed_in = tuple(handed_in)
     here = _here(folder)
-    skus = sorted({name.removesuffix(end) for name in here for end in _ENDINGS if name.endswith(end)})
+    found = sorted({name.removesuffix(end) for name in here for end in _ENDINGS if name.endswith(end)})
+    skus = [one for one in found if sku in (None, one)]
     if not skus and not handed_in:
-        raise HostError(f"no ledger lies in {folder}: `reconcile run` writes one")
-    for sku in skus:
-        found = [read_mark(places.run_dir() / f"{sku}.ledger.alive"), read_mark(folder / f"{sku}.ledger.mark")]
-        marks = tuple(Mark(*mark) for mark in found if mark)
-        for path in files(folder, sku):
+        raise HostError(f"no ledger {f'of {sku} ' if sku else ''}lies in {folder}: `reconcile run` writes one")
+    for one in skus:
+        noted = [read_mark(places.run_dir() / f"{one}.ledger.alive"), read_mark(folder / f"{one}.ledger.mark")]
+        marks = tuple(Mark(*mark) for mark in noted if mark)
+        for path in files(folder, one):
             if path.exists():
                 yield _source(path, stack, marks)
     for path in handed_in:

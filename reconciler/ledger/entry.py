@@ -37,6 +37,10 @@ class EntryKind(StrEnum):
     CONTINUED = "continued"  # a file begins; the rows before lie in an older one, or were dropped for age or room
 
 
+BY_HAND = frozenset({EntryKind.GUARD_OFF, EntryKind.GUARD_ON})
+"""What may be written where no daemon runs: such a row does not say that one did."""
+
+
 class Counted(StrEnum):
     """How well `frames` and `bytes` are known."""
 

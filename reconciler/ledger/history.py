@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.ledger.chain import Break, ChainedRow, links, ordered
-from reconciler.ledger.entry import Entry, EntryKind
+from reconciler.ledger.entry import BY_HAND, Entry, EntryKind
 from reconciler.ledger.row import Row
 
 # The clock that never steps drifts from the one on the wall, if that is kept right, by some 50 ms in a minute at most;
@@ -112,15 +112,16 @@ def _history(of: _Gathered) -> History:
         for mark in of.marks
         if mark.n == last.row.n and mark.hash != last.hash
     ]
-    known_ms = max([last.row.at_ms, *(mark.alive_ms for mark in of.marks)])
+    marked = [mark.alive_ms for mark in of.marks]
+    lived = [one.row.at_ms for one in rows if one.row.entry.kind not in BY_HAND]
     entries = _last_words(rows)
     return History(
         appliance=last.row.appliance,
         host=last.row.host,
         machine=last.row.machine,
         entries=entries,
-        looked=tuple(_looked([one.row for one in rows], entries, known_ms)),
-        known_ms=known_ms,
+        looked=tuple(_looked([one.row for one in rows], entries, max(lived[-1:] + marked, default=0))),
+        known_ms=max([last.row.at_ms, *marked]),
         first=rows[0].row,
         last=last.row,
         last_hash=last.hash,
@@ -134,7 +135,7 @@ def _last_words(rows: Iterable[ChainedRow]) -> tuple[Entry, ...]:
     return tuple(sorted(said.values(), key=lambda entry: entry.from_ms))
 
 
-def _looked(rows: Sequence[Row], entries: Iterable[Entry], known_ms: int) -> Iterator[tuple[int, int]]:
+def _looked(rows: Sequence[Row], entries: Iterable[Entry], lived_ms: int) -> Iterator[tuple[int, int]]:
     """From each start of a daemon to its end: told by itself, or by the next one, or by its last row."""
     gaps: Mapping[int | None, int] = {one.to_ms: one.from_ms for one in entries if one.kind is EntryKind.NO_EVIDENCE}
     # Where what came before was dropped, it was a daemon that went on.
@@ -149,9 +150,9 @@ def _looked(rows: Sequence[Row], entries: Iterable[Entry], known_ms: int) -> Ite
         elif kind is EntryKind.STOP and since is not None:
             yield since, max(since, at)
             since = None
-        before_ms = row.at_ms
+        before_ms = before_ms if kind in BY_HAND else row.at_ms
     if since is not None:
-        yield since, max(since, known_ms)
+        yield since, max(since, lived_ms)
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:

@@ -115,7 +115,7 @@ def _touching(history: History, since_ms: int, until_ms: int) -> tuple[Entry, ..
     return tuple(
         entry
         for entry in history.entries
-        if entry.from_ms < until_ms and max(end(entry, history), entry.from_ms + 1) > since_ms
+        if entry.from_ms <= until_ms and max(end(entry, history), entry.from_ms + 1) > since_ms
     )
 
 

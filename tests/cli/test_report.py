@@ -14,6 +14,7 @@ import pytest
 from commandline import run
 from formats import check
 from ledgers import chain, entry
+from worlds import two_ports_document
 
 from reconciler.cli import report_html
 from reconciler.host import ledgers
@@ -260,3 +261,26 @@ def test_it_has_to_begin_before_it_ends(folder: Path) -> None:
     written(folder)
     assert run("report", "--since", "2026-09-22", "--until", "2026-09-21").code == 2
     assert run("report", "--since", "90000d").code == 0
+
+
+def test_with_a_file_it_is_of_its_appliance_alone(folder: Path, tmp_path: Path) -> None:
+    written(folder, FAILED, name="two.ledger.jsonl", appliance="two")
+    written(folder, HELD)
+    file = tmp_path / "two.yaml"
+    file.write_text(json.dumps(two_ports_document()))
+    assert "two on ax6" in run("report", *WINDOW).out
+    assert "lab on ax6" in run("report", *WINDOW).out
+    for words in (("-f", str(file), "report"), ("report", "-f", str(file))):
+        done = run(*words, *WINDOW)
+        assert "two on ax6" in done.out
+        assert "lab on ax6" not in done.out
+
+
+@pytest.mark.parametrize("form", ["text", "csv", "json", "html"])
+def test_what_somebody_did_by_hand_is_told_where_no_daemon_ever_ran(folder: Path, form: str) -> None:
+    folder.mkdir()
+    off = at(EntryKind.GUARD_OFF, 5, None, id="g", who="ann as root", planned=True)
+    (folder / "lab.ledger.jsonl").write_bytes(b"".join(chain(off)))
+    done = run("report", "--format", form, *WINDOW)
+    assert (done.code, done.err) == (0, "")
+    assert "ann as root" in done.out

@@ -16,6 +16,8 @@ from reconciler.control import server as control
 from reconciler.daemon import ledger
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.ledger import Ledger
+from reconciler.errors import HostError
+from reconciler.host import clock
 from reconciler.host.ledgerfile import LedgerFile
 from reconciler.ledger.chain import ChainedRow, links, ordered
 from reconciler.ledger.entry import Entry, EntryKind
@@ -246,3 +248,48 @@ def test_a_disk_that_hangs_keeps_no_daemon_from_beginning(tmp_path: Path, monkey
     assert "does not answer" in one.told("ledger")[0]["text"]
     # What it did is written down all the same.
     assert entries(tmp_path, "stop")
+
+
+def test_a_guard_that_is_switched_by_hand_is_written_down_and_is_no_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "login_of", lambda _: 1)
+
+    async def scene(living: Living) -> None:
+        await living.goes_to("inspect")
+
+    living(tmp_path).lives(scene)
+    (stop,) = entries(tmp_path, "stop")
+    ledger.guard_switched_by_hand("two", "3" * 64, on=False)
+    ledger.guard_switched_by_hand("two", None, on=False)
+    ledger.guard_switched_by_hand("two", None, on=True)
+    assert [(one["kind"], one["to_ms"] is None) for one in entries(tmp_path, "guard-off", "guard-on")] == [
+        ("guard-off", True),
+        ("guard-off", False),
+        ("guard-on", False),
+    ]
+    assert entries(tmp_path, "guard-off")[0]["who"].startswith("daemon")
+    living(tmp_path).lives(scene)
+    (gap,) = entries(tmp_path, "no-evidence")
+    assert gap["cause"] == "the daemon was stopped"
+    assert gap["from_ms"] <= stop["to_ms"] + 1_500
+    assert gap["from_ms"] < entries(tmp_path, "guard-off")[0]["from_ms"]
+
+
+def test_a_guard_that_cannot_be_written_down_is_told(tmp_path: Path) -> None:
+    (tmp_path / "two.ledger.jsonl").mkdir()
+    with pytest.raises(HostError, match=r"not in the ledger: .*two\.ledger\.jsonl"):
+        ledger.guard_switched_by_hand("two", None, on=False)
+
+
+def test_one_that_has_nothing_to_say_says_so_each_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Ledger(tmp_path, tmp_path, "two", Journal(io.StringIO()))
+    one.find()
+    one.begin(["a"], guarded=False)
+    one.alive()
+    now = clock.now_ms()
+    for hours in (0.9, 1.1, 1.9, 2.2):
+        monkeypatch.setattr(clock, "now_ms", lambda hours=hours: now + int(hours * 3_600_000))
+        one.alive()
+    one.wait(5)
+    assert [row["entry"]["kind"] for row in rows(tmp_path)] == ["start", "alive", "alive"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import TransientError
-from reconciler.host.blocking import Outlet, Saver, StuckError, Workers
+from reconciler.host.blocking import Appender, Outlet, Saver, StuckError, Workers
 
 FOREVER_S = 10
 
@@ -398,3 +398,32 @@ def test_a_system_that_has_no_thread_for_it_is_told_and_the_next_value_tries_aga
     saver.write("b")
     saver.wait(FOREVER_S)
     assert disk.written == ["b"]
+
+
+def test_all_that_is_added_is_written_in_order_and_many_at_once() -> None:
+    disk = Disk()
+    disk.free.clear()
+    appender = Appender(disk, at_once=3)
+    appender.add(0)
+    wait_for(lambda: disk.begun == [[0]])
+    for number in range(1, 8):
+        assert appender.add(number)
+    assert appender.waiting == 8
+    disk.free.set()
+    appender.wait(FOREVER_S)
+    assert disk.written == [[0], [1, 2, 3], [4, 5, 6], [7]]
+    assert appender.waiting == 0
+
+
+def test_what_a_full_disk_does_not_take_waits_and_what_finds_no_room_is_refused() -> None:
+    disk = Disk()
+    disk.full = True
+    appender = Appender(disk, disk.tried.append, again_s=FOREVER_S, bound=2)
+    assert [appender.add(number) for number in range(3)] == [True, True, False]
+    with pytest.raises(OSError, match="No space"):
+        appender.wait(FOREVER_S)
+    disk.full = False
+    appender.again()
+    appender.wait(FOREVER_S)
+    assert [one for batch in disk.written for one in batch] == [0, 1]
+    assert appender.add(3)

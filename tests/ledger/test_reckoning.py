@@ -63,6 +63,8 @@ def past(since: int, until: int | None, kind: EntryKind = EntryKind.BYPASSED, **
         ([BEGUN, past(300, 400, EntryKind.NO_EVIDENCE, id="", segment=""), past(400, 400, EntryKind.START, id=""), ALIVE],
          {"inspected": 900, "unknown": 100}),
         ([BEGUN, past(300, 300, EntryKind.RELOAD, id=""), past(400, 400, EntryKind.START, id=""), ALIVE], {"inspected": 900, "unknown": 100}),
+        # A row that somebody wrote by hand says nothing of a daemon.
+        ([BEGUN, past(300, 300, EntryKind.RELOAD, id=""), past(900, 900, EntryKind.GUARD_ON, id="")], {"inspected": 300, "unknown": 700}),
         # A hold says what somebody wanted, and not where frames went.
         ([BEGUN, past(100, 200, EntryKind.HOLD), past(100, 200, EntryKind.GUARD_OFF), ALIVE], {"inspected": 1_000}),
         # After the last evidence nothing is known.

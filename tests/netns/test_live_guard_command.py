@@ -382,3 +382,14 @@ def test_a_daemon_whose_file_declares_none(kept: Guarded) -> None:
     refused(kept.cli("guard", "on"), "the file declares no guard")
     kept.reload()
     kept.inspects()
+
+
+def test_who_takes_the_guard_away_by_hand_is_in_the_report(alone: Guarded) -> None:
+    said(alone, "guard", "on")
+    said(alone, "guard", "off")
+    done = alone.cli("report", "--since", "1h", "--format", "json")
+    assert done.err == ""
+    (appliance,) = json.loads(done.out)["appliances"]
+    told = [(one["kind"], one["who"], one["to"] is None) for one in appliance["intervals"]]
+    assert ("guard-on", "root", False) in told
+    assert told[-1] == ("guard-off", "root", True)
