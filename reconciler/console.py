@@ -2,15 +2,24 @@
 
 import json
 import os
+import re
+import shutil
 import sys
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, TextIO
 
 import click
 
 from reconciler.warning import Severity, Warning
 
 _COLOURS = {Severity.NOTE: None, Severity.WARNING: "yellow", Severity.ERROR: "red"}
+
+
+# A space at which no line is broken; it is printed as any other.
+NO_BREAK = "\u00a0"
+_NARROWEST = 20
+# What a terminal that knows no such characters gets.
+_PLAIN = str.maketrans({"−": "-", "●": "*", "→": ">", "…": "."})
 
 
 class Said(NamedTuple):
@@ -41,7 +50,12 @@ def say(text: str = "", *, error: bool = False) -> None:
 
 def say_json(value: Any) -> None:
     """Print a JSON value."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=True))
+    click.echo(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """A JSON value as it is printed."""
+    return json.dumps(value, indent=2, ensure_ascii=True)
 
 
 def write(line: str, *, error: bool = False) -> None:
@@ -50,10 +64,41 @@ def write(line: str, *, error: bool = False) -> None:
     if stream is None:
         # Closed by whoever started us: nobody wants to know.
         return
+    click.echo(rendered(line, stream), file=stream, color=True)
+
+
+def rendered(line: str, stream: TextIO) -> str:
+    """The line as it is to be written to `stream`: in its characters, and with colours only where they are wanted."""
     encoding = stream.encoding or "ascii"
     if not encoding.lower().startswith("utf"):
-        line = line.replace("−", "-")
-    click.echo(line.encode(encoding, "replace").decode(encoding), file=stream, color=_wants_color())
+        line = line.translate(_PLAIN)
+    wants = _wants_color()
+    coloured = line if wants or (wants is None and stream.isatty()) else click.unstyle(line)
+    return coloured.encode(encoding, "replace").decode(encoding)
+
+
+def width() -> int:
+    """How many columns a line of output may have: the terminal's, else what COLUMNS says, else 80."""
+    return max(shutil.get_terminal_size((80, 24)).columns, _NARROWEST)
+
+
+def wrapped(text: str, columns: int, hang: int = 0) -> Iterator[str]:
+    """The text in lines that fit into `columns`, broken between words; those after the first begin with `hang` spaces.
+
+    Colours are of no width, and end with the word that they are of. A word that is too long stays whole. `NO_BREAK`
+    holds two words together.
+    """
+    # Deeper than half of the line, nothing fits any more.
+    margin = " " * (hang if hang <= columns // 2 else 4)
+    line, used = "", 0
+    for part in re.findall(r" *[^ ]+", text):
+        size = len(click.unstyle(part))
+        if line and used + size > columns:
+            yield line.replace(NO_BREAK, " ")
+            line, used = margin + part.lstrip(" "), len(margin) + len(click.unstyle(part.lstrip(" ")))
+        else:
+            line, used = line + part, used + size
+    yield line.replace(NO_BREAK, " ")
 
 
 def escaped(text: str, but: str = "") -> str:

@@ -46,7 +46,8 @@ def environment(**more: str) -> dict[str, str]:
     kept = {
         key: value for key, value in os.environ.items() if not key.startswith(("RECONCILER_", "LC_", "PYTHON", "LANG"))
     }
-    return {**kept, **more}
+    # Lines as long as they like.
+    return {**kept, "COLUMNS": "1000", **more}
 
 
 def process(words: Sequence[str], *, stdin: bytes = b"", env: Mapping[str, str] | None = None, **more: Any) -> Done:

@@ -16,6 +16,21 @@ def schema(name: str) -> dict[str, Any]:
     return value
 
 
+def enumerate_again(name: str, settings: list[str], log_cases: dict[str, list[str]]) -> None:
+    """Write into a schema what is enumerated in the source: the settings, or the events of the log with their data."""
+    of = schema(name)
+    if "setting" in of.get("$defs", {}):
+        of["$defs"]["setting"]["enum"] = settings
+    if name == "log":
+        of["properties"]["event"]["enum"] = list(log_cases)
+        of["allOf"] = [
+            {"if": {"properties": {"event": {"const": event}}}, "then": {"propertyNames": {"enum": names}}}
+            for event, names in log_cases.items()
+        ]
+    path = SCHEMAS / f"{name}.schema.json"
+    path.write_text(json.dumps(of, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 @functools.cache
 def _validator(name: str) -> Draft202012Validator:
     of = schema(name)

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 from commandline import run
-from formats import check, schema
+from formats import check, enumerate_again, schema
+from guards import Guards
 from keeping import PROGRAMS, Kept, watched
 from worlds import converge, host, two_ports, two_ports_document
 
 from reconciler import __version__
+from reconciler.cli.status_text import why_json
 from reconciler.daemon.journal import Journal
+from reconciler.daemon.status import status
 from reconciler.health.signal import HealthState, Reading
 from reconciler.health.state import Ending, Hold, HoldPlaced, RestartEnded
 from reconciler.host.envelope import enveloped, utc
@@ -72,16 +75,22 @@ def test_no_object_of_a_schema_is_open_without_a_word(name: str) -> None:
     assert all("additionalProperties" in one for one in objects(schema(name)))
 
 
-@pytest.mark.parametrize("name", ["plan", "report", "state"])
-def test_the_settings_of_a_schema_are_those_that_there_are(name: str) -> None:
-    assert schema(name)["$defs"]["setting"]["enum"] == [setting.value for setting in Setting]
+def log_cases() -> dict[str, list[str]]:
+    return {name: [*schema("log")["required"], *logged.data] for name, logged in EVENTS.items()}
 
 
-def test_the_events_of_the_schema_are_those_of_the_table() -> None:
-    of = schema("log")
+@pytest.mark.parametrize("name", ["plan", "report", "state", "log"])
+def test_what_is_enumerated_is_what_there_is(name: str, request: pytest.FixtureRequest) -> None:
+    settings = [setting.value for setting in Setting]
+    if request.config.getoption("update_golden"):
+        enumerate_again(name, settings, log_cases())
+    of = schema(name)
+    if name != "log":
+        assert of["$defs"]["setting"]["enum"] == settings
+        return
     assert of["properties"]["event"]["enum"] == list(EVENTS)
     cases = {one["if"]["properties"]["event"]["const"]: one["then"]["propertyNames"]["enum"] for one in of["allOf"]}
-    assert cases == {name: [*of["required"], *logged.data] for name, logged in EVENTS.items()}
+    assert cases == log_cases()
     assert set(of["properties"]) == {*of["required"], *(one for logged in EVENTS.values() for one in logged.data)}
 
 
@@ -156,6 +165,23 @@ def test_a_validation_is_as_published_and_names_its_files(file: Path, tmp_path: 
     check("validation", value)
     digests = [hashlib.sha256(one.read_bytes()).hexdigest() for one in (file, broken)]
     assert [one["digest"] for one in value["files"]] == [*digests, None]
+
+
+def test_a_status_is_as_published_whatever_the_state() -> None:
+    kept = Guards().granted()
+    for step in (
+        lambda: None,
+        lambda: kept.wires.vm(dead=True),
+        lambda: kept.turn(HoldPlaced(Hold("bypass", "ann", "new cables", kept.now + 60_000))),
+        lambda: kept.guarding.switch(on=False),
+        lambda: setattr(kept.core, "found", None),
+    ):
+        step()
+        kept.wait(1_000)
+        guard, warnings = kept.guarding.status()
+        value = enveloped({**status(kept.core, warnings), "guard": guard, "pid": 1}, "0" * 64)
+        check("status", value)
+        check("why", why_json(value, 10_000))
 
 
 def test_the_lines_of_a_story_are_as_published() -> None:

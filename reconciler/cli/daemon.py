@@ -3,33 +3,33 @@
 import os
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
 from reconciler.cli.options import FILE, OUTPUT
-from reconciler.console import say, say_json, show
+from reconciler.console import Said, escaped, json_text, say, say_json, show, width
 from reconciler.errors import HostError, ReconcilerError
 from reconciler.host import places
 from reconciler.warning import Severity, Warning
 
 _STDERR = 2  # its descriptor
-_WATCH_S = 0.5
 # A log that nobody reads does not keep the daemon from ending.
 _FLUSH_S = 0.3
 _LONGEST_S = 30 * 86_400
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
-def _seconds(_context: click.Context, _option: click.Parameter, value: str) -> int:
+def _seconds(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
     found = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
     if found is None or int(found[1]) == 0:
         raise click.BadParameter(f"{value!a} is no duration: a whole number and its unit, as in 30m, 2h, 1d")
     seconds = int(found[1]) * _UNITS_S[found[2]]
     if seconds > _LONGEST_S:
-        raise click.BadParameter("a hold lasts at most 30 days")
+        raise click.BadParameter("at most 30 days")
     return seconds
 
 
@@ -86,50 +86,81 @@ def run(group_file: Path | None, file: Path | None, form: str, group: str | None
 
 
 @click.command()
+@click.argument("segment", required=False)
 @FILE
 @OUTPUT
-@click.option("-w", "--watch", is_flag=True, help="Go on, and print it again whenever it changed. Ctrl-C ends it.")
+@click.option(
+    "-s", "--short", "brief", is_flag=True, help="A line for each segment: its name, its path, since when, why."
+)
+@click.option("-w", "--watch", is_flag=True, help="Go on, in place on a terminal. Ctrl-C ends it, with 0.")
 @click.pass_obj
-def status(group_file: Path | None, file: Path | None, output: str, watch: bool) -> None:
-    """Tell where frames go, and what the daemon knows; without one, what the kernel tells.
+def status(
+    group_file: Path | None, segment: str | None, file: Path | None, output: str, *, brief: bool, watch: bool
+) -> None:
+    """Tell where frames go, of all segments or of one, and what the daemon knows; without one, what the kernel tells.
 
-    Exit status: 0 as declared and every segment inspected; 5 a segment is cut; 4 a segment is bypassed; 1 it could not
-    be seen; 3 something differs; 2 wrong usage. Of several, the first in this order.
+    The worst news first, the latest decisions last. Exit status: 0 as declared and every segment inspected; 5 a segment
+    is cut; 4 a segment is bypassed; 1 it could not be seen; 3 something differs; 2 wrong usage. Of several, the first
+    in this order.
     """
-    from reconciler.cli.status_text import exit_status, shown
+    from reconciler.cli import status_text
+    from reconciler.cli.watch import watch as watch_until_interrupted
     from reconciler.control.client import status_of
 
-    last: list[str] = []
-    while True:
-        found = status_of(file or group_file)
-        lines = list(shown(found))
-        # Ages pass by themselves.
-        now = [re.sub(r"[0-9]+", "", line.text) for line in lines]
-        if now != last:
-            if last and output == "text":
-                say()
-            say_json(found) if output == "json" else show(lines)
-            last = now
-        if not watch:
-            sys.exit(exit_status(found))
-        time.sleep(_WATCH_S)
+    if brief and output == "json":
+        raise click.UsageError("--short is for text; JSON has all there is")
+
+    def look() -> Any:
+        return status_text.of_segment(status_of(file or group_file), segment)
+
+    def lines(found: Any) -> list[Said]:
+        if output == "json":
+            return [Said(json_text(found))]
+        columns = width()
+        if brief:
+            return list(status_text.short(found, columns if sys.stdout.isatty() else None))
+        return list(status_text.shown(found, columns))
+
+    def lines_or_why_not() -> list[Said]:
+        try:
+            return lines(look())
+        except ReconcilerError as error:
+            return [Said(f"{click.style('●', fg='red')} {escaped(str(error))}", error=not sys.stdout.isatty())]
+
+    found = look()
+    if watch:
+        watch_until_interrupted(lines_or_why_not)
+        return
+    show(lines(found))
+    sys.exit(status_text.exit_status(found))
 
 
 @click.command()
+@click.argument("segment", required=False)
 @FILE
 @OUTPUT
+@click.option("--since", "seconds", callback=_seconds, metavar="DURATION", help="What was decided since then: 1h, 2d.")
 @click.option("-a", "--all", "everything", is_flag=True, help="All decisions that are kept, not only the latest eight.")
 @click.pass_obj
-def why(group_file: Path | None, file: Path | None, output: str, everything: bool) -> None:
-    """Tell what was decided lately, and which readings led to it."""
-    from reconciler.cli.status_text import reasons
+def why(
+    group_file: Path | None,
+    segment: str | None,
+    file: Path | None,
+    output: str,
+    seconds: int | None,
+    *,
+    everything: bool,
+) -> None:
+    """Tell what was decided lately, of all segments or of one, and which readings led to it."""
+    from reconciler.cli import status_text
     from reconciler.control.client import status_of
 
-    found = status_of(file or group_file)
+    found = status_text.of_segment(status_of(file or group_file), segment)
+    since_ms = None if seconds is None else seconds * 1_000
     if output == "json":
-        say_json({"format": found["format"], "segments": found["segments"], "decisions": found["decisions"]})
+        say_json(status_text.why_json(found, since_ms))
     else:
-        show(reasons(found, all_of_them=everything))
+        show(status_text.reasons(found, width(), since_ms=since_ms, all_of_them=everything))
 
 
 @click.command()

@@ -9,7 +9,7 @@ from html import escape
 
 from reconciler import __version__
 from reconciler.cli.report_text import ORDERED, WORDS, counted, details, minute, percent, second
-from reconciler.cli.status_text import span
+from reconciler.cli.words import span
 from reconciler.console import escaped
 from reconciler.host import clock
 from reconciler.ledger.chain import Break

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import click
 
-from reconciler.cli.status_text import span
+from reconciler.cli.words import span
 from reconciler.console import Said, escaped
 from reconciler.host.envelope import utc
 from reconciler.ledger.chain import Break

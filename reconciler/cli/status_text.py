@@ -1,192 +1,328 @@
-"""A status for people: who asks has only its JSON value, and wants to start quickly."""
+"""A status for people: who asks has only its JSON value, and wants to start quickly.
 
-from collections.abc import Iterator
+The worst news stands in the first line; then a line for each segment; then what else is wrong, the VM with its signals,
+the guard; and at the end what was decided last. What does not fit into a line goes on below, between two words.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 import click
 
-from reconciler.console import Said, escaped, warned
+from reconciler.cli.decisions_text import decided_since, decisions_of, together
+from reconciler.cli.words import COLOURS, MANY, first_of, fit, names_of, painted, styled, times, whole_span
+from reconciler.console import NO_BREAK, Said, escaped
 from reconciler.exit_status import AS_DECLARED, DIFFERS, of_paths
 from reconciler.warning import Warning
 
-_COLOURS = {
-    "healthy": "green",
-    "degraded": "yellow",
-    "failed": "red",
-    "absent": "yellow",
-    "unknown": "yellow",
-    "bypassed": "red",
-    "cut": "red",
-    "inspected": "green",
-}
+# Versioned: a change that could break a reader counts up.
+WHY_FORMAT = "reconciler.why/1"
 
-
-# What a segment's path is worth as an exit status, the worst first; none of them: 3 or 0.
-_STATUS = {"cut": 5, "bypassed": 4, "unknown": 1}
+# What the first line says of a segment's path that is not inspected; the worst first.
+_HEAD = {"cut": "CUT", "bypassed": "NOT INSPECTED", "unknown": "UNKNOWN"}
 # A topology, and the path that it is there for.
 _MEANT = {"inspect": "inspected", "bypass": "bypassed", "isolate": "cut"}
-# What the first line says of warnings of the guard.
-_LACKING = {
-    "the guard is off": {"guard-off"},
-    "the guard is not set": {"guard-missing"},
-    "the guard is in trouble": {"guard-unknown", "guard-unable"},
-}
-# In one line; the rest follows below.
-_NAMES = 4
+# What the first line says where one of these warnings is there; of each line the first that is.
+_DIFFERENCES = (
+    {
+        "the guard is off": {"guard-off"},
+        "the guard is not set": {"guard-missing"},
+        "the guard is in trouble": {"guard-unknown", "guard-unable"},
+    },
+    {"the daemon goes by another file": {"file-not-in-force"}},
+)
+_NOBODY = {"no daemon answers": {"no-daemon"}, "the daemon hangs": {"daemon-hangs"}}
+_DECISIONS, _LATEST = 5, 8
+# What a guard's state means for its segment; the others are no news, for the segment's own line says it.
+_GATES = {"off": "off", "missing": "not in the kernel", "unknown": "the kernel does not tell"}
 
 
 def exit_status(status: Any) -> int:
     """What `reconcile status` ends with: 0 as declared and inspected, 1 not seen, 3 differs, 4 bypassed, 5 cut."""
     found = {segment["path"] for segment in status["segments"]}
-    differs = not status["network"]["converged"] or bool(_lacking(status)) or _is_outdated(status)
-    return of_paths(found) or (DIFFERS if differs else AS_DECLARED)
+    return of_paths(found) or (DIFFERS if any(_differences(status)) else AS_DECLARED)
 
 
-def _is_outdated(status: Any) -> bool:
-    """Whether the daemon goes by another file than there is."""
-    return any(one["code"] == "file-not-in-force" for one in status.get("warnings", ()))
+def of_segment(status: Any, segment: str | None) -> Any:
+    """The status of one segment, and of what all of them share; of all of them, if None.
+
+    Raises:
+        click.UsageError: there is no such segment; names those that there are.
+
+    """
+    if segment is None:
+        return status
+    known = [one["name"] for one in status["segments"]]
+    if segment not in known:
+        raise click.UsageError(f"no segment is called {segment!a}; {status['sku']} declares: {', '.join(known)}")
+    guard = status.get("guard")
+    others = {f"segment {name}" for name in known if name != segment}
+    return {
+        **status,
+        "choice": {segment: status["choice"][segment]},
+        "segments": [one for one in status["segments"] if one["name"] == segment],
+        "signals": [one for one in status["signals"] if one["segment"] in (None, segment)],
+        "warnings": [one for one in status["warnings"] if one["about"] not in others],
+        "decisions": [one for one in status["decisions"] if one["segment"] in (None, segment)],
+        "guard": guard and {**guard, "segments": [one for one in guard["segments"] if one["name"] == segment]},
+    }
 
 
-def shown(status: Any) -> Iterator[Said]:
-    """`reconcile status`."""
-    yield Said(f"{escaped(status['sku'])}: {'; '.join(_headline(status))}")
-    for segment in status["segments"]:
-        yield from _segment(segment)
-    yield from _guard(status.get("guard"))
-    if status["vm"]:
-        yield from _vm(status["vm"])
-    name = max((len(_name(signal)) for signal in status["signals"]), default=0)
-    state = max((len(signal["state"]) for signal in status["signals"]), default=0)
-    for signal in status["signals"]:
-        text = f"{_colour(signal['state'], state)}  {escaped(signal['reason'])}{_age(signal)}"
-        yield Said(f"  {_name(signal):{name}}  {text}")
-    for warning in status["warnings"]:
-        yield warned(Warning.from_json(warning), "  ")
+# --- `reconcile status` ----------------------------------------------------------------------------------------------
 
 
-def _headline(status: Any) -> Iterator[str]:
-    """The worst news first."""
-    by_path: dict[tuple[str, str], list[str]] = {}
-    for segment in status["segments"]:
-        by_path.setdefault((segment["path"], segment["path_by"]), []).append(escaped(segment["name"]))
-    for path in _STATUS:
-        for by in ("guard", "switches"):
-            if names := by_path.get((path, by)):
-                yield click.style(_news(names, path, by), fg=_COLOURS[path])
-    if all(path not in _STATUS for path, _ in by_path):
-        yield "inspected"
-    if lacking := _lacking(status):
-        yield click.style(lacking, fg="red")
-    yield "the network is " + (
-        "as wanted" if status["network"]["converged"] else click.style("not as wanted", fg="red")
+def shown(status: Any, width: int) -> Iterator[Said]:
+    """All of it, in lines of `width` columns."""
+    yield from fit(_headline(status), width, hang=2)
+    yield from segments_of(status["segments"], width)
+    if status["warnings"]:
+        yield Said("warnings")
+        yield from _warnings(status["warnings"], width)
+    yield from vm_of(status["vm"], width)
+    yield from _signals(status["signals"], width)
+    yield from _guard(status.get("guard"), width)
+    yield from decisions_of(together(status["decisions"])[-_DECISIONS:], width, len(status["choice"]))
+
+
+def short(status: Any, width: int | None) -> Iterator[Said]:
+    """A line for each segment: its name, its path, and for people since when and why; in `width` columns, if given."""
+    name = max(len(one["name"]) for one in status["segments"])
+    for one in status["segments"]:
+        told = [_span_of(one), _cause(one)]
+        text = f"{escaped(one['name']):{name}}  {one['path']:9}  {'  '.join(each for each in told if each)}".rstrip()
+        if width and len(text) > width:
+            text = f"{text[: width - 1].rstrip()}…"
+        yield Said(text.replace(one["path"], painted(one["path"]), 1).replace(NO_BREAK, " "))
+
+
+def _headline(status: Any) -> str:
+    """The worst news first: `● ax6  NOT INSPECTED  wan: bypassed 4 min 6 s (VM failed)`."""
+    bad = [path for path in _HEAD if any(one["path"] == path for one in status["segments"])]
+    news = [each for path in bad for each in _news(status["segments"], path)]
+    news += _differences(status)
+    if nobody := _of_warnings(status, _NOBODY):
+        news.append(nobody)
+    colour = COLOURS[bad[0]] if bad else "yellow" if news else "green"
+    head = _HEAD[bad[0]] if bad else "INSPECTED"
+    mark = styled("●", colour)
+    return f"{mark} {escaped(status['sku'])}  {styled(head, colour)}  {'; '.join(news) or 'as declared'}"
+
+
+def _news(segments: list[Any], path: str) -> Iterator[str]:
+    """Of all segments on a path: those together of which the same is to be told."""
+    of = sorted((one for one in segments if one["path"] == path), key=_same)
+    for _, same in groupby(of, _same):
+        told = list(same)
+        names = names_of([one["name"] for one in told], len(segments))
+        oldest = max(told, key=lambda one: one["path_ms"] or 0)
+        cause = _cause(oldest)
+        yield f"{names}: {_path(oldest)} {_span_of(oldest)}{f' ({cause})' if cause else ''}".rstrip()
+
+
+def _same(segment: Any) -> tuple[str, str]:
+    return segment["path_by"], _cause(segment)
+
+
+def _differences(status: Any) -> Iterator[str]:
+    """What is not as the file declares it, although every frame may be inspected."""
+    for words in _DIFFERENCES:
+        if told := _of_warnings(status, words):
+            yield told
+    if not status["network"]["converged"]:
+        yield "the network is not as wanted"
+
+
+def _of_warnings(status: Any, words: Mapping[str, set[str]]) -> str:
+    codes = {warning["code"] for warning in status["warnings"]}
+    return next((told for told, those in words.items() if codes & those), "")
+
+
+def _path(segment: Any) -> str:
+    if segment["path"] == "unknown":
+        return "unknown whether inspected"
+    return f"{segment['path']} by the guard" if segment["path_by"] == "guard" else str(segment["path"])
+
+
+def _cause(segment: Any) -> str:
+    """Why a segment is not inspected, in a few words; '' where it is."""
+    path, hold = segment["path"], segment["hold"]
+    if path == "inspected":
+        return ""
+    if path == _MEANT.get(segment["topology"]):
+        if hold and hold["topology"] == segment["topology"]:
+            return f"held{NO_BREAK}by{NO_BREAK}{escaped(hold['owner'])}"
+        if segment["hold_down_left_ms"] is not None:
+            return f"VM healthy, inspected in {whole_span(segment['hold_down_left_ms'])}"
+        return f"VM{NO_BREAK}{segment['verdict']}"
+    # Not what is wanted: the kernel's own evidence, unless everybody knows by now.
+    return (
+        f"VM{NO_BREAK}failed" if segment["verdict"] == "failed" and path != "cut" else escaped(segment["path_evidence"])
     )
 
 
-def _lacking(status: Any) -> str:
-    """What of the guard that the file declares is not there, or does not work; '' if nothing."""
-    codes = {warning["code"] for warning in status["warnings"]}
-    return next((words for words, those in _LACKING.items() if codes & those), "")
-
-
-def _news(names: list[str], path: str, by: str) -> str:
-    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-    who = f"{', '.join(names[:_NAMES])}{more} {'is' if len(names) == 1 else 'are'}"
-    return f"it is unknown whether {who} inspected" if path == "unknown" else f"{who} {_path(path, by)}"
-
-
-def _path(path: str, by: str) -> str:
-    if path == "unknown":
-        return "unknown whether inspected"
-    return f"{path} by the guard" if by == "guard" else path
-
-
-def reasons(status: Any, *, all_of_them: bool) -> Iterator[Said]:
-    """`reconcile why`: for each segment and the VM the last decision, or all that are kept, with what led to it."""
-    for segment in status["segments"]:
-        yield from _segment(segment)
-        for reason in segment["why"]:
-            yield Said(f"    {escaped(reason)}")
-    if status["vm"]:
-        yield from _vm(status["vm"])
-    decisions = status["decisions"] if all_of_them else status["decisions"][-8:]
-    if decisions:
-        yield Said("decided, the latest last:")
-    for one in decisions:
-        where = f"{escaped(one['segment'])}: " if one["segment"] else ""
-        yield Said(f"  {span(one['age_ms'])} ago  {where}{escaped(one['what'])}")
-        for reason in one["why"]:
-            yield Said(f"      {escaped(reason)}")
-
-
-def span(milliseconds: int) -> str:
-    """A length of time for people: its two largest units, or milliseconds."""
-    if milliseconds < 1_000:
-        return f"{milliseconds} ms"
-    seconds = milliseconds // 1_000
-    units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
-    first = next(index for index, (_, size) in enumerate(units) if seconds >= size)
-    parts = []
-    for unit, size in units[first : first + 2]:
-        count, seconds = divmod(seconds, size)
-        parts += [f"{count} {unit}"] if count else []
-    return " ".join(parts)
-
-
-def _segment(segment: Any) -> Iterator[Said]:
-    hold = segment["hold"]
-    text = f"{escaped(segment['name'])}: "
-    if segment["path"] != _MEANT.get(segment["topology"], segment["path"]):
-        text += click.style(_path(segment["path"], segment["path_by"]), fg=_COLOURS[segment["path"]]) + "; wanted: "
-    text += segment["topology"]
-    text += f" for {span(segment['since_ms'])}" if segment["since_ms"] is not None else ""
-    text += f", the VM is {_colour(segment['verdict'])} here"
-    if segment["hold_down_left_ms"] is not None:
-        text += f", back to inspect in {span(segment['hold_down_left_ms'])}"
-    if segment["flaps"]:
-        text += f", failed {segment['flaps']} times soon after a return"
-    yield Said(text)
-    if hold:
-        yield Said(
-            f"    held on {hold['topology']} by {escaped(hold['owner'])} for {span(hold['left_ms'])} more: "
-            f"{escaped(hold['reason'])}"
+def segments_of(segments: list[Any], width: int) -> Iterator[Said]:
+    """A line for each segment: where its frames go, since when, and what else is to be known of it."""
+    rows = [
+        (
+            escaped(one["name"]),
+            _path(one),
+            COLOURS[one["path"]],
+            _span_of(one),
+            "; ".join(_about_segment(one)),
         )
+        for one in segments
+    ]
+    if apart := len(segments) > MANY:
+        rows = [(*row[:4], "; ".join(_about_segment(one, apart=True))) for row, one in zip(rows, segments, strict=True)]
+    name, path, age = (max(len(row[column]) for row in rows) for column in (0, 1, 3))
+    for row in rows:
+        text = f"  {row[0]:{name}}  {styled(row[1], row[2])}{' ' * (path - len(row[1]))}  {row[3]:{age}}  {row[4]}"
+        yield from fit(text.rstrip(), width, hang=2 + name + 2)
+    if apart:
+        for hold, names in _holds(segments):
+            yield from fit(f"  {names_of(names, len(segments))} {hold}", width)
 
 
-def _guard(guard: Any) -> Iterator[Said]:
+def _holds(segments: list[Any]) -> Iterator[tuple[str, list[str]]]:
+    found: dict[str, list[str]] = {}
+    for one in segments:
+        if one["hold"]:
+            found.setdefault(_hold(one["hold"]), []).append(one["name"])
+    return iter(found.items())
+
+
+def _hold(hold: Any) -> str:
+    who = f"held on {hold['topology']} by {escaped(hold['owner'])}"
+    return f"{who} for {whole_span(hold['left_ms'])} more: {escaped(hold['reason'])}"
+
+
+def _about_segment(segment: Any, *, apart: bool = False) -> Iterator[str]:
+    """`apart`: the whole of a hold is told elsewhere."""
+    # Where no daemon tells, nothing is wanted, and nobody judges.
+    if segment["since_ms"] is not None:
+        if segment["path"] != _MEANT.get(segment["topology"], segment["path"]):
+            yield f"wanted: {segment['topology']}"
+        elif segment["topology"] not in _MEANT:
+            yield f"on {segment['topology']}"
+        yield f"VM {painted(segment['verdict'])}"
+    if segment["hold_down_left_ms"] is not None:
+        yield f"back to inspect in {whole_span(segment['hold_down_left_ms'])}"
+    if segment["flaps"]:
+        yield f"failed {times(segment['flaps'])} soon after a return"
+    if segment["hold"] and not apart:
+        yield _hold(segment["hold"])
+    if segment["path"] in _HEAD and (cause := _cause(segment)) and cause == escaped(segment["path_evidence"]):
+        yield cause
+
+
+def _warnings(warnings: Iterable[Any], width: int) -> Iterator[Said]:
+    for one in warnings:
+        first, *more = escaped(str(Warning.from_json(one)), but="\n").split("\n")
+        yield from fit(f"  {painted(one['severity'])}  {first}", width, hang=4)
+        for line in more:
+            yield from fit(f"    {line.strip()}", width, hang=6)
+
+
+def vm_of(vm: Any, width: int) -> Iterator[Said]:
+    """What is done about the VM; `vm` is None where no daemon tells."""
+    if vm is None:
+        return
+    attempts = f", restart {vm['attempts']} of {vm['attempts_declared']}" if vm["attempts"] else ""
+    left = f", {whole_span(vm['due_ms'])} left" if vm["due_ms"] is not None else ""
+    yield from fit(f"VM {vm['phase']} for {whole_span(vm['since_ms'])}{attempts}{left}", width)
+
+
+def _signals(signals: list[Any], width: int) -> Iterator[Said]:
+    rows: list[tuple[str, str, str]] = []
+    for name, group in groupby(signals, lambda one: one["name"]):
+        for state, alike in groupby(sorted(group, key=_state), _state):
+            found = list(alike)
+            if len(found) > MANY:
+                why = "" if state == "healthy" else first_of([escaped(one["reason"]) for one in found])
+                rows.append((f"{escaped(name)} ({len(found)} segments)", state, why))
+            else:
+                rows += [(_name(one), state, escaped(one["reason"]) + _age(one)) for one in found]
+    longest, widest = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
+    for row in rows:
+        text = f"  {row[0]:{longest}}  {painted(row[1])}{' ' * (widest - len(row[1]))}  {row[2]}"
+        yield from fit(text.rstrip(), width, hang=2 + longest + 2)
+
+
+def _state(signal: Any) -> str:
+    return str(signal["state"])
+
+
+def _guard(guard: Any, width: int) -> Iterator[Said]:
     if not guard:
         return
-    for segment in guard["segments"]:
-        yield Said(f"guard of {escaped(segment['name'])}: {_guarded(segment)}")
-        for one in segment["directions"]:
-            rtt = f", {one['rtt_us'][1] / 1000:.2f} ms" if one["rtt_us"] else ""
-            missing = f"{one['sent'] - one['returned']} of {one['sent']} missing"
-            yield Said(f"    {escaped(one['from'])} → {escaped(one['to'])}: {one['state']}{rtt}, {missing}")
+    rows = [
+        (escaped(one["name"]), "; ".join(_about_guard(one)) or "never tripped", one["directions"])
+        for one in guard["segments"]
+    ]
+    yield Said("guard")
+    alike = Counter(row[1] for row in rows)
+    rows = [row for row in rows if alike[row[1]] <= MANY]
+    rows += [(f"{number} segments", text, []) for text, number in alike.items() if number > MANY]
+    name = max((len(row[0]) for row in rows), default=0)
+    for row in rows:
+        yield from fit(f"  {row[0]:{name}}  {row[1]}", width, hang=2 + name + 2)
+        for way in row[2]:
+            yield from fit(f"{' ' * (2 + name + 2)}{_direction(way)}", width, hang=2 + name + 4)
 
 
-def _guarded(segment: Any) -> str:
-    words = {
-        "leased": f"inspected, on a lease of {segment['lease_ms']} ms",
-        "joined": "bypassed by the guard",
-        "cut": "cut by the guard",
-        "aside": "inactive: the switches decide",
-        "off": click.style("off", fg="yellow"),
-        "missing": click.style("is not in the kernel", fg="red"),
-        "unknown": click.style("the kernel does not tell", fg="red"),
-    }
-    text = words[segment["state"]]
+def _about_guard(segment: Any) -> Iterator[str]:
+    if segment["state"] in _GATES:
+        yield styled(_GATES[segment["state"]], "red")
     if segment["trips"]:
-        text += f"; tripped {segment['trips']} time{'s' if segment['trips'] != 1 else ''}"
+        yield f"tripped {times(segment['trips'])}"
     passed = segment["passed"]
     if passed["frames"]:
-        what = "kept from the wire" if segment["state"] == "cut" else "went past the VM"
-        text += f"; {passed['frames']} frames ({passed['bytes']} bytes) {what}, in {span(segment['open_ms'])}"
-    return text
+        lasted = whole_span(segment["open_ms"])
+        yield f"{passed['frames']} frames ({passed['bytes']} bytes) went past the VM, in {lasted}"
 
 
-def _vm(vm: Any) -> Iterator[Said]:
-    attempts = f", restart {vm['attempts']} of {vm['attempts_declared']}" if vm["attempts"] else ""
-    then = f", {span(vm['due_ms'])} left" if vm["due_ms"] is not None else ""
-    yield Said(f"VM: {vm['phase']} for {span(vm['since_ms'])}{attempts}{then}")
+def _direction(way: Any) -> str:
+    rtt = f", {way['rtt_us'][1] / 1000:.2f}{NO_BREAK}ms" if way["rtt_us"] else ""
+    missing = f"{way['sent'] - way['returned']} of {way['sent']} missing"
+    return f"{escaped(way['from'])} → {escaped(way['to'])}: {way['state']}{rtt}, {missing}"
+
+
+# --- `reconcile why` -------------------------------------------------------------------------------------------------
+
+
+def reasons(status: Any, width: int, *, since_ms: int | None = None, all_of_them: bool = False) -> Iterator[Said]:
+    """For each segment the readings that its verdict rests on; then what was decided, and which readings led to it.
+
+    The latest eight, or those of the last `since_ms`, or all that are kept.
+    """
+    for segment in status["segments"]:
+        yield from segments_of([segment], width)
+        for reason in segment["why"]:
+            yield from fit(f"    {escaped(reason)}", width, hang=6)
+    yield from vm_of(status["vm"], width)
+    decisions = decided_since(status["decisions"], since_ms)
+    if since_ms is None and not all_of_them:
+        decisions = decisions[-_LATEST:]
+    yield from decisions_of(decisions, width, len(status["choice"]), reasons=True)
+    if since_ms is not None and not decisions:
+        yield from fit(f"nothing was decided in the last {whole_span(since_ms)}", width)
+
+
+def why_json(status: Any, since_ms: int | None = None) -> dict[str, Any]:
+    """The same for programs: of the status what belongs to it, in an envelope of its own format."""
+    kept = ("time", "host", "version", "digest", "sku", "segments", "vm")
+    decisions = decided_since(status["decisions"], since_ms)
+    return {"format": WHY_FORMAT, **{key: status[key] for key in kept}, "decisions": decisions}
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _span_of(segment: Any) -> str:
+    """How long a segment's path is what it is; '' where nobody knows."""
+    return "" if segment["path_ms"] is None else whole_span(segment["path_ms"])
 
 
 def _name(signal: Any) -> str:
@@ -194,9 +330,5 @@ def _name(signal: Any) -> str:
 
 
 def _age(signal: Any) -> str:
-    observed_ms = signal["observed_ms"]
-    return "" if observed_ms is None or observed_ms < 2_000 else f"  ({span(observed_ms)} ago)"
-
-
-def _colour(word: str, width: int = 0) -> str:
-    return click.style(f"{word:{width}}", fg=_COLOURS.get(word))
+    observed = signal["observed_ms"]
+    return "" if observed is None or observed < 2_000 else f" ({whole_span(observed)} ago)"

@@ -94,36 +94,46 @@ def status_of(path: str, by: str, *, converged: bool = True) -> dict[str, Any]:
     """What a daemon of one segment would answer."""
     segment = {
         "name": "wire", "topology": "inspect", "since_ms": 1_000, "verdict": "healthy", "hold": None, "flaps": 0,
-        "hold_down_left_ms": None, "path": path, "path_by": by,
+        "hold_down_left_ms": None, "path": path, "path_by": by, "path_ms": 61_000, "path_evidence": "so it is",
     }  # fmt: skip
     vm = {"phase": "steady", "since_ms": 1_000, "due_ms": None, "attempts": 0, "attempts_declared": 0, "unreached": 0}
-    more: dict[str, Any] = {"signals": [], "network": {"converged": converged}, "guard": None, "warnings": []}
-    return {"sku": "two", "segments": [segment], "vm": vm, **more}
+    more: dict[str, Any] = {"signals": [], "guard": None, "warnings": [], "decisions": []}
+    network = {"converged": converged}
+    return {"sku": "two", "choice": {"wire": "inspect"}, "segments": [segment], "vm": vm, "network": network, **more}
 
 
 @pytest.mark.parametrize("output", ["text", "json"])
 @pytest.mark.parametrize(
     ("found", "code", "first"),
     [
-        (status_of("inspected", "switches"), 0, "two: inspected; the network is as wanted"),
-        (status_of("unknown", "switches"), 1, "two: it is unknown whether wire is inspected; the network is as wanted"),
-        (status_of("inspected", "switches", converged=False), 3, "two: inspected; the network is not as wanted"),
-        (status_of("bypassed", "guard"), 4, "two: wire is bypassed by the guard; the network is as wanted"),
-        (status_of("bypassed", "switches", converged=False), 4, "two: wire is bypassed; the network is not as wanted"),
-        (status_of("cut", "guard"), 5, "two: wire is cut by the guard; the network is as wanted"),
-        (status_of("cut", "switches", converged=False), 5, "two: wire is cut; the network is not as wanted"),
+        (status_of("inspected", "switches"), 0, "INSPECTED  as declared"),
+        (status_of("unknown", "switches"), 1, "UNKNOWN  wire: unknown whether inspected 1 min 1 s (so it is)"),
+        (status_of("inspected", "switches", converged=False), 3, "INSPECTED  the network is not as wanted"),
+        (status_of("bypassed", "guard"), 4, "NOT INSPECTED  wire: bypassed by the guard 1 min 1 s (so it is)"),
+        (
+            status_of("bypassed", "switches", converged=False),
+            4,
+            "NOT INSPECTED  wire: bypassed 1 min 1 s (so it is); the network is not as wanted",
+        ),
+        (status_of("cut", "guard"), 5, "CUT  wire: cut by the guard 1 min 1 s (so it is)"),
+        (
+            status_of("cut", "switches", converged=False),
+            5,
+            "CUT  wire: cut 1 min 1 s (so it is); the network is not as wanted",
+        ),
     ],
 )
 def test_status_ends_with_the_worst_news_and_begins_with_it(
     monkeypatch: pytest.MonkeyPatch, found: Any, code: int, first: str, output: str
 ) -> None:
     monkeypatch.setattr(client, "answer_of", lambda *_, **__: {"status": found})
+    monkeypatch.setenv("COLUMNS", "200")
     done = run("status", "-o", output)
     assert (done.code, done.err) == (code, "")
     if output == "json":
         assert json.loads(done.out) == found
     else:
-        assert done.out.splitlines()[0] == first
+        assert done.out.splitlines()[0] == f"● two  {first}"
 
 
 def test_the_help_of_status_says_what_it_ends_with() -> None:

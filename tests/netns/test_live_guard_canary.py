@@ -1,6 +1,7 @@
 """What the canary says of VMs that pass too much, or not everything; and guards whose probes are of other kinds."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,10 +173,11 @@ HARMLESS = {**CARRIER, "canary": {"kind": "canary", "required": False}}
 
 
 def told(kept: Guarded) -> tuple[int, str, str]:
-    """What `status` ends with, its first line, and what its JSON has for the segment's path."""
+    """What `status` ends with, its first line without how long it is so, and what its JSON has for the path."""
     done = kept.cli("status")
     found = json.loads(kept.cli("status", "-o", "json").out)["segments"][0]
-    return done.code, done.out.splitlines()[0].removeprefix(f"{kept.sku}: "), f"{found['path']} by {found['path_by']}"
+    first = re.sub(r"( \d+ \w+){1,2} \(.*\)", "", done.out.splitlines()[0].removeprefix(f"● {kept.sku}  "))
+    return done.code, first, f"{found['path']} by {found['path_by']}"
 
 
 @pytest.mark.parametrize("how", ["a canary without a say", "held on inspect"])
@@ -186,7 +188,7 @@ def test_a_wire_that_the_guard_has_joined_is_told_as_bypassed_whatever_is_wanted
         kept.write(signals=HARMLESS)
         kept.reload()
     kept.inspects()
-    assert told(kept) == (0, "inspected; the network is as wanted", "inspected by switches")
+    assert told(kept) == (0, "INSPECTED  as declared", "inspected by switches")
     passed = kept.counted()
     with kept.lab.flows(1_000) as flows:
         flows.start()
@@ -196,7 +198,7 @@ def test_a_wire_that_the_guard_has_joined_is_told_as_bypassed_whatever_is_wanted
         more_arrives(kept, flows)
         assert told(kept) == (
             4,
-            "edge is bypassed by the guard; the network is as wanted",
+            "NOT INSPECTED  edge: bypassed by the guard",
             "bypassed by guard",
         )
         assert kept.is_on("inspect"), "nothing was decided"
@@ -212,16 +214,16 @@ def test_a_wire_that_the_guard_has_cut_is_told_as_cut(kept: Guarded) -> None:
     kept.inspects()
     kept.lab.blackhole_vm()
     kept.until(lambda: not kept.stands(), "the trip")
-    assert told(kept) == (5, "edge is cut by the guard; the network is as wanted", "cut by guard")
+    assert told(kept) == (5, "CUT  edge: cut by the guard", "cut by guard")
     kept.lab.unblock_vm()
     kept.inspects()
 
 
 def test_a_guard_that_is_off_is_a_difference(kept: Guarded) -> None:
     assert kept.cli("guard", "off").code == 0
-    assert told(kept) == (3, "inspected; the guard is off; the network is as wanted", "inspected by switches")
+    assert told(kept) == (3, "INSPECTED  the guard is off", "inspected by switches")
     assert kept.cli("hold", "bypass", "--for", "1m", "--reason", "a test").code == 0
-    assert told(kept) == (4, "edge is bypassed; the guard is off; the network is as wanted", "bypassed by switches")
+    assert told(kept) == (4, "NOT INSPECTED  edge: bypassed; the guard is off", "bypassed by switches")
     assert kept.cli("release").code == 0
     assert kept.cli("guard", "on").code == 0
     kept.inspects()

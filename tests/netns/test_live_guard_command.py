@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,8 @@ def test_status_tells_of_trips_frames_and_the_prober(kept: Guarded) -> None:
         text = kept.cli("status").out
         kept.lab.unblock_vm()
         kept.inspects()
-    assert "guard of edge: bypassed by the guard; tripped " in text
+    assert "  edge  bypassed by the guard  " in text
+    assert re.search(r"\nguard\n  edge  tripped (once|\d+ times); ", text)
     assert "went past the VM" in text
     both = ["back", "back"]
     kept.until(

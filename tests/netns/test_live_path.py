@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from formats import check
 from guarded import Guarded, guarded
 
 from reconciler.lab.frames import crossing, fitting
@@ -34,7 +35,9 @@ def kept(lasting: Guarded) -> Iterator[Guarded]:
 
 def status(kept: Guarded) -> tuple[int, Any]:
     done = kept.cli("status", "-o", "json")
-    return done.code, json.loads(done.out)
+    told = json.loads(done.out)
+    check("status", told)
+    return done.code, told
 
 
 def path(kept: Guarded) -> tuple[int, str, str]:
