@@ -34,7 +34,7 @@ class Requests:
         *,
         reload: Callable[[str], Awaitable[None]],
         about: Callable[[], dict[str, Any]],
-        switch_guard: Callable[[bool, str], None],
+        switch_guard: Callable[[bool, str], Awaitable[None]],
         released: Callable[[str, str | None], None],
         unkept: Callable[[], Awaitable[str]],
     ) -> None:
@@ -155,7 +155,7 @@ class Requests:
             raise RequestError("the guard is set or taken away: `on` is true or false")
         if not any(segment.guard for segment in self._core.appliance.segments.values()):
             raise RequestError("the file declares no guard")
-        self._switch_guard(on, await who())
+        await self._switch_guard(on, await who())
         return {"on": on, "sku": self._core.appliance.sku, "unkept": await self._unkept()}
 
     def _segment(self, request: dict[str, Any]) -> str | None:

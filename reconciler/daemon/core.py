@@ -15,6 +15,7 @@ memory, and the VM's restart last, when the attempt that it uses up is on disk.
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 from reconciler.appliance.declared import Appliance
@@ -120,8 +121,9 @@ class Core:
     """Keeps one appliance's network as its health asks for.
 
     `clock`: milliseconds that never step. `restart`: starts what the ladder asks for; its end comes back as an event.
-    `running`: the names of the programs that run on this host. `paths`: follows where frames go; it is told at the
-    end of each turn and when the guard was heard, after the wire was seen to and before anything is remembered.
+    `running` gives the names of the programs that run on this host to whom it is handed, at once or later. `paths`:
+    follows where frames go; it is told at the end of each turn and when the guard was heard, after the wire was seen to
+    and before anything is remembered.
     """
 
     appliance: Appliance
@@ -130,7 +132,7 @@ class Core:
     journal: Journal
     memory: Memory
     restart: Callable[[RestartVm], None]
-    running: Callable[[], Collection[str]] = lambda: ()
+    running: Callable[[Callable[[Collection[str]], None]], None] = lambda then: then(())
     guard: GuardControl | None = None
     paths: Paths = field(default_factory=Paths)
     state: State = field(init=False)
@@ -432,8 +434,17 @@ class Core:
             gone = thing in refused
             if self.conflicts.repaired(change, self.clock(), _index(change, found), refused=gone):
                 live = found.actual.by_name.get(change.link.name)
-                who = () if gone else suspects(change, self.running(), live.switch if live else None)
-                self.telling.conflict(thing, who, self.conflicts.suspect(thing, who))
+                blame = partial(self._blame, change, live.switch if live else None)
+                # Nobody waits until all of /proc has been read.
+                if gone:
+                    blame(())
+                else:
+                    self.running(blame)
+
+    def _blame(self, change: Change, holder: str | None, running: Collection[str]) -> None:
+        thing, who = about(change), suspects(change, running, holder)
+        if warning := self.conflicts.suspect(thing, who):
+            self.telling.conflict(thing, who, warning)
 
     def _note_sent(self, found: Difference) -> None:
         left = {about(change) for change in found.changes}

@@ -7,12 +7,12 @@ Who drives it (the core) calls `choose` as soon as a decision is made, `settle` 
 
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, assert_never
 
 from reconciler.appliance.declared import INSPECT, Appliance
 from reconciler.daemon.journal import LEVELS, Journal
-from reconciler.errors import HostError, ReconcilerError
+from reconciler.errors import HostError, ReconcilerError, TransientError
 from reconciler.guard import effects, events, orders, state, status, step, warnings
 from reconciler.guard.compare import compare, unseen
 from reconciler.guard.rules import Contents, Guarded, Ruleset, bind_guard, digest_of
@@ -102,6 +102,8 @@ class GuardEffects:
         self._journal, self._notes, self._background = journal, notes, background
         self._sockets: dict[orders.ProbeEnd, socket.socket] = {}
         self._delivered: deque[events.Event] = deque()
+        # While a prober is being started, in the background, nobody else asks it for anything.
+        self._starting = self._unwanted = False
 
     @property
     def on(self) -> bool:
@@ -135,11 +137,18 @@ class GuardEffects:
         """Something may have come from the prober, a table may have been put, or time has passed; what is new."""
         reported: list[events.Event] = list(self._delivered)
         self._delivered.clear()
-        if reports := tuple(self.prober.reports()):
-            reported.append(events.ProberReported(reports))
-        if not self.prober.alive and self.state.prober.life is not state.ProberLife.NOBODY:
-            reported.append(events.ProberGone(self.prober.reason))
+        if not self._starting:
+            reported += self._of_the_prober()
         return self._step(*(reported or [events.Tick()]))
+
+    def _of_the_prober(self) -> Iterator[events.Event]:
+        if self._unwanted:
+            self._unwanted = False
+            self.prober.end()
+        if reports := tuple(self.prober.reports()):
+            yield events.ProberReported(reports)
+        if not self.prober.alive and self.state.prober.life is not state.ProberLife.NOBODY:
+            yield events.ProberGone(self.prober.reason)
 
     def deliver(self, event: events.Event) -> None:
         """What came of work in the background: `listen` hears of it."""
@@ -161,13 +170,22 @@ class GuardEffects:
         """Set the guard, or take every trace of it away until it is set again.
 
         Raises:
-            HostError: the kernel refused.
+            HostError: as `check`.
 
         """
         news = self._step(events.Switched(on))
+        self.check(on=on)
+        return news
+
+    def check(self, *, on: bool) -> None:
+        """Whether it is as it was to be switched, once all that is done in the background has come back.
+
+        Raises:
+            HostError: the kernel refused.
+
+        """
         if self.state.on is not on:
             raise HostError(f"the guard's table could not be taken away: {self.state.table.trouble}")
-        return news
 
     def status(self) -> tuple[dict[str, Any] | None, tuple[Warning, ...]]:
         """Its part of `reconcile status`, frames as they are counted now; and what is bad news about it."""
@@ -271,7 +289,7 @@ class GuardEffects:
             case effects.Install(made):
                 return self._slowly(effect, lambda: self._table.install(made))
             case effects.RemoveTable():
-                return self._table.remove()
+                return self._slowly(effect, self._table.remove)
             case effects.Tell(event, text, level, data):
                 self._journal.tell(event, text, level=LEVELS[level], **data)
             case effects.Warn(event, warning):
@@ -310,9 +328,12 @@ class GuardEffects:
             case effects.FindProber():
                 return events.ProberThere(found=True) if self.prober.connect() else events.ProberGone("none is there")
             case effects.StartProber():
-                return events.ProberThere() if self.prober.spawn() else events.ProberStill()
+                return self._start_prober(effect)
             case effects.EndProber():
-                self.prober.end()
+                if self._starting:
+                    self._unwanted = True
+                else:
+                    self.prober.end()
                 self.close()
                 return events.ProberGone("ended on purpose")
             case effects.GiveOrders(wanted):
@@ -322,6 +343,19 @@ class GuardEffects:
             case _:
                 assert_never(effect)
         return None
+
+    def _start_prober(self, effect: effects.StartProber) -> events.Event | None:
+        if self._starting:
+            raise TransientError("one is still being started: its disk does not answer")
+        self._starting, self._unwanted = True, False
+
+        def start() -> events.Event:
+            try:
+                return events.ProberThere() if self.prober.spawn() else events.ProberStill()
+            finally:
+                self._starting = False
+
+        return self._slowly(effect, start)
 
     def _order(self, wanted: orders.Orders) -> None:
         sockets: dict[orders.ProbeEnd, socket.socket] = {}

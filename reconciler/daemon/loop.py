@@ -5,11 +5,12 @@ whoever asks. Nothing here waits for anything that may block, but in `host.block
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from reconciler.daemon.ledger import Ledger
 from reconciler.daemon.memory import Remembering
 from reconciler.daemon.paths import Paths
 from reconciler.daemon.sources import Sources
-from reconciler.daemon.tasks import Tasks
+from reconciler.daemon.tasks import OneByOne, Tasks
 from reconciler.daemon.turns import Turns
 from reconciler.errors import HostError, ReconcilerError, RequestError
 from reconciler.guard import events as guard
@@ -54,8 +55,6 @@ _READ_S, _PROVE_S = 10.0, 70.0
 _FIND_S = 5.0
 # Who has to know that something is on disk waits so long. Then it goes without.
 _KEEP_S, _KEEP_AT_END_S = 5.0, 0.4
-# A guard's table is many hooks, and for each the kernel may wait for all cores.
-_INSTALL_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +110,12 @@ class Daemon:
         self._accepted = Saver(lambda text: accepted.keep(file, text, places.state_dir()))
         appliance = found.appliance
         self._last_resort = last_resort
-        self._files, self._keeping, self._installs = Workers("files"), Workers("disk"), Workers("nftables", limit=2)
-        self._parts = parts(appliance, journal, self._in_background)
+        self._files, self._keeping, self._tasks = Workers("files"), Workers("disk"), Tasks()
+        self._guarding = OneByOne("guard", self._tasks, journal, self._guard_answered)
+        self._parts = parts(appliance, journal, self._guarding.begin)
         self._memory = Remembering(places.state_dir(), appliance.sku, journal)
         self._ledger = Ledger(places.state_dir(), places.run_dir(), appliance.sku, journal)
-        self._own_actions, self._tasks = OwnActions(), Tasks()
+        self._own_actions = OwnActions()
         core = Core(
             appliance,
             self._parts.kernel,
@@ -123,7 +123,7 @@ class Daemon:
             journal,
             self._memory,
             self._restart,
-            running_programs,
+            self._programs,
             self._parts.guard.effects,
             Paths(notes=_PathNotes(appliance.sku), kept=recall_paths(appliance.sku)),
         )
@@ -285,19 +285,18 @@ class Daemon:
     def _restart(self, effect: RestartVm) -> None:
         self._restarts.begin(effect)
 
-    def _in_background(self, work: Callable[[], guard.Event], failed: Callable[[str], guard.Event]) -> None:
-        self._tasks.start(self._deliver(work, failed))
-
-    async def _deliver(self, work: Callable[[], guard.Event], failed: Callable[[str], guard.Event]) -> None:
-        try:
-            event = await self._installs.call(work, timeout_s=_INSTALL_S)
-        except (TimeoutError, ReconcilerError) as error:
-            event = failed(str(error) or f"the kernel has not taken the table within {_INSTALL_S:.0f} s")
-        except Exception as error:  # noqa: BLE001 - whatever it is: who waits for an answer gets one
-            self._journal.bug(error, " in setting the guard's table")
-            event = failed(f"internal error: {type(error).__name__}")
+    def _guard_answered(self, event: guard.Event) -> None:
         self._parts.guard.effects.deliver(event)
         self._turns.probes()
+
+    def _programs(self, then: Callable[[Collection[str]], None]) -> None:
+        self._tasks.start(self._find_programs(then))
+
+    async def _find_programs(self, then: Callable[[Collection[str]], None]) -> None:
+        names: Collection[str] = ()
+        with contextlib.suppress(TimeoutError, OSError, ReconcilerError):
+            names = await self._files.call(running_programs, timeout_s=_FIND_S)
+        then(names)
 
     async def _unkept(self, timeout_s: float = _KEEP_S) -> str:
         """Wait until what was decided so far is on disk; why it is not, or ''."""
@@ -344,12 +343,12 @@ class Daemon:
         try:
             text = await self._files.call(places.read_file, self._file, timeout_s=_READ_S)
             appliance = await self._files.call(prove, text, str(self._file), places.state_dir(), timeout_s=_PROVE_S)
+            restart_by_it = await self._files.call(self._restarts.change, appliance, timeout_s=_READ_S)
         except TimeoutError:
             raise HostError(f"cannot read {self._file}: its storage, or that of the state, does not answer") from None
         sku = self._turns.core.appliance.sku
         if appliance.sku != sku:
             raise RequestError(f"{self._file} is of {appliance.sku} now, and this daemon keeps {sku}: restart")
-        restart_by_it = self._restarts.change(appliance)
 
         def declare() -> None:
             restart_by_it()
@@ -375,22 +374,30 @@ class Daemon:
             raise RequestError("the daemon is stopping")
         return await self._requests.answer(request, who)
 
-    def _switch_guard(self, on: bool, who: str) -> None:
+    async def _switch_guard(self, on: bool, who: str) -> None:
         """Set the guard, or take it away, for somebody.
 
         Raises:
             ReconcilerError: it could not be done.
 
         """
+        effects = self._parts.guard.effects
 
-        def switch(core: Core) -> None:
-            self._parts.guard.effects.switch(on=on)
+        def switch(_: Core) -> None:
+            effects.switch(on=on)
+
+        def done(core: Core) -> None:
+            core.listen()
+            effects.check(on=on)
             self._ledger.guard_switched(who, on=on)
             if not on:
                 core.forget_stations()
             core.turn((), changed=True)
 
         self._turns.enter(switch)
+        if not on:
+            await self._guarding.idle()
+        self._turns.enter(done)
 
     def _about(self) -> dict[str, Any]:
         guard, warnings = self._parts.guard.effects.status()

@@ -90,8 +90,10 @@ def attend(known: ProberState, wanted: Orders, now: int) -> Next:
             if now < known.retry_ms:
                 return known, ()
             # A predecessor's may be there when we begin. One that we have lost is not asked again.
-            start: Effect = StartProber() if known.asked else FindProber()
-            return replace(known, asked=True), (start,)
+            if not known.asked:
+                return replace(known, asked=True), (FindProber(),)
+            # Until it is known what became of that.
+            return replace(known, retry_ms=now + FIRST_REPORT_MS), (StartProber(),)
         case ProberLife.STARTING if now - known.reported_ms > known.patience_ms:
             hangs = "hangs" if known.patience_ms == HUNG_MS else f"has told nothing for {FIRST_REPORT_MS // 1_000} s"
             return known, (EndProber(), Warn("prober", prober_hangs(hangs)))

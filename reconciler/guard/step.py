@@ -180,7 +180,7 @@ def due(state: GuardState, now: int) -> int:
     """When `Tick` is due although nothing happens."""
     old = state.canaries.due(now)
     moments = [] if old is None else [old]
-    if not state.table.known:
+    if not (state.on and state.table.known):
         return min([*moments, now + CHECK_MS])  # nothing else to do before the next look at the network
     moments.append(prober.due(state.prober))
     for one in state.bound:

@@ -19,6 +19,7 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+@cache
 def boot_id() -> str:
     """Another one after each boot of the machine."""
     return _BOOT_ID.read_text(encoding="ascii").strip()

@@ -68,8 +68,10 @@ class Conflicts:
             del self._of[next(iter(self._of))]
         return begins
 
-    def suspect(self, thing: Thing, who: tuple[str, ...]) -> Warning:
-        """Note who may be at it; the conflict, as bad news."""
+    def suspect(self, thing: Thing, who: tuple[str, ...]) -> Warning | None:
+        """Note who may be at it; the conflict, as bad news. None: it is over by now."""
+        if thing not in self._of:
+            return None
         self._of[thing] = replace(self._of[thing], who=who)
         return _warning(thing, self._of[thing])
 

@@ -73,7 +73,7 @@ class Asked:
             Door(kept.core),  # type: ignore[arg-type]
             reload=self._reload,
             about=lambda: {"pid": 1},
-            switch_guard=lambda on, who: self.guarded.append((on, who)),
+            switch_guard=self._switch_guard,
             released=lambda who, segment: self.released.append((who, segment)),
             unkept=self._unkept,
         )
@@ -81,6 +81,9 @@ class Asked:
 
     async def _reload(self, who: str) -> None:
         self.reloads.append(who)
+
+    async def _switch_guard(self, on: bool, who: str) -> None:
+        self.guarded.append((on, who))
 
     async def _unkept(self) -> str:
         return self.disk

@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from fake_guard import REPORT_MS, FakeProber, Wires
@@ -11,7 +13,8 @@ from worlds import converge, host
 
 from reconciler.appliance.declared import Appliance
 from reconciler.daemon.core import Core
-from reconciler.daemon.guard import GuardEffects
+from reconciler.daemon.guard import Background, GuardEffects
+from reconciler.guard.events import Event as GuardEvent
 from reconciler.guard.state import SegmentGuard
 from reconciler.guard.step import begin
 from reconciler.guard.table import LeaseState
@@ -24,6 +27,24 @@ TO_INSIDE, TO_OUTSIDE = "wire/lease/inside", "wire/lease/outside"
 def guarded(guard: dict[str, Any] | None = None, **more: Any) -> Appliance:
     """Two ports, a guard, its canary, and a hold-down of ten seconds."""
     return watched(guard={} if guard is None else guard, **{"signals": {}, **more})
+
+
+class Later:
+    """Work in the background that does not come back until it is let."""
+
+    def __init__(self, kept: "Guards") -> None:
+        self.kept = kept
+        self.works: deque[Callable[[], GuardEvent]] = deque()
+        kept.background = self
+
+    def __call__(self, work: Callable[[], GuardEvent], failed: Callable[[str], GuardEvent]) -> None:
+        self.works.append(work)
+
+    def come_back(self) -> None:
+        """All of it, in the order in which it was begun."""
+        while self.works:
+            self.kept.guarding.deliver(self.works.popleft()())
+            self.kept.core.listen()
 
 
 class Guards(Kept):
@@ -39,6 +60,7 @@ class Guards(Kept):
         self.full = False
         self.step_ms = 10
         self._random = itertools.count(1)
+        self.background: Background = lambda work, _: work()
         self._reported_ms = 0
         self._states: tuple[Any, ...] = ()
         kernel.foreign_hand = lambda _, __: self.wires.order.append("link")
@@ -67,7 +89,11 @@ class Guards(Kept):
             clock=lambda: self.now,
             journal=core.journal,
             notes=self,
+            background=self._in_background,
         )
+
+    def _in_background(self, *work: Any) -> GuardEvent | None:
+        return self.background(*work)
 
     def turn(self, *events: Event, changed: bool = False) -> None:
         self.wires.advance()

@@ -57,7 +57,9 @@ class Kept:
 
     def _new(self) -> Core:
         journal = Journal(self.told, as_json=True)
-        return Core(self.of, self.kernel, lambda: self.now, journal, self, self._restart, lambda: self.programs)
+        return Core(
+            self.of, self.kernel, lambda: self.now, journal, self, self._restart, lambda then: then(self.programs)
+        )
 
     def remember(self, state: Any) -> None:
         self.order.append(f"memory after {len(self.kernel.log)} operations")

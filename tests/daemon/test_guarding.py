@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from fake_guard import Ear
-from guards import TO_INSIDE, TO_OUTSIDE, Guards, guarded
+from guards import TO_INSIDE, TO_OUTSIDE, Guards, Later, guarded
 from keeping import BEAT, beat
 
 from reconciler.appliance.declared import Appliance
@@ -787,6 +787,68 @@ def test_rules_of_somebody_elses_are_put_right() -> None:
     assert kept.texts("guard")[-1].startswith("guard: it was put right: somebody had changed it; ")
     kept.wait(1_000)
     assert kept.table.opens("wire")
+
+
+# --- in the background -----------------------------------------------------------------------------------------------
+
+
+def test_a_prober_that_is_slow_to_be_started_keeps_nobody_waiting_and_is_asked_for_once() -> None:
+    kept = Guards().granted()
+    later = Later(kept)
+    kept.wires.process = None
+    kept.wait(5_000)
+    assert (len(later.works), kept.wires.spawned) == (1, 1)
+    assert kept.choice == "bypass"
+    later.come_back()
+    kept.until(lambda: kept.choice == "inspect", 30_000)
+    assert kept.wires.spawned == 2
+
+
+def test_a_prober_that_is_still_being_started_is_not_started_twice() -> None:
+    kept = Guards().granted()
+    later = Later(kept)
+    kept.wires.process = None
+    kept.wait(60_000)
+    later.come_back()
+    assert kept.wires.spawned == 2
+    assert kept.texts("prober") == ["no probes are sent: one is still being started: its disk does not answer"]
+
+
+def test_a_prober_that_is_not_wanted_any_more_ends_as_soon_as_it_has_begun() -> None:
+    kept = Guards().granted()
+    later = Later(kept)
+    kept.wires.process = None
+    kept.until(lambda: bool(later.works), 5_000)
+    kept.guarding.switch(on=False)
+    later.come_back()
+    assert kept.wires.spawned == 2
+    assert kept.table.rules is kept.wires.process is None
+
+
+def test_a_table_that_takes_long_to_be_taken_away_keeps_nobody_waiting() -> None:
+    kept = Guards().granted()
+    later = Later(kept)
+    kept.guarding.switch(on=False)
+    kept.wait(1_000)
+    assert kept.table.rules is not None
+    hold(kept)
+    kept.wait(1_000)
+    assert ports(kept) == BYPASSED
+    later.come_back()
+    kept.guarding.check(on=False)
+    assert kept.table.rules is None
+    assert kept.texts("guard")[-1] == "the guard was taken away: as asked"
+
+
+def test_one_that_could_not_be_taken_away_then_is_kept_and_who_asked_is_told() -> None:
+    kept = Guards().granted()
+    later = Later(kept)
+    kept.guarding.switch(on=False)
+    kept.table.refuses = "nftables: Operation not permitted"
+    later.come_back()
+    with pytest.raises(HostError, match=r"could not be taken away: .*Operation not permitted"):
+        kept.guarding.check(on=False)
+    assert kept.guarding.on
 
 
 # --- off, and on again -----------------------------------------------------------------------------------------------

@@ -68,23 +68,24 @@ class KernelTable:
             return Installed(own.fingerprint(self._name), before)
 
     def remove(self) -> Removed:
-        """Take the table away, with what it had counted. It may be gone already.
+        """Take the table away, with what it had counted. It may be gone already. May be called in another thread.
 
         Raises:
             HostError: the kernel refused, or the table of that name is not ours.
 
         """
-        found = self._found(self._netfilter)
-        if found is None:
-            return Removed()
-        counted = self._netfilter.counters(self._name)
-        try:
-            self._netfilter.send(batch([remove_table(found.handle)]))
-        except RefusedError as error:
-            # Somebody was faster.
-            if error.errno != errno.ENOENT:
-                raise
-        return Removed(found.handle, counted)
+        with Netfilter() as own:
+            found = self._found(own)
+            if found is None:
+                return Removed()
+            counted = own.counters(self._name)
+            try:
+                own.send(batch([remove_table(found.handle)]))
+            except RefusedError as error:
+                # Somebody was faster.
+                if error.errno != errno.ENOENT:
+                    raise
+            return Removed(found.handle, counted)
 
     def _found(self, netfilter: Netfilter) -> TableHead | None:
         """The table, if it is there.
