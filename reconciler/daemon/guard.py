@@ -196,8 +196,8 @@ class GuardEffects:
         except ReconcilerError as error:
             unseen = str(error)
         guards = self.path_guards(ask=True)
-        told = status.status(self.state, guards, self._clock(), pid=self.prober.pid)
-        return told, tuple(warnings.warnings(self.state, guards, unseen))
+        reported = status.status(self.state, guards, self._clock(), pid=self.prober.pid)
+        return reported, tuple(warnings.warnings(self.state, guards, unseen))
 
     def path_guards(self, *, ask: bool) -> dict[str, PathGuard]:
         """What the kernel's table has for each guarded segment: at this moment (`ask`), or when it was looked at."""

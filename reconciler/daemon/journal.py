@@ -162,9 +162,9 @@ class DescriptorJournal(Journal):
 
     def _lost_line(self, number: int) -> str:
         lost = _lost(number, " here")
-        told = lost.as_json()
+        one = lost.as_json()
         level = _LEVELS[lost.severity]
-        return self._line(_Line(clock.wall_ms(), "lost", lost.line, level, {"lines": number, "warning": told}))
+        return self._line(_Line(clock.wall_ms(), "lost", lost.line, level, {"lines": number, "warning": one}))
 
 
 def _lost(number: int, where: str = "") -> Warning:

@@ -65,4 +65,4 @@ def tampered(repaired: str) -> Warning:
 def unkept(error: Exception) -> Warning:
     """What the next process needs to go on with the table as it is, is not on disk."""
     what, right = f"what is known of it cannot be kept: {error}", "give the disk room, or repair it"
-    return Warning("guard-unkept", Severity.ERROR, "guard", what, f"a restart of the daemon would set it anew: {right}")
+    return Warning("guard-unkept", Severity.ERROR, "guard", what, f"a daemon that restarts would set it again: {right}")

@@ -8,14 +8,14 @@ from typing import BinaryIO
 from reconciler.errors import HostError
 from reconciler.host import places
 from reconciler.host.ledgerfile import files, lines, read_mark
-from reconciler.ledger.history import Mark, Source
+from reconciler.ledger.history import LedgerSource, Mark
 
 # Of one file no more is read: four times what a ledger has.
 MOST_BYTES = 64 << 20
 _ENDINGS = (".ledger.jsonl", ".ledger.1.jsonl")
 
 
-def sources(folder: Path, sku: str | None, handed_in: Iterable[Path], stack: ExitStack) -> Iterator[Source]:
+def sources(folder: Path, sku: str | None, handed_in: Iterable[Path], stack: ExitStack) -> Iterator[LedgerSource]:
     """All ledgers in a folder (or that of one appliance), with the marks beside them, and those that are handed in.
 
     `stack` closes the files.
@@ -49,7 +49,7 @@ def _here(folder: Path) -> list[str]:
         raise HostError(f"cannot read {folder}: {error.strerror}") from None
 
 
-def _source(path: Path, stack: ExitStack, marks: tuple[Mark, ...] = ()) -> Source:
+def _source(path: Path, stack: ExitStack, marks: tuple[Mark, ...] = ()) -> LedgerSource:
     try:
         if path.exists() and not path.is_file():
             raise HostError(f"cannot read {path}: it is no file")
@@ -59,7 +59,7 @@ def _source(path: Path, stack: ExitStack, marks: tuple[Mark, ...] = ()) -> Sourc
         raise HostError(f"cannot read {path}: {error.strerror}; {who}") from None
     except OSError as error:
         raise HostError(f"cannot read {path}: {error.strerror}") from None
-    return Source(str(path), _bounded(stream), marks)
+    return LedgerSource(str(path), _bounded(stream), marks)
 
 
 def _bounded(stream: BinaryIO) -> Iterator[bytes]:

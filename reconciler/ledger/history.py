@@ -24,7 +24,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LedgerSource:
     """A file: its name for people, its lines, and what was noted beside it, if that is known."""
 
     name: str
@@ -71,7 +71,7 @@ class _Gathered:
     breaks: list[Break] = field(default_factory=list)
 
 
-def histories(sources: Iterable[Source]) -> tuple[tuple[History, ...], tuple[Break, ...]]:
+def histories(sources: Iterable[LedgerSource]) -> tuple[tuple[History, ...], tuple[Break, ...]]:
     """Each appliance of each machine that any source speaks of; and what is broken of files that speak of none.
 
     Files may overlap, be copies of each other, and come in any order.

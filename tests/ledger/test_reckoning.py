@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ledgers import chain, entry, row
 
 from reconciler.ledger.entry import Counted, Entry, EntryKind
-from reconciler.ledger.history import History, Mark, Source, histories
+from reconciler.ledger.history import History, LedgerSource, Mark, histories
 from reconciler.ledger.reckoning import SHARES, Reckoned, Share, reckon, reported
 from reconciler.ledger.row import line
 
@@ -20,7 +20,7 @@ ALIVE = entry(EntryKind.ALIVE, 1_000 * S, 1_000 * S)
 
 
 def history(*entries: Entry, marks: tuple[Mark, ...] = (), lines: Iterable[bytes] | None = None) -> History:
-    (found,), homeless = histories([Source("file", chain(*entries) if lines is None else lines, marks)])
+    (found,), homeless = histories([LedgerSource("file", chain(*entries) if lines is None else lines, marks)])
     assert not homeless
     return found
 
@@ -132,11 +132,11 @@ def test_many_appliances_and_overlapping_copies_are_told_apart_and_put_together(
     other = chain(BEGUN, ALIVE, host="ax7", machine="n" * 32)
     found, homeless = histories(
         [
-            Source("new", whole[1:]),
-            Source("other", other),
-            Source("old", whole[:2]),
-            Source("junk", [b"<b>\n"]),
-            Source("none", []),
+            LedgerSource("new", whole[1:]),
+            LedgerSource("other", other),
+            LedgerSource("old", whole[:2]),
+            LedgerSource("junk", [b"<b>\n"]),
+            LedgerSource("none", []),
         ]
     )
     assert [(one.host, one.breaks) for one in found] == [("ax6", ()), ("ax7", ())]

@@ -108,7 +108,7 @@ def test_the_guards_rules_are_told_and_not_what_the_file_says(kept: Guarded) -> 
     kept.kill()
     hang(kept)
     kept.write(on_failure={"fail": "closed"})
-    assert path(kept)[:2] == (4, "bypassed"), "nobody has set it anew"
+    assert path(kept)[:2] == (4, "bypassed"), "nobody has set it again"
 
 
 # --- the guard, compared ---------------------------------------------------------------------------------------------

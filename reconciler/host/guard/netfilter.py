@@ -63,10 +63,10 @@ class Netfilter:
 
     def set_names(self, table: str) -> frozenset[str]:
         """The names of all sets of a table; none, if there is no such table."""
-        told = map(
+        listed = map(
             messages.set_name, self._ask(messages.get_all(messages.NFT_MSG_GETSET, table), f"list table {table}")
         )
-        return frozenset(name for of, name in told if of == table)
+        return frozenset(name for of, name in listed if of == table)
 
     def hooks(self, table: str) -> Mapping[str, tuple[str, frozenset[int]]]:
         """By chain that hangs at an interface: that interface, and the indexes of those that its rules send out of."""

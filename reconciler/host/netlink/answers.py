@@ -179,8 +179,8 @@ def _linkinfo(data: bytes, span: tuple[int, int], settings: dict[Setting, Value]
 
 
 def _xdp(data: bytes, span: tuple[int, int]) -> str:
-    told = attributes(data, *span)
-    return _word(XDP_MODES, data[told[IFLA_XDP_ATTACHED][0]]) if IFLA_XDP_ATTACHED in told else ""
+    attrs = attributes(data, *span)
+    return _word(XDP_MODES, data[attrs[IFLA_XDP_ATTACHED][0]]) if IFLA_XDP_ATTACHED in attrs else ""
 
 
 def _inet6(data: bytes, span: tuple[int, int], settings: dict[Setting, Value]) -> None:
@@ -294,8 +294,8 @@ def fixed(data: bytes, offset: int, end: int) -> Fixed | None:
     # What a NIC's own filter lets in is no station of a switch.
     if not how or flags & NTF_SELF:
         return None
-    told = attributes(data, offset + NDMSG.size, end)
-    return Fixed(index, _mac(data, told[NDA_LLADDR]), how) if NDA_LLADDR in told else None
+    attrs = attributes(data, offset + NDMSG.size, end)
+    return Fixed(index, _mac(data, attrs[NDA_LLADDR]), how) if NDA_LLADDR in attrs else None
 
 
 def learnt(data: bytes, offset: int, end: int) -> int:

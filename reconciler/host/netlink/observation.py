@@ -142,11 +142,11 @@ def _learnt(connection: Connection, links: Mapping[int, RawLink]) -> tuple[dict[
         quiet = [raw.index for raw in held if raw.settings.get(Setting.LEARNING) is False]
         # One question is cheaper than two.
         asked = [requests.get_stations(bridge)] if len(quiet) == len(held) else map(_get_stations_behind, quiet)
-        told = [answer for request in asked for answer in _stations(connection, request)]
-        behind = {answers.learnt(*answer) for answer in told}
+        listed = [answer for request in asked for answer in _stations(connection, request)]
+        behind = {answers.learnt(*answer) for answer in listed}
         found |= {index: index in behind for index in quiet}
         here = {bridge, *quiet}
-        fixed += [one for answer in told if (one := answers.fixed(*answer)) and one.interface in here]
+        fixed += [one for answer in listed if (one := answers.fixed(*answer)) and one.interface in here]
     return found, [one for one in fixed if one.how != "permanent" or one.mac not in own]
 
 

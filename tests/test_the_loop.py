@@ -22,6 +22,7 @@ ROOMS = ("daemon", "control/server.py", "control/requests.py", "guard", "health"
 # These may block as a whole. Whoever asks for more of them than is named here calls what may block.
 BLOCKING = {
     "control.ask": {"digest", "socket_of"},
+    "host.accepted": {"Accepted", "InForce"},
     "host.guard.nftables": set[str](),
     "host.hypervisor.link": {"MISSING", "is_it", "text"},
     "host.ledgerfile": {"Booked", "Found", "LedgerFile"},
@@ -38,7 +39,15 @@ BLOCKING = {
 # Objects whose methods block, by what makes them.
 MAKERS = {"LedgerFile", "StateFile", "notes_of", "path_notes"}
 # No part of the daemon's process: the prober's own, and what the command line alone asks.
-ELSEWHERE = {"host.blocking", "host.guard.prober", "host.hardware", "host.privileges", "host.systemd.__init__"}
+ELSEWHERE = {
+    "host.blocking",
+    "host.ledgers",
+    "host.look",
+    "host.guard.prober",
+    "host.hardware",
+    "host.privileges",
+    "host.systemd.__init__",
+}
 # What hands a function to a worker.
 DOORS = {"call", "dispose", "Saver", "Appender", "Thread", "_slowly", "_background", "_start"}
 PRIMITIVES = {
@@ -67,6 +76,7 @@ ALLOWED = {
     ("daemon.kernel_guard", "KernelGuard.__init__"): BEFORE,
     ("daemon.kernel_guard", "_kept"): BEFORE,
     ("daemon.kernel_guard", "_forget"): BEFORE,
+    ("daemon.ledger", "guard_switched_by_hand"): "by the command line, where no daemon runs",
     ("daemon.loop", "Daemon.__init__"): BEFORE,
     ("host.hypervisor.driver", "hypervisor_of"): BEFORE,
     ("host.netlink.encoder", "_in_parts"): BEFORE,
