@@ -45,7 +45,7 @@ from reconciler.network.conflict import Conflicts, Thing, about, suspects
 from reconciler.network.cycle import Host, audit
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Change, Difference
-from reconciler.network.path import PathGuard, Taken, by_guard_alone, paths
+from reconciler.network.path import PathGuard, Taken, by_guard_alone, doubts_of, paths
 from reconciler.network.plan import Status, forgetting, plan
 from reconciler.network.recognise import recognise
 from reconciler.network.surroundings import Surroundings
@@ -268,7 +268,7 @@ class Core:
         found = self.audit()
         guards = self.guard.path_guards(ask=True) if self.guard else {}
         beside, unseen = self.guard.compare(found) if self.guard else ((), ())
-        return Audit(found, beside, paths(self.appliance, found.actual, guards, self._doubts()), unseen)
+        return Audit(found, beside, paths(self.appliance, found.actual, guards, self._doubts(found)), unseen)
 
     def audit(self) -> Difference:
         """What differs now from what is wanted. Changes nothing.
@@ -282,21 +282,25 @@ class Core:
     def see_paths(self, *, ask: bool = False) -> Mapping[str, Taken]:
         """Where frames go now, by what was seen last; `ask`: what the guard has, the kernel is asked for again."""
         guards = self.guard.path_guards(ask=ask) if self.guard else {}
-        actual = None if self.found is None or self.unread else self.found.actual
-        seen_for = (self.appliance, actual, guards, {name: one.verdict for name, one in self.state.segments.items()})
+        found = None if self.unread else self.found
+        seen_for = (self.appliance, found, guards, {name: one.verdict for name, one in self.state.segments.items()})
         if self._seen_for is None or seen_for != self._seen_for:
             self._seen_for = seen_for
-            if actual is None:
+            if found is None:
                 taken = {name: by_guard_alone(guards.get(name)) for name in self.state.segments}
             else:
-                taken = paths(self.appliance, actual, guards, self._doubts())
+                taken = paths(self.appliance, found.actual, guards, self._doubts(found))
             self.paths.see(taken, self.clock(), self.journal)
         return self.paths.taken
 
-    def _doubts(self) -> Mapping[str, str]:
-        """Why nobody can say of a VM that it inspects what crosses it."""
-        failed = (name for name, one in self.state.segments.items() if one.verdict.state is HealthState.FAILED)
-        return {name: "; ".join(["the VM has failed", *map(str, policy.explain(self.state, name))]) for name in failed}
+    def _doubts(self, found: Difference) -> Mapping[str, str]:
+        """Why nobody can say that a VM gets what shall cross it, and inspects it."""
+        doubts = doubts_of(self.appliance, found.warnings)
+        for name, segment in self.state.segments.items():
+            if segment.verdict.state is HealthState.FAILED:
+                failed = "; ".join(["the VM has failed", *map(str, policy.explain(self.state, name))])
+                doubts[name] = "; ".join(filter(None, (failed, doubts.get(name))))
+        return doubts
 
     # Deciding
 

@@ -14,7 +14,7 @@ from reconciler.network.audit import Audit, Beside
 from reconciler.network.cycle import audit
 from reconciler.network.desired import Choice
 from reconciler.network.diff import Difference
-from reconciler.network.path import path_json, paths, recall_since
+from reconciler.network.path import doubts_of, path_json, paths, recall_since
 from reconciler.warning import Severity, Warning, worst_first
 
 # Versioned: a change that could break a reader counts up.
@@ -31,7 +31,7 @@ def look(appliance: Appliance, choice: Choice, beside: tuple[Beside, ...] = ()) 
     with Kernel() as kernel:
         found = audit(kernel, appliance, choice)
     seen = read_table(appliance, found.actual)
-    taken = paths(appliance, found.actual, seen.guards)
+    taken = paths(appliance, found.actual, seen.guards, doubts_of(appliance, found.warnings))
     return Audit(found, (*beside, *_guard(appliance, found, seen)), taken, tuple(_unseen(appliance, seen)))
 
 

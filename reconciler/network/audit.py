@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from reconciler.exit_status import DIFFERS, NOT_SEEN, of_paths
+from reconciler.exit_status import AS_DECLARED, DIFFERS, NOT_SEEN, of_paths
 from reconciler.network.diff import Difference
 from reconciler.network.path import Taken
 from reconciler.warning import Severity, Warning, worst_first
@@ -61,9 +61,11 @@ class Audit:
     @property
     def exit_status(self) -> int:
         """What a dry run ends with: what it is for comes first, and where frames go after it."""
-        if self.found.problems or self._is_blind:
+        if self.found.problems:
             return NOT_SEEN
-        return DIFFERS if self.found.changes or self.beside else of_paths(one.path for one in self.taken.values())
+        if self.found.changes or self.beside:
+            return DIFFERS
+        return of_paths(one.path for one in self.taken.values()) or (NOT_SEEN if self._is_blind else AS_DECLARED)
 
     @property
     def _is_blind(self) -> bool:

@@ -15,15 +15,16 @@ its index.
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from reconciler.appliance.declared import Appliance, Segment
 from reconciler.network.bind import bind
-from reconciler.network.desired import choice_of, desired
+from reconciler.network.desired import choice_of, desired, segments_of
 from reconciler.network.state import Kind, Link, Network, Role, Setting
+from reconciler.warning import Severity, Warning
 
 
 class Path(StrEnum):
@@ -106,14 +107,29 @@ def paths(
 ) -> dict[str, Taken]:
     """The path of each segment.
 
-    `guards`: the guard of each segment that has one. `doubts`: why it is not known of a segment's VM whether it
-    inspects what crosses it.
+    `guards`: the guard of each segment that has one. `doubts`: why it is not known of a segment whether what shall
+    cross the VM does, and is inspected there.
     """
     here = _Here(appliance, actual)
     return {
         name: _taken(segment, _Segment(here, segment, guards.get(name), (doubts or {}).get(name, "")))
         for name, segment in appliance.segments.items()
     }
+
+
+# Warnings of what takes frames off their way, or some of them, by what it says of itself (see `obstacles`).
+_IN_THE_WAY = frozenset({"rules", "traffic-control", "stacked", "station-fixed"})
+
+
+def doubts_of(appliance: Appliance, warnings: Iterable[Warning]) -> dict[str, str]:
+    """By segment, why nobody can say that what shall cross the VM does: something drops or diverts frames."""
+    places = {f"{kind} {name}": segment for (kind, name), segment in segments_of(appliance).items()}
+    found: dict[str, list[str]] = {}
+    for one in warnings:
+        if one.code in _IN_THE_WAY and one.severity is Severity.ERROR:
+            for segment in [places[one.about]] if one.about in places else appliance.segments:
+                found.setdefault(segment, []).append(one.text)
+    return {segment: "; ".join(texts) for segment, texts in found.items()}
 
 
 def by_guard_alone(guard: PathGuard | None) -> Taken:

@@ -212,3 +212,59 @@ def test_since_when_is_kept_over_a_restart(kept: Guarded) -> None:
     kept.start()
     kept.until(kept.is_leased, "the lease")
     assert since()[:18] == began[:18]
+
+
+# --- what stands in the way ------------------------------------------------------------------------------------------
+
+
+def test_rules_that_drop_what_crosses_a_switch(kept: Guarded) -> None:
+    kept.nft("add table bridge theirs { chain c { type filter hook forward priority 0; policy drop; }; }")
+    try:
+        kept.until(lambda: path(kept)[:2] == (1, "unknown"), "the doubt")
+        assert dry_run(kept)[0] == 1
+        kept.kill()
+        assert path(kept)[:2] == (1, "unknown")
+    finally:
+        kept.nft("delete", "table", "bridge", "theirs")
+
+
+# --- with a daemon ---------------------------------------------------------------------------------------------------
+
+
+def test_a_canary_that_is_not_required_keeps_nobody_from_telling_the_truth(kept: Guarded) -> None:
+    kept.write(signals={"canary": {"kind": "canary", "required": False}})
+    kept.ask("reload")
+    kept.inspects()
+    hang(kept)
+    kept.until(lambda: path(kept) == (4, "bypassed", "guard"), "the truth")
+    assert crossing(kept.lab, fitting()).exact
+    assert dry_run(kept)[0] == 4
+
+
+def test_the_guard_overrules_a_hold(kept: Guarded) -> None:
+    assert kept.cli("hold", "inspect", "--for", "30m", "--reason", "tests").code == 0
+    hang(kept)
+    kept.until(lambda: path(kept) == (4, "bypassed", "guard"), "the guard's path")
+    assert crossing(kept.lab, fitting()).exact
+    assert kept.cli("release").code == 0
+
+
+def test_a_cut_that_was_asked_for(kept: Guarded) -> None:
+    kept.write(on_failure={"fail": "closed"})
+    kept.ask("reload")
+    # A daemon that dies before its notes are written leaves a table that nobody can vouch for.
+    kept.until(lambda: kept.is_leased() and dry_run(kept)[0] == 0, "the table of the new file, and its notes")
+    kept.kill()
+    hang(kept)
+    assert path(kept) == (5, "cut", "guard")
+    assert dry_run(kept)[0] == 5
+
+
+def test_a_longer_hold_is_no_other_path(kept: Guarded) -> None:
+    assert kept.cli("hold", "bypass", "--for", "30m", "--reason", "tests").code == 0
+    before = status(kept)[1]["segments"][0]
+    assert (before["path"], before["path_ms"] < 60_000) == ("bypassed", True)
+    assert kept.cli("hold", "bypass", "--for", "31m", "--reason", "again").code == 0
+    after = status(kept)[1]["segments"][0]
+    assert after["path_since"][:18] == before["path_since"][:18]
+    assert kept.cli("release").code == 0

@@ -10,8 +10,9 @@ from worlds import host, two_ports
 from reconciler.appliance.declared import Appliance
 from reconciler.network.cycle import audit, reconcile
 from reconciler.network.desired import choice_of
-from reconciler.network.path import Gate, Hook, Path, PathGuard, Taken, Way, paths
+from reconciler.network.path import Gate, Hook, Path, PathGuard, Taken, Way, doubts_of, paths
 from reconciler.network.state import Kind, Setting
+from reconciler.warning import Severity, Warning
 
 ISOLATE = {"pair": "all", "detached": ["outside", "inside"]}
 MIRROR = {"switches": {"sw-m": {"ports": ["outside", "inside"], "adapters": ["outside"]}}}
@@ -268,6 +269,23 @@ def test_what_a_master_that_is_no_switch_does_is_not_known() -> None:
     for name in ("eth0", "eth1"):
         kernel.enslave(kernel[name], kernel["ovs-system"].index)
     assert taken(of, kernel).path is Path.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [("port p0", ["a"]), ("adapter p3", ["b"]), ("switch sw-p1", ["a"]), ("", ["a", "b"]), ("interface x", ["a", "b"])],
+)
+def test_what_says_that_it_drops_frames_leaves_a_doubt(about: str, expected: list[str]) -> None:
+    of, kernel = many(), made(many())
+    found = [
+        Warning("rules", Severity.ERROR, about, "drop frames"),
+        Warning("rules", Severity.WARNING, "", "may drop frames"),
+        Warning("not-forwarding", Severity.ERROR, "port p0", "which the path itself sees"),
+    ]
+    doubts = doubts_of(of, found)
+    assert doubts == dict.fromkeys(expected, "drop frames")
+    unknown = [name for name, one in paths(of, kernel.observe(), {}, doubts).items() if one.path is Path.UNKNOWN]
+    assert unknown == expected
 
 
 def test_what_crosses_a_vm_that_nobody_can_vouch_for_is_unknown() -> None:

@@ -280,6 +280,11 @@ def chain_device(payload: bytes) -> tuple[str, str, str]:
     return string(attrs.get(NFTA_TABLE_NAME, b"")), string(attrs.get(NFTA_CHAIN_NAME, b"")), string(device)
 
 
+def may_forward(payload: bytes) -> bool:
+    """Whether a rule has reason to be searched for interfaces that it sends frames out of."""
+    return b"fwd\0" in payload or b"dup\0" in payload
+
+
 def rule_targets(payload: bytes) -> tuple[str, str, frozenset[int]]:
     """The table and the chain of a rule, and the indexes of the interfaces that it sends frames out of (dup, fwd)."""
     attrs = dict(attributes(payload))

@@ -1,8 +1,9 @@
 """One nf_tables socket: transactions in one system call, and what a table holds; and hearing that others change it."""
 
 import errno
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Self, TypeVar
 
 from reconciler.errors import TransientError
 from reconciler.host.guard import fingerprint, messages
@@ -12,6 +13,36 @@ from reconciler.host.netlink.sockets import EventSocket, NetlinkSocket, RefusedE
 _NETLINK_NETFILTER, _NAME = 12, "nf_tables"
 _NFNLGRP_NFTABLES = 7
 _ATTEMPTS = 10
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TableRead:
+    """A table as the kernel listed it: by kind of request, the answers, among which those of other tables may be."""
+
+    table: str
+    fingerprint: str
+    listed: Mapping[int, list[bytes]] = field(repr=False)
+
+    @property
+    def sets(self) -> frozenset[str]:
+        """The names of its sets."""
+        named = map(messages.set_name, self.listed[messages.NFT_MSG_GETSET])
+        return frozenset(name for of, name in named if of == self.table)
+
+    @property
+    def hooks(self) -> Mapping[str, tuple[str, frozenset[int]]]:
+        """By chain that hangs at an interface: that interface, and the indexes of those that its rules send out of."""
+        out: dict[str, frozenset[int]] = {}
+        for answer in filter(messages.may_forward, self.listed[messages.NFT_MSG_GETRULE]):
+            of, chain, targets = messages.rule_targets(answer)
+            if of == self.table:
+                out[chain] = out.get(chain, frozenset()) | targets
+        chains = map(messages.chain_device, self.listed[messages.NFT_MSG_GETCHAIN])
+        return {
+            name: (device, out.get(name, frozenset())) for of, name, device in chains if of == self.table and device
+        }
 
 
 class Netfilter:
@@ -61,24 +92,6 @@ class Netfilter:
         """Packets and bytes of all named counters of a table; none, if there is no such table."""
         return dict(map(messages.counter, self._ask(messages.get_counters(table), f"list counters of table {table}")))
 
-    def set_names(self, table: str) -> frozenset[str]:
-        """The names of all sets of a table; none, if there is no such table."""
-        listed = map(
-            messages.set_name, self._ask(messages.get_all(messages.NFT_MSG_GETSET, table), f"list table {table}")
-        )
-        return frozenset(name for of, name in listed if of == table)
-
-    def hooks(self, table: str) -> Mapping[str, tuple[str, frozenset[int]]]:
-        """By chain that hangs at an interface: that interface, and the indexes of those that its rules send out of."""
-        what = f"list table {table}"
-        out: dict[str, frozenset[int]] = {}
-        for answer in self._ask(messages.get_all(messages.NFT_MSG_GETRULE, table), what):
-            of, chain, targets = messages.rule_targets(answer)
-            if of == table and targets:
-                out[chain] = out.get(chain, frozenset()) | targets
-        chains = map(messages.chain_device, self._ask(messages.get_all(messages.NFT_MSG_GETCHAIN, table), what))
-        return {name: (device, out.get(name, frozenset())) for of, name, device in chains if of == table and device}
-
     def generation(self) -> int:
         """The number of the namespace's rule set. A transaction raises it by one; one that changes nothing, by none.
 
@@ -99,29 +112,42 @@ class Netfilter:
         Indexes of interfaces that rules forward to are part of it. Whether a chain's interface is still there is not:
         from kernel 6.16 on the chain outlives it, without an event. Links have to be watched, too.
         """
+        return self._steady(lambda: self._fingerprint(table))
+
+    def read(self, table: str) -> TableRead | None:
+        """All of a table but what it holds, as of one moment. None: there is no such table."""
+        return self._steady(lambda: self._read(table))
+
+    def _steady(self, read: Callable[[], T]) -> T | None:
+        """What was read while nobody changed anything; None where what was to be read is not there."""
         for _ in range(_ATTEMPTS):
             before = self.generation()
+            told: T | None
             try:
-                listed = self._fingerprint(table)
+                told = read()
             except RefusedError as error:
                 if error.errno != errno.ENOENT:
                     raise
-                listed = None
+                told = None
             if self.generation() == before:
-                return listed
+                return told
         raise TransientError("the rules changed under every attempt to read them; try again")
 
     def _fingerprint(self, table: str) -> str:
+        return self._read(table).fingerprint
+
+    def _read(self, table: str) -> TableRead:
         taken = fingerprint.Fingerprint(table)
         for answer in self._ask(messages.get_table(table), f"list table {table}"):
             taken.add(messages.NFT_MSG_GETTABLE, answer)
-        for kind in fingerprint.PARTS:
-            for answer in self._ask(messages.get_all(kind, table), f"list table {table}"):
+        listed = {kind: self._ask(messages.get_all(kind, table), f"list table {table}") for kind in fingerprint.PARTS}
+        for kind, answers in listed.items():
+            for answer in answers:
                 taken.add(kind, answer)
                 set_ = fingerprint.anonymous_set(answer) if kind == messages.NFT_MSG_GETSET else None
                 if set_ is not None:
                     taken.add_elements(self._elements_as_listed(table, set_))
-        return taken.text()
+        return TableRead(table, taken.text(), listed)
 
     def _elements_as_listed(self, table: str, set_: str) -> list[bytes]:
         listed = self._ask(messages.get_elements(table, set_), f"list set {set_} of table {table}")

@@ -48,18 +48,21 @@ def _read(netfilter: Netfilter, appliance: Appliance, actual: Network) -> TableS
         return TableSeen(guards=_declared(appliance, Gate.MISSING))
     if head.comment != comment_of(appliance.sku):
         return TableSeen(guards=_declared(appliance, Gate.UNKNOWN), foreign=True)
-    sets, chains = netfilter.set_names(name), netfilter.hooks(name)
+    read = netfilter.read(name)
+    if read is None:
+        return TableSeen(guards=_declared(appliance, Gate.MISSING))
+    by_segment: dict[str, dict[str, Hook]] = {}
     indexes = {link.name: link.nic.index for link in actual.links if link.nic}
-    guards = _declared(appliance, Gate.MISSING)
+    for chain, (device, out) in read.hooks.items():
+        segment, is_port, role = chain.partition("/port/")
+        if is_port and device in indexes:
+            by_segment.setdefault(segment, {})[role] = Hook(indexes[device], out)
+    guards, sets = _declared(appliance, Gate.MISSING), read.sets
     for segment in appliance.segments:
         leases = [one for one in sets if one.startswith(f"{segment}/lease/")]
         if not leases:
             continue
-        hooks = {}
-        for chain, (device, out) in chains.items():
-            of, is_port, role = chain.partition("/port/")
-            if of == segment and is_port and device in indexes:
-                hooks[role] = Hook(indexes[device], out)
+        hooks = by_segment.get(segment, {})
         if all(netfilter.elements(name, lease) for lease in leases):
             gate = Gate.LEASED
         elif netfilter.elements(name, f"{segment}/aside"):
@@ -68,7 +71,7 @@ def _read(netfilter: Netfilter, appliance: Appliance, actual: Network) -> TableS
             # Whether it joins or cuts, its rules say: the file may have changed since.
             gate = Gate.JOINED if any(hook.out for hook in hooks.values()) or not hooks else Gate.CUT
         guards[segment] = PathGuard(gate, hooks)
-    return TableSeen(netfilter.fingerprint(name), guards)
+    return TableSeen(read.fingerprint, guards)
 
 
 def guard_notes(sku: str) -> StateFile:
