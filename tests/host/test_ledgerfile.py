@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,8 @@ def tried(folder: Path, seed: int) -> None:
                 assert not set(causes) & set(entries(folder))
                 disk.room, disk.no_sync = None, False
                 file.append(batch)
+            # Nothing is acknowledged that was not synced.
+            assert not disk.no_sync
             acknowledged += causes
         file.close()
         left = opened(folder, Faulty())
@@ -176,6 +179,7 @@ def test_a_power_cut_may_leave_anything_behind_the_last_row(tmp_path: Path) -> N
 _WRITER = """
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 sys.path[:0] = {path!r}
 from test_ledgerfile import booked, opened
@@ -231,6 +235,21 @@ def test_it_grows_no_larger_than_its_bound_and_keeps_what_goes_on(tmp_path: Path
     assert sum(path.stat().st_size for path in files(tmp_path, "sku")) < 12_000
     assert whole(tmp_path)
     assert opened(tmp_path).find().open == {"kept": hold}
+    file.append([booked(0).of(replace(hold, to_ms=9))])
+    assert opened(tmp_path).find().open == {}
+
+
+def test_what_began_in_the_older_file_and_ended_in_this_one_is_over(tmp_path: Path) -> None:
+    file = opened(tmp_path, max_bytes=1)
+    hold = entry(EntryKind.HOLD, 5, None, id='a "name"', segment="wan", cause='"to_ms":null, "id":"x"')
+    file.append([booked(0).of(hold)])
+    file.append([booked(1)])
+    assert opened(tmp_path).find().open == {hold.id: hold}
+    path = tmp_path / "sku.ledger.jsonl"
+    # Also where a crash kept it from being written anew when this file began.
+    path.write_bytes(b"".join(text for text in path.read_bytes().splitlines(keepends=True) if b'"hold"' not in text))
+    opened(tmp_path).append([booked(0).of(replace(hold, to_ms=9))])
+    assert opened(tmp_path).find().open == {}
 
 
 def test_who_was_let_in_stays_in(tmp_path: Path) -> None:
