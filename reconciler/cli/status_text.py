@@ -295,14 +295,22 @@ def _direction(way: Any) -> str:
 def reasons(status: Any, width: int, *, since_ms: int | None = None, all_of_them: bool = False) -> Iterator[Said]:
     """For each segment the readings that its verdict rests on; then what was decided, and which readings led to it.
 
-    The latest eight, or those of the last `since_ms`, or all that are kept.
+    The latest eight, or those of the last `since_ms`, or all that are kept. Of many segments those that are in trouble.
     """
-    for segment in status["segments"]:
-        yield from segments_of([segment], width)
-        for reason in segment["why"]:
-            yield from fit(f"    {escaped(reason)}", width, hang=6)
+    if len(status["segments"]) <= MANY:
+        for segment in status["segments"]:
+            yield from segments_of([segment], width)
+            for reason in segment["why"]:
+                yield from fit(f"    {escaped(reason)}", width, hang=6)
+    else:
+        yield from segments_of(status["segments"], width)
+        ill = [one for one in status["segments"] if one["verdict"] != "healthy" and one["why"]]
+        for one in ill[:MANY]:
+            yield from fit(f"  {escaped(one['name'])}: {first_of([escaped(reason) for reason in one['why']])}", width)
+        if len(ill) > MANY:
+            yield from fit(f"  and {len(ill) - MANY} more: reconcile why SEGMENT", width)
     yield from vm_of(status["vm"], width)
-    decisions = decided_since(status["decisions"], since_ms)
+    decisions = together(decided_since(status["decisions"], since_ms))
     if since_ms is None and not all_of_them:
         decisions = decisions[-_LATEST:]
     yield from decisions_of(decisions, width, len(status["choice"]), reasons=True)
