@@ -29,12 +29,16 @@ class Said(NamedTuple):
     error: bool = False
 
 
-def warned(warning: Warning, before: str = "", *, error: bool = False) -> Said:
-    """Bad news, as everybody prints it; each of its lines with this `before` it."""
+def warning_lines(warning: Warning) -> Iterator[str]:
+    """Bad news, as everybody prints it: a line, and one for each thing that its remedy lists."""
     first, *more = escaped(str(warning), but="\n").split("\n")
-    severity = click.style(warning.severity, fg=_COLOURS[warning.severity])
-    lines = (f"{severity}: {first}", *(f"    {line.strip()}" for line in more))
-    return Said("\n".join(before + line for line in lines), error)
+    yield f"{click.style(warning.severity, fg=_COLOURS[warning.severity])}: {first}"
+    yield from (f"    {line.strip()}" for line in more)
+
+
+def warned(warning: Warning, before: str = "", *, error: bool = False) -> Said:
+    """The same at once, with this `before` each line."""
+    return Said("\n".join(before + line for line in warning_lines(warning)), error)
 
 
 def show(lines: Iterable[Said]) -> None:

@@ -13,7 +13,7 @@ import click
 
 from reconciler.cli.decisions_text import decided_since, decisions_of, together
 from reconciler.cli.words import COLOURS, MANY, first_of, fit, names_of, painted, styled, times, whole_span
-from reconciler.console import NO_BREAK, Said, escaped
+from reconciler.console import NO_BREAK, Said, escaped, warning_lines
 from reconciler.exit_status import AS_DECLARED, DIFFERS, of_paths
 from reconciler.warning import Warning
 
@@ -219,10 +219,8 @@ def _about_segment(segment: Any, *, apart: bool = False) -> Iterator[str]:
 
 def _warnings(warnings: Iterable[Any], width: int) -> Iterator[Said]:
     for one in warnings:
-        first, *more = escaped(str(Warning.from_json(one)), but="\n").split("\n")
-        yield from fit(f"  {painted(one['severity'])}  {first}", width, hang=4)
-        for line in more:
-            yield from fit(f"    {line.strip()}", width, hang=6)
+        for line in warning_lines(Warning.from_json(one)):
+            yield from fit(f"  {line}", width, hang=8 if line.startswith(" ") else 4)
 
 
 def vm_of(vm: Any, width: int) -> Iterator[Said]:

@@ -87,7 +87,7 @@ def test_what_others_have_to_warn_of_stands_with_the_rest_the_worst_first() -> N
     lost = Warning("x", Severity.ERROR, "log \x1b", "2 lines were lost")
     found = json.loads(json.dumps(status(kept.core, [lost])))
     assert [one["code"] for one in found["warnings"]] == ["x", "bridge-netfilter"]
-    assert "\nwarnings\n  error  log \\x1b: 2 lines were lost\n  warning  br_netfilter is on: " in text(shown(found))
+    assert "\nwarnings\n  error: log \\x1b: 2 lines were lost\n  warning: br_netfilter is on: " in text(shown(found))
 
 
 def test_what_was_never_heard_is_unknown_and_said_to_be() -> None:
@@ -118,7 +118,7 @@ def test_a_failure_with_the_reasons_the_hold_down_and_the_restarts_to_come() -> 
     assert told(kept)["vm"]["unreached"] == 1
     shape = text(shown(told(kept)))
     assert "VM waiting for 0 ms, 1 s left" in shape
-    assert "  error  VM: nobody can be asked to restart it: no answer; it is asked again and again" in shape
+    assert "  error: VM: nobody can be asked to restart it: no answer; it is asked again and again" in shape
     kept.power(on=True)
     kept.turn(changed=True)
     found = told(kept)
@@ -157,8 +157,8 @@ def test_a_problem_and_a_fight_and_that_the_network_is_not_as_wanted() -> None:
     shape = text(shown(found))
     assert shape.startswith("● two  CUT  wire: cut 0 ms (port inside: no interface matches name eth1)")
     assert "; the network is not as wanted\n  wire  cut  0 ms  wanted: inspect; VM " in shape
-    assert "  error  port inside: no interface matches name eth1; this machine has:\n    eth0: " in shape
-    assert "  warning  eth0: somebody keeps changing back its mtu; it is repaired ever more seldom; tell " in shape
+    assert "  error: port inside: no interface matches name eth1; this machine has:\n      eth0: " in shape
+    assert "  warning: eth0: somebody keeps changing back its mtu; it is repaired ever more seldom; tell " in shape
     assert [(one["code"], one["severity"], one["about"]) for one in found["warnings"]] == [
         ("port-missing", "error", "port inside"),
         ("conflict", "warning", "eth0"),
