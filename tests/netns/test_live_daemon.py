@@ -362,7 +362,7 @@ def test_a_nic_that_is_renamed_is_missed_by_name_and_found_again(kept: Keeping) 
     before = len(kept.told("problem"))
     kept.hand("ip link set nic1 down; ip link set nic1 name elsewhere")
     kept.until(lambda: "port-missing" in warned(kept), "the problem")
-    assert re.search("this machine has:\n    [a-z0-9]+: ", kept.cli("status").out)
+    assert re.search("this machine has:\n +[a-z0-9]+: ", kept.cli("status").out)
     assert kept.where("nic0") == ["sw-outside"]
     kept.hand("ip link set elsewhere name nic1")
     kept.rests()
