@@ -255,10 +255,12 @@ def test_whoever_was_away_says_for_how_long_before_anybody_is_judged(
         due = turns._due_ms
         assert due is not None
         monkeypatch.setattr(clock, "now_ms", lambda: due + 600_000)
-        turned, turn = asyncio.Event(), core.turn
-        monkeypatch.setattr(core, "turn", lambda *events, **how: (turn(*events, **how), turned.set()))
+        turned, turn = asyncio.get_running_loop().create_future(), core.turn
+        monkeypatch.setattr(
+            core, "turn", lambda *events, **how: (turn(*events, **how), turned.done() or turned.set_result(None))
+        )
         turns.tell(NEWS)
-        await asyncio.wait_for(turned.wait(), 60)
+        await asyncio.wait_for(turned, 60)
         assert core.events[:1] == [(Stalled(600_000), NEWS)]
 
     door(scene)
