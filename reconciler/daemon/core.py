@@ -210,8 +210,9 @@ class Core:
         """Take events in, decide, and make the network match. `changed`: links may have changed."""
         with self.journal.gathered():
             # Whatever was told is heard before silence, or the end of a hold-down, is judged: it may have waited.
+            now = self.clock()
             for event in tuple(events) or (Tick(),):
-                self._step(event)
+                self._step(event, now)
             if changed or self.clock() >= self._look_ms:
                 self._converge()
             elif self.guard and self.clock() >= self.guard.due_ms:
@@ -304,10 +305,10 @@ class Core:
 
     # Deciding
 
-    def _step(self, event: Event) -> None:
+    def _step(self, event: Event, now: int) -> None:
         if self.guard and isinstance(event, Rebooted):
             self.guard.forget()
-        self.state, effects = policy.step(self.state, event, self.clock())
+        self.state, effects = policy.step(self.state, event, now)
         for effect in effects:
             match effect:
                 case Choose():
@@ -334,8 +335,9 @@ class Core:
         self._sent += self._prepared.fire(name for name in going if not (self.guard and self.guard.waits_until(name)))
 
     def _observe(self, news: Iterable[Reading]) -> None:
+        now = self.clock()
         for reading in news:
-            self._step(reading)
+            self._step(reading, now)
 
     # Reconciling
 
@@ -390,11 +392,12 @@ class Core:
         self._survey_ms = now + max(SURVEY_MS, _SURVEY_SHARE * (now - began))
 
     def _observe_carrier(self, found: Difference) -> None:
+        now = self.clock()
         for reading in carrier.readings(self.appliance, found.actual):
             key = (reading.signal, reading.segment)
             if self._observed.get(key) != reading:
                 self._observed[key] = reading
-                self._step(reading)
+                self._step(reading, now)
 
     def _repair(self, found: Difference) -> None:
         now = self.clock()

@@ -1,5 +1,6 @@
 """An event, and the time that has passed, become the level that the policy decides by."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import assert_never
 
@@ -191,10 +192,20 @@ def _same(old: Source, new: Source) -> bool:
     return old == new
 
 
-def judged(state: State, before_ms: int, said: list[Decision]) -> State:
-    """The state at its `now_ms`: holds expired, silence heard, verdicts given. `before_ms`: when that was done last."""
-    graced = before_ms < state.grace_end_ms <= state.now_ms
-    return _judged(_settled(_expired(state, said), said), graced, said)
+def judged(state: State, before: State, event: Event, said: list[Decision]) -> State:
+    """The state at its `now_ms`: holds expired, silence heard, verdicts given. `before` the event that was so already.
+
+    Of many readings at once, each concerns its own track and segment; what time brings, the first of them has heard.
+    """
+    graced = before.now_ms < state.grace_end_ms <= state.now_ms
+    keys, names = state.rules.keys, tuple(state.segments)
+    if isinstance(event, Reading) and state.now_ms == before.now_ms:
+        keys = tuple(
+            key for key in keys if (track := state.tracks.get(key)) is None or track is not before.tracks.get(key)
+        )
+        about = {segment for _, segment in keys}
+        names = names if None in about else tuple(name for name in names if name in about)
+    return _judged(_settled(_expired(state, said), keys, said), names, graced, said)
 
 
 def _expired(state: State, said: list[Decision]) -> State:
@@ -205,10 +216,10 @@ def _expired(state: State, said: list[Decision]) -> State:
     return replace(state, holds={name: hold for name, hold in state.holds.items() if name not in over})
 
 
-def _settled(state: State, said: list[Decision]) -> State:
+def _settled(state: State, keys: Iterable[Key], said: list[Decision]) -> State:
     signals, now = state.rules.health.signals, state.now_ms
     changed = {}
-    for key in state.rules.keys:
+    for key in keys:
         track = state.tracks.get(key, UNOBSERVED)
         if (lapses := lapses_ms(state, key)) is not None and now >= lapses:
             track = replace(track, deliberate=False)
@@ -222,10 +233,11 @@ def _settled(state: State, said: list[Decision]) -> State:
     return replace(state, tracks={**state.tracks, **changed}) if changed else state
 
 
-def _judged(state: State, graced: bool, said: list[Decision]) -> State:
+def _judged(state: State, names: Iterable[str], graced: bool, said: list[Decision]) -> State:
     """What has become unknown is said, and what still is when the grace after a start is over: `graced`."""
     changed = {}
-    for name, segment in state.segments.items():
+    for name in names:
+        segment = state.segments[name]
         found = verdict.judge(state.rules.health, state.tracks, name)
         known = segment.verdict.state is not HealthState.ABSENT
         if found.state is HealthState.ABSENT and found.deciding and (known or graced):

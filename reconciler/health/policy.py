@@ -175,13 +175,13 @@ PHASES: Mapping[tuple[Phase, VmInput], Phase] = {
 
 def step(state: State, event: Event, now: int) -> tuple[State, tuple[Effect, ...]]:
     """The state after an event, and what is to be done. `now` may not lie before the last step's; if so, it is that."""
-    choice, before_ms = state.choice, state.now_ms
+    choice, before = state.choice, state
     said: list[Decision] = []
     restarts: list[RestartVm] = []
     if level.answers_again(state, event):
         state = _sooner(state)
-    state = level.absorbed(replace(state, now_ms=max(now, before_ms)), event, said)
-    state = level.judged(state, before_ms, said)
+    state = level.absorbed(replace(state, now_ms=max(now, before.now_ms)), event, said)
+    state = level.judged(state, before, event, said)
     if state.rules.on_failure.ladder:
         state = _turn_vm(state, event, said, restarts)
     for name in state.segments:

@@ -6,7 +6,7 @@ flows, remove leftovers. Within the moves, what has to leave a switch leaves bef
 a loop through the VM.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
@@ -127,7 +127,7 @@ def plan(found: Difference) -> Plan:
     first_move = next((i for i, one in enumerate(operations) if one.step >= Step.MOVE), len(operations))
     past_moves = next((i for i, one in enumerate(operations) if one.step > Step.MOVE), len(operations))
     moves = [one for one in operations[first_move:past_moves] if isinstance(one, SetLink)]
-    holders = {link.name: link.switch for link in found.actual.links if link.switch}
+    holders = found.actual.holders
     operations[first_move:past_moves] = (*_ordered_moves(moves, holders), *_forgetting(moves, found.actual))
     return Plan(tuple(operations), tuple(_needs(operations, holders)))
 
@@ -159,7 +159,7 @@ def _operations(change: Change) -> Iterator[Operation]:
             yield RemoveLink(link)
 
 
-def _ordered_moves(moves: Iterable[SetLink], holders: dict[str, str]) -> Iterator[SetLink]:
+def _ordered_moves(moves: Iterable[SetLink], holders: Mapping[str, str]) -> Iterator[SetLink]:
     """Moves out of every switch first, then adapters, and last the ports that carry the traffic: their way is ready.
 
     A link that has to leave a switch is in nobody's way: where another enters before its own turn, it is taken out
@@ -193,9 +193,9 @@ def _forgetting(moves: Iterable[SetLink], actual: Network) -> Iterator[SetLink]:
 
     While that one was elsewhere (in a bypass, say), a station may have moved to its side.
     """
-    moved = {move.link.name for move in moves}
-    staying = {link.switch for link in actual.links if link.switch and link.name not in moved}
     entered = {move.new: None for move in moves if move.link.settings.get(Setting.LEARNING)}
+    moved = {move.link.name for move in moves}
+    staying = {holder for name, holder in actual.holders.items() if name not in moved} if entered else frozenset()
     for name in entered:
         if isinstance(name, str) and name in staying and name in actual.by_name:
             yield SetLink(actual.by_name[name], Setting.LEARNT, old=True, new=False)
@@ -205,7 +205,7 @@ def _urgency(move: SetLink) -> tuple[bool, bool]:
     return (move.new is not None, move.link.role is not None and move.link.role.kind == "port")
 
 
-def _needs(operations: list[Operation], holders: dict[str, str]) -> Iterator[tuple[int, ...]]:
+def _needs(operations: list[Operation], holders: Mapping[str, str]) -> Iterator[tuple[int, ...]]:
     made: dict[str, int] = {}
     moved: dict[str, int] = {}
     for index, operation in enumerate(operations):

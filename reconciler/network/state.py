@@ -187,9 +187,12 @@ class Network:
     stations: tuple[Station, ...] = ()
     surroundings: Surroundings | None = None
     by_name: Mapping[str, Link] = field(init=False, repr=False, compare=False)
+    # Of what a switch holds, its name. Each of a failure's plans, one a segment, needs it of the same network.
+    holders: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {link.name: link for link in self.links if link.name})
+        object.__setattr__(self, "holders", {link.name: link.switch for link in self.links if link.switch})
 
 
 def mark(sku: str, role: Role) -> str:
