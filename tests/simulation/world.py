@@ -51,6 +51,7 @@ from reconciler.health.state import (  # noqa: E402
 )
 from reconciler.network import cycle, ownership  # noqa: E402
 from reconciler.network.state import Kind, Link, Network, Setting  # noqa: E402
+from reconciler.warning import Warning  # noqa: E402
 
 BEAT_MS = 2_000
 # The prober tells of itself ten times a second, and of what has changed at once; here only the latter is so.
@@ -289,6 +290,9 @@ class Story:
         if self.aloud:
             print(f"{self._now() / 1000:9.3f}  {event:10} {text}")
 
+    def warn(self, event: str, warning: Warning, **_: Any) -> None:
+        self.tell(event, warning.line)
+
     def gathered(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
@@ -418,7 +422,7 @@ class World:
             self.story,  # type: ignore[arg-type]
             self,
             self._restart,
-            lambda: ("NetworkManager",),
+            lambda then: then(("NetworkManager",)),
             self.guarded and self.guarded.begin(self.appliance, self.story, self.chance),
         )
         value = json.loads(self._disk) if self._disk else None
