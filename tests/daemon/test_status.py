@@ -18,7 +18,7 @@ from reconciler.daemon.status import FORMAT, status
 from reconciler.errors import TransientError
 from reconciler.guard.table import LeaseState
 from reconciler.health.signal import HealthState, Reading
-from reconciler.health.state import Ending, Hold, HoldPlaced, RestartEnded
+from reconciler.health.state import Ending, Hold, HoldPlaced, Phase, RestartEnded
 from reconciler.network.state import Setting
 from reconciler.warning import Severity, Warning
 
@@ -313,6 +313,53 @@ def test_a_table_that_cannot_be_read_is_unknown_and_what_is_bypassed_is_so_all_t
     hold(kept, "bypass")
     kept.table.refuses = "EPERM"
     assert seen(kept)[0] == 4
+
+
+def codes(kept: Guards) -> list[tuple[str, str]]:
+    return [(one["code"], one["about"]) for one in told_guarded(kept)["warnings"]]
+
+
+def test_what_is_amiss_with_the_guard_is_a_warning_for_as_long_as_it_is() -> None:
+    kept = Guards().granted()
+    assert codes(kept) == []
+    kept.table.refuses = "EPERM"
+    assert codes(kept) == [("guard-unknown", "segment wire"), ("guard-unable", "guard")]
+    kept.table.refuses = ""
+    kept.wait(6_000)
+    assert codes(kept) == []
+    kept.table.flush()
+    assert codes(kept) == [("guard-missing", "segment wire")]
+    kept.wait(20_000)
+    kept.prober.refuses = "cannot start the probe sender"
+    kept.wires.kill_prober()
+    kept.wait(5_000)
+    assert ("no-probes", "guard") in codes(kept)
+    kept.prober.refuses = ""
+    kept.until(lambda: kept.held is LeaseState.GRANTED)
+    assert codes(kept) == []
+    kept.guarding.switch(on=False)
+    kept.turn(changed=True)
+    assert codes(kept) == [("guard-off", "guard")]
+
+
+def test_given_up_is_a_warning_until_the_vm_is_healthy() -> None:
+    kept = Kept(watched(vm=PROGRAMS)).inspected()
+    kept.power(on=False)
+    kept.turn(changed=True)
+    for _ in range(20):
+        kept.wait(60_000)
+        if kept.core.state.vm.phase is Phase.RESTARTING:
+            kept.turn(RestartEnded(kept.restarts[-1].asked_ms, Ending.DONE, "started"))
+    assert kept.core.state.vm.phase is Phase.GIVEN_UP
+    assert ("given-up", "error", "VM") in found_in(kept)
+    kept.power(on=True)
+    kept.turn(changed=True)
+    kept.wait(60_000)
+    assert found_in(kept) == []
+
+
+def found_in(kept: Kept) -> list[tuple[str, str, str]]:
+    return [(one["code"], one["severity"], one["about"]) for one in told(kept)["warnings"]]
 
 
 def test_a_vm_that_has_failed_inspects_nothing_although_frames_cross_it() -> None:

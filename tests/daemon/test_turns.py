@@ -115,6 +115,8 @@ def test_a_flood_of_news_is_bounded_and_counted(door: Door) -> None:
         for _ in range(QUEUE + 500):
             turns.tell(NEWS)
         assert turns.counters == {"bound": QUEUE, "dropped": 500}
+        assert [(one.code, one.severity) for one in turns.warnings] == [("events-dropped", "warning")]
+        assert "500 events" in turns.warnings[0].text
         await passes()
         assert [len(events) for events in core.events] == [QUEUE]
 
