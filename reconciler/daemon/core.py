@@ -16,11 +16,13 @@ memory, and the VM's restart last, when the attempt that it uses up is on disk.
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from reconciler.appliance.declared import Appliance
 from reconciler.daemon.failover import PreparedFailover
+from reconciler.daemon.guard import GuardEffects
 from reconciler.daemon.journal import Journal
+from reconciler.daemon.memory import Memory
 from reconciler.daemon.paths import Paths
 from reconciler.daemon.telling import Telling
 from reconciler.errors import HostError, TransientError
@@ -40,12 +42,12 @@ from reconciler.health.state import (
     rules_of,
 )
 from reconciler.host.signals import carrier
-from reconciler.network.audit import Audit, Beside
+from reconciler.network.audit import Audit
 from reconciler.network.conflict import Conflicts, Thing, about, suspects
 from reconciler.network.cycle import Host, audit
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Change, Difference
-from reconciler.network.path import PathGuard, Taken, by_guard_alone, doubts_of, paths
+from reconciler.network.path import Taken, by_guard_alone, doubts_of, paths
 from reconciler.network.plan import Status, forgetting, plan
 from reconciler.network.recognise import recognise
 from reconciler.network.surroundings import Surroundings
@@ -61,59 +63,6 @@ RETRY_MS = 100
 REFUSED_MS = 1_000
 # Carrier readings may change the choice, and the new choice what is looked at; more rounds than this are for later.
 _ROUNDS = 4
-
-
-class Memory(Protocol):
-    """Where the policy's state outlives the process."""
-
-    def remember(self, state: State) -> None:
-        """Keep what is worth keeping. Never raises: a full disk must not stop a failover."""
-        ...
-
-    def useless(self, error: Exception) -> None:
-        """What it gave to begin with is no memory of ours. Never raises."""
-        ...
-
-
-class GuardControl(Protocol):
-    """The dead-man switch in the kernel; the contract stands with `daemon.guard.GuardEffects`."""
-
-    @property
-    def due_ms(self) -> int:
-        """When `listen` has something to do although nothing happens."""
-        ...
-
-    def choose(self, choice: Mapping[str, str], failed: Collection[str]) -> None:
-        """Segments shall have these topologies; those that `failed` at once, whatever the VM still holds."""
-        ...
-
-    def waits_until(self, segment: str) -> int | None:
-        """Until when a segment's interfaces have to stay where they are; None: they may be moved."""
-        ...
-
-    def settle(self, found: Difference) -> tuple[Reading, ...]:
-        """The network was looked at; what the guard's probes tell that is new."""
-        ...
-
-    def listen(self) -> tuple[Reading, ...]:
-        """Something may have come from the probes, or time has passed; what is new."""
-        ...
-
-    def path_guards(self, *, ask: bool) -> Mapping[str, PathGuard]:
-        """What the table does with each guarded segment: as far as it is known, or as the kernel says when asked."""
-        ...
-
-    def compare(self, found: Difference) -> tuple[tuple[Beside, ...], tuple[Warning, ...]]:
-        """What of the table in the kernel differs from the file's, and what could not be seen."""
-        ...
-
-    def declare(self, appliance: Appliance) -> None:
-        """The file was reloaded."""
-        ...
-
-    def forget(self) -> None:
-        """What the probes told is void, and will be told again."""
-        ...
 
 
 @dataclass(slots=True)
@@ -133,7 +82,7 @@ class Core:
     memory: Memory
     restart: Callable[[RestartVm], None]
     running: Callable[[Callable[[Collection[str]], None]], None] = lambda then: then(())
-    guard: GuardControl | None = None
+    guard: GuardEffects | None = None
     paths: Paths = field(default_factory=Paths)
     state: State = field(init=False)
     found: Difference | None = field(init=False, default=None)

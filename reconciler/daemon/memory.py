@@ -4,7 +4,7 @@ It is written by a thread, and nobody waits for it but those who have to know th
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from reconciler.daemon.journal import Journal
 from reconciler.health import record
@@ -13,6 +13,18 @@ from reconciler.host import clock
 from reconciler.host.blocking import Saver
 from reconciler.host.statefile import StateFile
 from reconciler.warning import Severity, Warning
+
+
+class Memory(Protocol):
+    """Where the policy's state outlives the process."""
+
+    def remember(self, state: State) -> None:
+        """Keep what is worth keeping. Never raises: a full disk must not stop a failover."""
+        ...
+
+    def useless(self, error: Exception) -> None:
+        """What it gave to begin with is no memory of ours. Never raises."""
+        ...
 
 
 class Remembering:

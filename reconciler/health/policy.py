@@ -56,11 +56,10 @@ from dataclasses import replace
 from enum import Enum
 from typing import assert_never
 
-from reconciler.appliance.declared import INSPECT, OnFailure
-from reconciler.health import level, verdict
+from reconciler.appliance.declared import OnFailure
+from reconciler.health import decisions, level, verdict
 from reconciler.health.signal import HealthState, Reading, Rebooted
 from reconciler.health.state import (
-    RETURN,
     Choose,
     Course,
     Decision,
@@ -76,7 +75,6 @@ from reconciler.health.state import (
     State,
     VmState,
 )
-from reconciler.log_events import Level
 
 # libvirt tells who stopped a VM up to 254 ms after its tap has died, and of a reboot after 300 ms.
 SETTLE_MS = 1_000
@@ -85,14 +83,6 @@ LOST_MS = 600_000
 # Pauses between attempts to reach a hypervisor: the first one, doubled up to the last. They load nothing but a socket.
 AGAIN_MS, AGAIN_MAX_MS = 1_000, 10_000
 _MAX_DOUBLINGS = 20
-# How loudly a phase is told; the others are no bad news.
-_LEVELS: Mapping[Phase, Level] = {
-    Phase.SETTLING: "error",
-    Phase.WAITING: "error",
-    Phase.RESTARTING: "warning",
-    Phase.STOOD_DOWN: "warning",
-    Phase.GIVEN_UP: "critical",
-}
 
 
 class SegmentInput(Enum):
@@ -300,7 +290,8 @@ def _moved_vm(state: State, phase: Phase, event: Event, said: list[Decision], re
     if not (unreached and old.unreached):
         # That it is tried in vain is said once, not for as long as the hypervisor is away.
         why = tuple(dict.fromkeys(reading for name in state.segments for reading in explain(state, name)))
-        said.append(Decision(_words(state, new, event), why, level=_LEVELS.get(phase, "info")))
+        method = _method(state.rules, attempts)
+        said.append(decisions.of_the_vm(state, new, event, why, method, healthy=_felt(state) is VmInput.HEALTHY))
     if phase is Phase.STOOD_DOWN and old.phase in (Phase.STEADY, Phase.SETTLING):
         state = replace(state, segments={name: _no_flap(one) for name, one in state.segments.items()})
     return replace(state, vm=new)
@@ -327,34 +318,6 @@ def _sooner(state: State) -> State:
     if vm.due_ms is None or not vm.unreached or vm.phase is not Phase.WAITING:
         return state
     return replace(state, vm=replace(vm, due_ms=min(vm.due_ms, vm.since_ms + AGAIN_MS)))
-
-
-def _words(state: State, vm: VmState, event: Event) -> str:
-    attempts, rungs = vm.attempts, sum(rung.attempts for rung in state.rules.on_failure.ladder)
-    refused = f" ({event.reason})" if isinstance(event, RestartEnded) and event.ending is not Ending.DONE else ""
-    match vm.phase:
-        case Phase.STEADY:
-            if _felt(state) is VmInput.HEALTHY:
-                return "the VM is healthy again"
-            some = any(segment.verdict.state is HealthState.HEALTHY for segment in state.segments.values())
-            return "the VM serves some segments again" if some else "it is not certain any more that the VM has failed"
-        case Phase.SETTLING:
-            return "the VM has failed"
-        case Phase.WAITING if vm.unreached:
-            return f"the hypervisor could not be asked to restart the VM{refused}: no attempt; it is asked again"
-        case Phase.WAITING:
-            helped = f"restart {attempts} of {rungs} did not help" if attempts else "the VM does not come up by itself"
-            return f"{helped}{refused}; waiting before the next"
-        case Phase.RESTARTING:
-            return f"restarting the VM: {_method(state.rules, attempts)}, attempt {attempts} of {rungs}"
-        case Phase.BOOTING:
-            return f"the VM boots: {event.reason}" if isinstance(event, Rebooted) else "the VM boots"
-        case Phase.STOOD_DOWN:
-            return "the VM was stopped, paused or moved on purpose: it is not restarted"
-        case Phase.GIVEN_UP:
-            return f"given up after {attempts} of {rungs} restarts{refused}: repair the VM by hand"
-        case _:
-            assert_never(vm.phase)
 
 
 def _recover(state: State) -> State:
@@ -419,20 +382,6 @@ def _moved_segment(state: State, name: str, old: SegmentState, course: Course, s
     if course is Course.INSPECT and old.course is Course.PROVING:
         returned = now
     new = SegmentState(course, now, flaps, returned, old.verdict)
-    fallback = rules.on_failure.fallback(name)
-    words = {
-        Course.INSPECT: f"{fallback if old.course is Course.PROVING else 'waiting'} → {INSPECT}",
-        Course.ENDURE: f"stays on {INSPECT} while the VM is restarted",
-        Course.FALLBACK: f"{INSPECT if old.course is not Course.PROVING else 'proving'} → {fallback}",
-        Course.PROVING: f"healthy; stays on {fallback} for {hold_down(rules, new) / 1000:g} s more",
-    }
-    held = f"; held on {state.holds[name].topology}" if name in state.holds else ""
-    loud: Level = "info"
-    if course is Course.FALLBACK:
-        loud = "critical" if name in rules.on_failure.closed else "warning"
-    elif course is Course.ENDURE:
-        loud = "warning"
-    # Who has left the VM can begin to come back as often as the VM pleases.
-    topic = RETURN if Course.PROVING in (course, old.course) and course is not Course.INSPECT else ""
-    said.append(Decision(words[course] + held, explain(state, name), name, loud, topic))
+    why, hold_ms = explain(state, name), hold_down(rules, new)
+    said.append(decisions.of_a_segment(state, name, old.course, new, why=why, hold_down_ms=hold_ms))
     return new

@@ -6,7 +6,6 @@ frame that is missed because the machine was busy, unless the ring is full, whic
 """
 
 import contextlib
-import ctypes
 import mmap
 import select
 import socket
@@ -17,12 +16,12 @@ from array import array
 from collections.abc import Sequence
 from typing import Self
 
+from reconciler.host.packet_filter import LOAD_BYTE, LOAD_HALF, LOAD_WORD, attach
 from reconciler.lab.measure import Arrivals
 from reconciler.lab.namespaces import LabError, Namespace
 from reconciler.lab.source import ETHERTYPE_IPV4, MAGIC, MAX_STREAM, MIN_SIZE, UDP
 
 # linux/if_packet.h and linux/if_ether.h
-_SO_ATTACH_FILTER = 26  # asm-generic/socket.h; the socket module does not have it
 _SOL_PACKET = 263
 _PACKET_RX_RING = 5
 _PACKET_STATISTICS = 6
@@ -43,30 +42,7 @@ _LONGS = _SLOT_SIZE // 8
 _SEQUENCE, _SENT = (_FRAME_OFFSET + 46) // 8, (_FRAME_OFFSET + 54) // 8
 _STATUS_KERNEL = 0
 
-# linux/filter.h, linux/bpf_common.h: loads by absolute offset, jump if equal, return a constant.
-_LOAD_WORD, _LOAD_HALF, _LOAD_BYTE, _JUMP_EQUAL, _RETURN = 0x20, 0x28, 0x30, 0x15, 0x06
-_PACKET_TYPE = 0xFFFFF004  # SKF_AD_OFF + SKF_AD_PKTTYPE
-
 _SECOND_NS = 1_000_000_000
-
-
-def _filter(stream: int) -> bytes:
-    """Classic BPF that keeps the first `MIN_SIZE` bytes of incoming frames of the stream, and nothing else."""
-    wanted = (
-        (_LOAD_HALF, 12, ETHERTYPE_IPV4),
-        (_LOAD_BYTE, 23, UDP),
-        (_LOAD_WORD, 42, MAGIC << 16 | stream),
-    )
-    program: list[tuple[int, int, int, int]] = []
-    refuse = 2 * len(wanted) + 3
-    for load, offset, value in wanted:
-        program.append((load, 0, 0, offset))
-        program.append((_JUMP_EQUAL, 0, refuse - len(program) - 1, value))
-    program.append((_LOAD_WORD, 0, 0, _PACKET_TYPE))
-    program.append((_JUMP_EQUAL, 1, 0, socket.PACKET_OUTGOING))
-    program.append((_RETURN, 0, 0, MIN_SIZE))
-    program.append((_RETURN, 0, 0, 0))
-    return b"".join(struct.pack("HBBI", *instruction) for instruction in program)
 
 
 class Sink:
@@ -123,10 +99,8 @@ class Sink:
         self.close()
 
     def _prepare(self, blocks: int) -> None:
-        program = ctypes.create_string_buffer(_filter(self.stream))
-        attach = struct.pack("HP", (len(program) - 1) // 8, ctypes.addressof(program))
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attach)
-        self._socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
+        wanted = ((LOAD_HALF, 12, ETHERTYPE_IPV4), (LOAD_BYTE, 23, UDP), (LOAD_WORD, 42, MAGIC << 16 | self.stream))
+        attach(self._socket, wanted, MIN_SIZE)
         ring = struct.pack("4I", _BLOCK_SIZE, blocks, _SLOT_SIZE, blocks * _SLOTS_PER_BLOCK)
         self._socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING, ring)
 

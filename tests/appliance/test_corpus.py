@@ -76,12 +76,14 @@ def check_jsonschema(*files):
     return json.loads(ran.stdout)
 
 
+@pytest.mark.long
 def test_check_jsonschema_accepts():
     files = [path for path in BROKEN if not rejected(path) and not beneath_the_schema(path)]
     said = check_jsonschema(*VALID, *TOPOLOGIES, *files)
     assert said["status"] == "ok", said
 
 
+@pytest.mark.long
 def test_check_jsonschema_rejects():
     files = [path for path in BROKEN if rejected(path)]
     said = check_jsonschema(*files)

@@ -160,6 +160,7 @@ def batch(first):
     return valid
 
 
+@pytest.mark.long
 def test_mangled_files():
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         valid = sum(pool.map(batch, range(0, FILES, BATCH)))

@@ -243,6 +243,7 @@ def test_the_end_of_a_restart_that_failed_is_told() -> None:
     assert kept.texts("restart") == ["VM: it was not restarted: no such VM"]
 
 
+@pytest.mark.long
 def test_a_hypervisor_that_cannot_be_asked_uses_up_nothing_and_is_told_once() -> None:
     """Away for 77 s, and for an hour: the ladder is whole."""
     kept = Kept(watched(vm=PROGRAMS)).inspected()
@@ -664,6 +665,7 @@ def test_killed_before_the_memory_of_an_isolation_it_stays_isolated() -> None:
     assert kept.choice == "isolate"
 
 
+@pytest.mark.long
 def test_killed_between_the_memory_and_the_restart_the_attempt_counts() -> None:
     kept = Kept(watched(vm=PROGRAMS)).inspected()
     kept.power(on=False)
@@ -678,6 +680,7 @@ def test_killed_between_the_memory_and_the_restart_the_attempt_counts() -> None:
     assert [one.attempt for one in kept.restarts] == [2, 3, 4]
 
 
+@pytest.mark.long
 def test_killed_again_and_again_the_ladder_still_ends() -> None:
     kept = Kept(watched(vm=PROGRAMS)).inspected()
     kept.power(on=False)

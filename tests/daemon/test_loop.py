@@ -260,6 +260,7 @@ def living_of(folder: Path, made: dict[str, Any]) -> Living:
     return Living(appliance(**made), folder, file=json.dumps(made))
 
 
+@pytest.mark.long
 def test_reloads_with_a_source_that_ends_slowly_fail_no_vm_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -367,6 +367,7 @@ def test_no_history_breaks_a_promise(number: int) -> None:
             raise
 
 
+@pytest.mark.long
 def test_histories_reach_every_row(tables: tuple[Counted[Any, Course], Counted[Any, Phase]]) -> None:
     seed = 0
     while any(set(table.asked) < set(table) for table in tables) and seed < 400:

@@ -93,6 +93,7 @@ def test_whatever_was_refused_the_rest_converges_and_a_second_run_has_nothing_to
     assert len(world.kernel.log) == asked
 
 
+@pytest.mark.long
 @given(worlds())
 @settings(max_examples=examples(30))
 def test_a_process_killed_after_any_operation_leaves_nothing_that_the_next_run_does_not_repair(world: World) -> None:

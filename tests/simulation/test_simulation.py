@@ -45,6 +45,7 @@ def test_a_seed_lives_the_same_life_each_time() -> None:
     assert (one.steps, one.now, one.kernel.log) == (other.steps, other.now, other.kernel.log)
 
 
+@pytest.mark.long
 def test_a_seed_that_fails_prints_the_line_that_replays_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,23 +2,19 @@
 
 import contextlib
 import socket
-import struct
-from array import array
 
 from reconciler.errors import HostError
+from reconciler.host.packet_filter import LOAD_BYTE, LOAD_WORD, attach
 
 SECRET = 5
 """Bytes of a mark that are the same for all probes of a guard; the sixth is the direction's number."""
 
 # asm-generic/socket.h, linux/if_packet.h, linux/if_ether.h; the socket module does not have them.
-_SO_ATTACH_FILTER, _SO_LOCK_FILTER = 26, 44
+_SO_LOCK_FILTER = 44
 _SO_TIMESTAMPNS = 35
 _SOL_PACKET, _PACKET_IGNORE_OUTGOING = 263, 23
 _ETH_P_ALL = 3
 
-# linux/filter.h, linux/bpf_common.h: loads by absolute offset, jump if equal, return a constant.
-_LOAD_WORD, _LOAD_BYTE, _JUMP_EQUAL, _RETURN = 0x20, 0x30, 0x15, 0x06
-_PACKET_TYPE = 0xFFFFF004  # SKF_AD_OFF + SKF_AD_PKTTYPE
 _SOURCE = 6  # where an Ethernet frame has its source address
 _WHOLE = 0xFFFF
 
@@ -43,9 +39,8 @@ def adapter_socket(interface: str, mark: bytes) -> socket.socket:
     except OSError as error:
         raise HostError(f"cannot open a packet socket: {error.strerror}; it takes the capability CAP_NET_RAW") from None
     try:
-        program = array("B", _filter(mark))
-        attach = struct.pack("HP", len(program) // 8, program.buffer_info()[0])
-        made.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attach)
+        secret = ((LOAD_WORD, _SOURCE, int.from_bytes(mark[:4], "big")), (LOAD_BYTE, _SOURCE + 4, mark[4]))
+        attach(made, secret, _WHOLE)
         made.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
         made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
@@ -58,21 +53,3 @@ def adapter_socket(interface: str, mark: bytes) -> socket.socket:
         made.close()
         raise HostError(f"cannot hear probes on {interface}: {error.strerror}") from None
     return made
-
-
-def _filter(mark: bytes) -> bytes:
-    """Classic BPF that passes incoming frames whose source begins with the secret."""
-    wanted = (
-        (_LOAD_WORD, _SOURCE, int.from_bytes(mark[:4], "big")),
-        (_LOAD_BYTE, _SOURCE + 4, mark[4]),
-    )
-    program: list[tuple[int, int, int, int]] = []
-    refuse = 2 * len(wanted) + 3
-    for load, offset, value in wanted:
-        program.append((load, 0, 0, offset))
-        program.append((_JUMP_EQUAL, 0, refuse - len(program) - 1, value))
-    program.append((_LOAD_BYTE, 0, 0, _PACKET_TYPE))
-    program.append((_JUMP_EQUAL, 1, 0, socket.PACKET_OUTGOING))
-    program.append((_RETURN, 0, 0, _WHOLE))
-    program.append((_RETURN, 0, 0, 0))
-    return b"".join(struct.pack("HBBI", *instruction) for instruction in program)

@@ -11,6 +11,7 @@ from reconciler.appliance.declared import Guard
 from reconciler.errors import HostError
 from reconciler.guard.rules import Guarded, Place, comment_of, ruleset, table_of
 from reconciler.host.guard import messages
+from reconciler.host.guard.netfilter import Netfilter
 from reconciler.host.guard.table import KernelTable
 from reconciler.host.netlink import encoder, rtnetlink
 
@@ -101,13 +102,13 @@ def test_our_table_is_taken_away_by_its_number_and_no_other(monkeypatch: pytest.
         assert table.remove().handle is None
         # Somebody was faster, and has made another one of that name: it has not the number that was seen.
         nft("-f", "-", text=ours)
-        send = table._netfilter.send
+        send = Netfilter.send
 
-        def faster(batch: bytes) -> None:
+        def faster(self: Netfilter, batch: bytes) -> None:
             nft("-f", "-", text=f"delete table netdev {table_of('x')}\n{ours}\n")
-            send(batch)
+            send(self, batch)
 
-        monkeypatch.setattr(table._netfilter, "send", faster)
+        monkeypatch.setattr(Netfilter, "send", faster)
         table.remove()
         assert table_of("x") in nft("list", "tables")
 

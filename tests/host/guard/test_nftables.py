@@ -187,6 +187,7 @@ def test_an_interface_that_was_made_again_is_not_taken_for_the_old_one() -> None
         assert 'fwd to "other"' not in nft("list", "table", "netdev", "t")
 
 
+@pytest.mark.long
 @pytest.mark.netns
 @pytest.mark.usefixtures("here")
 def test_threads_in_several_namespaces_do_not_get_in_each_others_way() -> None:
