@@ -15,7 +15,7 @@ from reconciler.daemon.journal import LEVELS, Journal
 from reconciler.errors import HostError, ReconcilerError, TransientError
 from reconciler.guard import effects, events, orders, state, status, step, warnings
 from reconciler.guard.compare import compare, unseen
-from reconciler.guard.rules import Contents, Guarded, Ruleset, bind_guard, digest_of
+from reconciler.guard.rules import Contents, Guarded, Ruleset, bind_guard, digest_of, lost_ports
 from reconciler.guard.status import gate_of, hooks_of, known_gate
 from reconciler.health.signal import Reading
 from reconciler.network.audit import Beside
@@ -128,7 +128,7 @@ class GuardEffects:
         if not self.state.segments:
             return ()
         appliance = self.state.appliance
-        bound = bind_guard(appliance, found.desired, found.actual)
+        bound = bind_guard(appliance, found.desired, found.actual, lost_ports(self.state.nics, found.problems))
         topologies = recognise(appliance, found.actual)
         inspected = frozenset(name for name, topology in topologies.items() if topology == INSPECT)
         return self._step(events.Observed(bound, in_place(appliance, found), inspected))
@@ -229,7 +229,7 @@ class GuardEffects:
         except ReconcilerError as error:
             return (), ((unseen(str(error)),) if self.state.segments else ())
         appliance, table = self.state.appliance, self.state.table
-        bound = bind_guard(appliance, found.desired, found.actual)
+        bound = bind_guard(appliance, found.desired, found.actual, lost_ports(self.state.nics, found.problems))
         made = digest_of(appliance.sku, bound, self.state.secret)
         differs = compare(
             appliance,

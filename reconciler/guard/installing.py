@@ -33,7 +33,8 @@ def observed(turn: Turn, event: Observed) -> bool:
     if not turn.state.segments:
         return False
     if event.bound != turn.state.seen or not turn.state.table.made:
-        turn.set(seen=event.bound)
+        seen = {place.role: place.index for one in event.bound for place in one.ports if place.index}
+        turn.set(seen=event.bound, nics={**turn.state.nics, **seen})
         turn.table(made=digest_of(turn.state.appliance.sku, event.bound, turn.state.secret))
     table = turn.state.table
     settled = table.made == table.digest and not table.suspicious and turn.now < table.check_ms

@@ -25,9 +25,11 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from reconciler.appliance.declared import INSPECT, Appliance, Guard
 from reconciler.network.state import Network, Role, Setting, pinned_mac
+from reconciler.warning import Warning
 
 # Before everybody else's rules: those of the host's firewall must not see the wire's frames (NF_IP_PRI_FIRST is the
 # least; something is left for who needs to be earlier).
@@ -171,14 +173,43 @@ def stance(appliance: Appliance, segment: str, topology: str) -> Stance:
     return Stance.TRIPPED if topology == appliance.on_failure.fallback(segment) else Stance.ASIDE
 
 
-def bind_guard(appliance: Appliance, desired: Network, actual: Network) -> tuple[Guarded, ...]:
-    """The guarded segments on the live host. `desired`: any desired network of the appliance, bound to live NICs."""
+def bind_guard(
+    appliance: Appliance, desired: Network, actual: Network, lost: Mapping[str, int] | None = None
+) -> tuple[Guarded, ...]:
+    """The guarded segments on the live host. `desired`: any desired network of the appliance, bound to live NICs.
+
+    `lost`: see `lost_ports`. Such a port is where it was as long as that NIC lives, whatever it is called by now:
+    nobody knows of another, and frames still come by it.
+    """
     names = {(link.role.kind, link.role.name): link.name for link in desired.links if link.role}
+    if lost:
+        taken = set(names.values())
+        free = {link.nic.index: link.name for link in actual.links if link.nic and link.name not in taken}
+        names |= {("port", role): free[index] for role, index in lost.items() if index in free}
     return tuple(
         _bound(appliance, name, segment.guard, names, actual)
         for name, segment in appliance.segments.items()
         if segment.guard is not None
     )
+
+
+def recall_nics(kept: Mapping[str, Any]) -> dict[str, int]:
+    """Of what the guard's notes hold: the NIC that each port was last, by its index.
+
+    Raises:
+        TypeError, ValueError, AttributeError: they are no notes of ours.
+
+    """
+    return {str(role): int(index) for role, index in kept.get("nics", {}).items()}
+
+
+def lost_ports(nics: Mapping[str, int], problems: Iterable[Warning]) -> dict[str, int]:
+    """The ports of which it is not known any more which NIC they are, and the index of the one that each was last.
+
+    `nics`: that of each port that was ever found.
+    """
+    unknown = {one.about for one in problems if one.code in ("port-missing", "port-ambiguous")}
+    return {role: index for role, index in nics.items() if str(Role("port", role)) in unknown}
 
 
 def _bound(

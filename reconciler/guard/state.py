@@ -113,7 +113,7 @@ class GuardState:
     which its tokens are made; `serial` counts them, so that none comes twice. `bound`: the segments that the table in
     the kernel is for; `seen`: the same at the last look at the network. `looked_ms`: when leases were looked at.
     `wanted`: what the prober shall do, made for `wanted_for`. `former`: what was counted of segments that have no guard
-    any more, and may have one again.
+    any more, and may have one again. `nics`: by port, the index of the NIC that it was when it was seen last.
     """
 
     appliance: Appliance
@@ -132,3 +132,4 @@ class GuardState:
     wanted_for: tuple[object, ...] = ()
     former: Mapping[str, Exposure] = field(default_factory=dict)
     kept: Any = None
+    nics: Mapping[str, int] = field(default_factory=dict)

@@ -60,6 +60,7 @@ from reconciler.guard.events import (
 )
 from reconciler.guard.exposure import NO_EXPOSURE, Exposure
 from reconciler.guard.installing import CHECK_MS
+from reconciler.guard.rules import recall_nics
 from reconciler.guard.state import GuardState, SegmentGuard, TableState
 from reconciler.guard.table import LeaseState
 from reconciler.guard.turn import Turn
@@ -81,7 +82,8 @@ def begin(appliance: Appliance, secret: bytes, nonce: bytes, kept: Mapping[str, 
     """
     on, table, exposures = recall(kept) if kept else (True, TableState(), {})
     secret = (bytes.fromhex(kept["secret"]) if kept else b"") or secret
-    turn = Turn(GuardState(appliance, secret, nonce, {}, on=on, table=table, former=exposures), 0)
+    nics = recall_nics(kept) if kept else {}
+    turn = Turn(GuardState(appliance, secret, nonce, {}, on=on, table=table, former=exposures, nics=nics), 0)
     for name in _guarded(appliance):
         turn.segment(name, SegmentGuard(turn.token(name), exposure=exposures.get(name, NO_EXPOSURE)))
     return turn.state
@@ -96,6 +98,7 @@ def recall(kept: Mapping[str, Any]) -> tuple[bool, TableState, Mapping[str, Expo
     """
     if len(bytes.fromhex(kept["secret"])) not in (0, SECRET_BYTES):
         raise ValueError("no secret")
+    recall_nics(kept)
     fingerprint = kept["fingerprint"]
     table = TableState(str(kept["digest"]), None if fingerprint is None else str(fingerprint))
     return kept["on"] is True, table, {str(name): Exposure.recall(one) for name, one in kept["segments"].items()}

@@ -97,6 +97,7 @@ class Turn:
             "secret": state.secret.hex(),
             "digest": state.table.digest,
             "fingerprint": state.table.fingerprint,
+            "nics": dict(state.nics),
             "segments": {name: one.kept() for name, one in self.exposures().items()},
         }
         if value != state.kept:

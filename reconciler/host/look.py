@@ -5,7 +5,7 @@ from typing import Any
 
 from reconciler.appliance.declared import INSPECT, Appliance
 from reconciler.guard.compare import compare, unseen
-from reconciler.guard.rules import bind_guard, digest_of
+from reconciler.guard.rules import bind_guard, digest_of, lost_ports, recall_nics
 from reconciler.host import clock
 from reconciler.host.guard.reading import TableSeen, read_table, recall_guard
 from reconciler.host.netlink.kernel import Kernel
@@ -40,13 +40,13 @@ def _guard(appliance: Appliance, found: Difference, seen: TableSeen) -> Iterator
         return
     noted = recall_guard(appliance.sku) or {}
     try:
-        secret = bytes.fromhex(str(noted.get("secret", "")))
-    except ValueError:
-        secret = b""
+        secret, lost = bytes.fromhex(str(noted.get("secret", ""))), lost_ports(recall_nics(noted), found.problems)
+    except (ValueError, TypeError, AttributeError):
+        secret, lost = b"", {}
     yield from compare(
         appliance,
         on=noted.get("on") is not False,
-        made=digest_of(appliance.sku, bind_guard(appliance, found.desired, found.actual), secret),
+        made=digest_of(appliance.sku, bind_guard(appliance, found.desired, found.actual, lost), secret),
         digest=str(noted.get("digest")),
         noted=noted.get("fingerprint"),
         fingerprint=seen.fingerprint,

@@ -268,3 +268,32 @@ def test_a_longer_hold_is_no_other_path(kept: Guarded) -> None:
     after = status(kept)[1]["segments"][0]
     assert after["path_since"][:18] == before["path_since"][:18]
     assert kept.cli("release").code == 0
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_nic_that_was_renamed_and_then_the_vm_dies(kept: Guarded, *, restarted: bool) -> None:
+    kept.hand("ip link set nic1 down; ip link set nic1 name lan9; ip link set lan9 up")
+    try:
+        kept.until(lambda: "port-missing" in codes(status(kept)[1]), "the news")
+        if restarted:
+            kept.end()
+            kept.start()
+        assert path(kept)[1] in ("inspected", "bypassed")
+        hang(kept)
+        kept.until(lambda: path(kept)[:2] == (4, "bypassed"), "the guard's path")
+        assert crossing(kept.lab, fitting()).exact
+        kept.kill()
+        assert path(kept) == (4, "bypassed", "guard")
+    finally:
+        kept.hand("ip link set lan9 down; ip link set lan9 name nic1; ip link set nic1 up")
+
+
+def test_a_nic_that_was_renamed_and_a_hold_on_bypass(kept: Guarded) -> None:
+    kept.hand("ip link set nic1 down; ip link set nic1 name lan9; ip link set lan9 up")
+    try:
+        kept.until(lambda: "port-missing" in codes(status(kept)[1]), "the news")
+        kept.cli("hold", "bypass", "--for", "30m", "--reason", "tests")
+        kept.until(lambda: path(kept) == (4, "bypassed", "guard"), "the guard's path")
+        assert crossing(kept.lab, fitting()).exact
+    finally:
+        kept.hand("ip link set lan9 down; ip link set lan9 name nic1; ip link set nic1 up")
