@@ -59,7 +59,7 @@ def test_no_command_runs_what_lies_in_the_callers_folder(host: Live, trap: Path)
         ("unit", "-f", "new.yaml", "--print", "networkmanager"): 0,
         ("run", "-f", "broken.yaml"): 1,
         ("-f", "new.yaml"): 0,
-        ("status", "-f", "new.yaml"): 1,
+        ("status", "-f", "new.yaml"): 5,
     }
     for words, code in commands.items():
         done = typed(host, trap, *words)
