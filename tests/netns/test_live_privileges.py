@@ -129,8 +129,9 @@ def status(host: Live) -> dict:
 
 
 def until(host: Live, reached) -> dict:
+    """What the daemon says; before it listens, `status` has the kernel's answer."""
     deadline = time.monotonic() + 20
-    while not reached(found := status(host)):
+    while not ((found := status(host)).get("pid") and reached(found)):
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
     return found
