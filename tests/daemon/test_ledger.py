@@ -293,3 +293,21 @@ def test_one_that_has_nothing_to_say_says_so_each_hour(tmp_path: Path, monkeypat
         one.alive()
     one.wait(5)
     assert [row["entry"]["kind"] for row in rows(tmp_path)] == ["start", "alive", "alive"]
+
+
+def test_who_holds_is_told_that_it_is_not_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def scene(living: Living) -> None:
+        await living.goes_to("inspect")
+        with monkeypatch.context() as disk:
+            disk.setattr(living.daemon._ledger._file, "_put", full)
+            answer = await living.ask("hold", topology="bypass", reason="x", seconds=60)
+            assert "No space left on device" in answer["unkept"]
+            assert answer["choice"] == {"a": "bypass", "b": "bypass"}
+            assert [one["code"] for one in (await living.status())["warnings"]] == ["ledger-unwritten"]
+        assert (await living.ask("release"))["unkept"] == ""
+        assert len(entries(tmp_path, "hold")) == 4
+
+    living(tmp_path).lives(scene)
