@@ -105,7 +105,7 @@ def status(
     """
     from reconciler.cli import status_text
     from reconciler.cli.watch import watch as watch_until_interrupted
-    from reconciler.control.client import status_of
+    from reconciler.control.client import forget_hung, status_of
 
     if brief and output == "json":
         raise click.UsageError("--short is for text; JSON has all there is")
@@ -122,6 +122,7 @@ def status(
         return list(status_text.shown(found, columns))
 
     def lines_or_why_not() -> list[Said]:
+        forget_hung()
         try:
             return lines(look())
         except ReconcilerError as error:

@@ -10,7 +10,7 @@ from reconciler.errors import HostError, ReconcilerError, TransientError
 from reconciler.host import places
 from reconciler.warning import Severity, Warning
 
-# Daemons that this process has waited for in vain: once is enough.
+# Daemons that this process has waited for in vain: once is enough, for what is done at once.
 _HUNG: dict[Path, HungError] = {}
 
 
@@ -139,6 +139,11 @@ def answer_of(file: Path | None, **request: Any) -> dict[str, Any]:
     if hung := _HUNG.get(path):
         raise hung
     return ask(path, **request)
+
+
+def forget_hung() -> None:
+    """Ask again also those that did not answer: for whoever goes on looking."""
+    _HUNG.clear()
 
 
 def check_kept(answer: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from commandline import PROGRAM, Done, environment
@@ -714,21 +714,34 @@ def test_the_vm_dies_while_held_on_inspect_and_nothing_moves(kept: Keeping) -> N
 
 def test_watching_prints_again_when_something_changed(kept: Keeping) -> None:
     program = kept.lab.host.spawn(
-        [*PROGRAM, "status", "--watch"], env=environment(**kept.folders), stdout=subprocess.PIPE, text=True
+        [*PROGRAM, "-f", str(kept.file), "status", "--watch"],
+        env=environment(**kept.folders),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with ending(program) as watching:
         out = watching.stdout
         assert out is not None
         assert out.readline() == "● keep  INSPECTED  as declared\n"
         assert out.readline().startswith("  wire  inspected  ")
+        # One that does not answer is asked again.
+        assert kept.process is not None
+        kept.process.send_signal(signal.SIGSTOP)
+        _read_until(out, "● keep  INSPECTED  ", "the daemon hangs\n")
+        kept.process.send_signal(signal.SIGCONT)
+        _read_until(out, "● keep  INSPECTED  as declared\n")
         kept.ask("hold", topology="bypass", reason="x", seconds=60)
-        line = out.readline()
-        while not line.startswith("  wire  bypassed"):
-            assert line
-            line = out.readline()
+        _read_until(out, "  wire  bypassed")
         watching.send_signal(signal.SIGINT)
         watching.communicate(timeout=SOON_S)
         assert watching.returncode == 0
+
+
+def _read_until(out: IO[str], begin: str, end: str = "") -> None:
+    line = out.readline()
+    while not (line.startswith(begin) and line.endswith(end)):
+        assert line
+        line = out.readline()
 
 
 def test_the_daemon_answers_a_dry_run_and_a_reconciliation(kept: Keeping) -> None:
