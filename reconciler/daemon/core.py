@@ -23,7 +23,7 @@ from reconciler.daemon.failover import PreparedFailover
 from reconciler.daemon.guard import GuardEffects
 from reconciler.daemon.journal import Journal
 from reconciler.daemon.memory import Memory
-from reconciler.daemon.paths import Paths
+from reconciler.daemon.paths import Paths, doubts
 from reconciler.daemon.telling import Telling
 from reconciler.errors import HostError, TransientError
 from reconciler.health import policy, record
@@ -47,7 +47,7 @@ from reconciler.network.conflict import Conflicts, Thing, about, suspects
 from reconciler.network.cycle import Host, audit
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Change, Difference
-from reconciler.network.path import Taken, by_guard_alone, doubts_of, paths
+from reconciler.network.path import Taken, paths
 from reconciler.network.plan import Status, forgetting, plan
 from reconciler.network.recognise import recognise
 from reconciler.network.surroundings import Surroundings
@@ -98,7 +98,6 @@ class Core:
     _remembered: Any = field(init=False, default=None)
     _prepared: PreparedFailover = field(init=False)
     _sent: tuple[Change, ...] = field(init=False, default=())
-    _seen_for: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.telling = Telling(self.journal)
@@ -218,7 +217,12 @@ class Core:
         found = self.audit()
         guards = self.guard.path_guards(ask=True) if self.guard else {}
         beside, unseen = self.guard.compare(found) if self.guard else ((), ())
-        return Audit(found, beside, paths(self.appliance, found.actual, guards, self._doubts(found)), unseen)
+        return Audit(
+            found,
+            beside,
+            paths(self.appliance, found.actual, guards, doubts(self.appliance, self.state, found)),
+            unseen,
+        )
 
     def audit(self) -> Difference:
         """What differs now from what is wanted. Changes nothing.
@@ -233,24 +237,8 @@ class Core:
         """Where frames go now, by what was seen last; `ask`: what the guard has, the kernel is asked for again."""
         guards = self.guard.path_guards(ask=ask) if self.guard else {}
         found = None if self.unread else self.found
-        seen_for = (self.appliance, found, guards, {name: one.verdict for name, one in self.state.segments.items()})
-        if self._seen_for is None or seen_for != self._seen_for:
-            self._seen_for = seen_for
-            if found is None:
-                taken = {name: by_guard_alone(guards.get(name)) for name in self.state.segments}
-            else:
-                taken = paths(self.appliance, found.actual, guards, self._doubts(found))
-            self.paths.see(taken, self.clock(), self.journal)
+        self.paths.look(self.appliance, self.state, found, guards, now=self.clock(), journal=self.journal)
         return self.paths.taken
-
-    def _doubts(self, found: Difference) -> Mapping[str, str]:
-        """Why nobody can say that a VM gets what shall cross it, and inspects it."""
-        doubts = doubts_of(self.appliance, found.warnings)
-        for name, segment in self.state.segments.items():
-            if segment.verdict.state is HealthState.FAILED:
-                failed = "; ".join(["the VM has failed", *map(str, policy.explain(self.state, name))])
-                doubts[name] = "; ".join(filter(None, (failed, doubts.get(name))))
-        return doubts
 
     # Deciding
 

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ from reconciler.daemon.core import Core
 from reconciler.daemon.effects import Restarts
 from reconciler.daemon.guard import Background
 from reconciler.daemon.journal import Journal
-from reconciler.daemon.kernel_guard import KernelGuard
 from reconciler.daemon.ledger import Ledger
 from reconciler.daemon.memory import Remembering
+from reconciler.daemon.parts import Parts, PathFile, this_host
 from reconciler.daemon.paths import Paths
 from reconciler.daemon.sources import Sources
 from reconciler.daemon.tasks import OneByOne, Tasks
@@ -37,10 +36,7 @@ from reconciler.host import accepted, clock, places
 from reconciler.host.accepted import InForce
 from reconciler.host.blocking import Saver, Workers
 from reconciler.host.hypervisor.own_actions import OwnActions
-from reconciler.host.netlink import encoder
-from reconciler.host.netlink.kernel import Kernel
-from reconciler.host.netlink.watch import Watch
-from reconciler.host.path_notes import noted, path_notes, recall_paths
+from reconciler.host.path_notes import recall_paths
 from reconciler.host.programs import running_programs
 from reconciler.host.prover import prove
 from reconciler.host.service import Service
@@ -55,37 +51,6 @@ _READ_S, _PROVE_S = 10.0, 70.0
 _FIND_S = 5.0
 # Who has to know that something is on disk waits so long. Then it goes without.
 _KEEP_S, _KEEP_AT_END_S = 5.0, 0.4
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What of a host the daemon works with."""
-
-    kernel: Kernel
-    watch: Watch
-    guard: KernelGuard
-
-    def close(self) -> None:
-        """Let go of it; the network and the guard stay as they are."""
-        self.guard.close()
-        self.watch.close()
-        self.kernel.close()
-
-
-def this_host(appliance: Appliance, journal: Journal, background: Background) -> Parts:
-    """The network namespace that the thread is in."""
-    encoder.load()  # no module is imported when the VM has failed
-    return Parts(Kernel(), Watch(), KernelGuard(appliance, journal, background))
-
-
-class _PathNotes:
-    """Since when paths are what they are; who cannot write it has told so of what matters more (`KernelGuard`)."""
-
-    def __init__(self, sku: str) -> None:
-        self._saver = Saver(path_notes(sku).write)
-
-    def write(self, value: Any) -> None:
-        self._saver.write(noted(value))
 
 
 class Daemon:
@@ -125,7 +90,7 @@ class Daemon:
             self._restart,
             self._programs,
             self._parts.guard.effects,
-            Paths(notes=_PathNotes(appliance.sku), kept=recall_paths(appliance.sku)),
+            Paths(notes=PathFile(appliance.sku), kept=recall_paths(appliance.sku)),
         )
         self._service = Service()
         self._turns = Turns(core, self._service, journal, self._broken, self._turned)

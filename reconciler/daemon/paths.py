@@ -8,8 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from reconciler.appliance.declared import Appliance
 from reconciler.daemon.journal import Journal
-from reconciler.network.path import Path, Taken, recall_since
+from reconciler.health import policy
+from reconciler.health.signal import HealthState
+from reconciler.health.state import State
+from reconciler.network.diff import Difference
+from reconciler.network.path import Path, PathGuard, Taken, by_guard_alone, doubts_of, paths, recall_since
 
 _LEVELS = {
     Path.INSPECTED: logging.INFO,
@@ -52,7 +57,29 @@ class Paths:
         self._notes = notes
         self.changed = changed
         self.taken: dict[str, Taken] = {}
+        self._seen_for: Any = None
         self._since = recall_since(kept or {})
+
+    def look(
+        self,
+        appliance: Appliance,
+        state: State,
+        found: Difference | None,
+        guards: Mapping[str, PathGuard],
+        *,
+        now: int,
+        journal: Journal,
+    ) -> None:
+        """Where frames go by what was seen last, if any of it has changed. `found` None: it could not be seen."""
+        seen_for = (appliance, found, guards, {name: one.verdict for name, one in state.segments.items()})
+        if seen_for == self._seen_for:
+            return
+        self._seen_for = seen_for
+        if found is None:
+            taken = {name: by_guard_alone(guards.get(name)) for name in state.segments}
+        else:
+            taken = paths(appliance, found.actual, guards, doubts(appliance, state, found))
+        self.see(taken, now, journal)
 
     def see(self, taken: Mapping[str, Taken], now: int, journal: Journal) -> None:
         """Where frames go at `now`, in milliseconds of a clock that all processes of a boot share."""
@@ -76,6 +103,16 @@ class Paths:
         """When the path of a segment became what it is; None: it was never seen."""
         found = self._since.get(segment)
         return found and found[1]
+
+
+def doubts(appliance: Appliance, state: State, found: Difference) -> Mapping[str, str]:
+    """Why nobody can say that a VM gets what shall cross it, and inspects it."""
+    doubted = doubts_of(appliance, found.warnings)
+    for name, segment in state.segments.items():
+        if segment.verdict.state is HealthState.FAILED:
+            failed = "; ".join(["the VM has failed", *map(str, policy.explain(state, name))])
+            doubted[name] = "; ".join(filter(None, (failed, doubted.get(name))))
+    return doubted
 
 
 def _tell(change: PathChange, journal: Journal) -> None:

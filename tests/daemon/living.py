@@ -17,7 +17,8 @@ from reconciler.appliance.declared import Appliance
 from reconciler.control.ask import ask, socket_of
 from reconciler.daemon.guard import GuardEffects
 from reconciler.daemon.journal import Journal
-from reconciler.daemon.loop import Daemon, Parts
+from reconciler.daemon.loop import Daemon
+from reconciler.daemon.parts import Parts
 from reconciler.guard.step import begin
 from reconciler.host import clock
 from reconciler.host.accepted import InForce
