@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from reconciler.guard import orders
-from reconciler.guard.effects import Grant, ReadCounters, Renew, StandAside, Tell, Withdraw
+from reconciler.guard.effects import Grant, Renew, StandAside, Tell, Withdraw
 from reconciler.guard.events import Chosen, LeasesFound
 from reconciler.guard.rules import Guarded, stance
 from reconciler.guard.state import SegmentGuard
@@ -78,7 +78,7 @@ def _grant(turn: Turn, one: Guarded, segment: SegmentGuard) -> None:
     turn.hold(one.name, LeaseState.GRANTED, renewed_at=turn.now)
     if opened or not turn.state.segments[one.name].exposure.is_told(turn.now):
         turn.change(one.name, returned=True)
-        turn.do(ReadCounters())
+        turn.count()
 
 
 def _proven(turn: Turn, one: Guarded, segment: SegmentGuard) -> bool:

@@ -566,3 +566,34 @@ def test_an_answer_that_is_late_changes_nothing_that_it_must_not() -> None:
     before = machine.state
     machine.tell(Installed("late"))
     assert replace(machine.state, kept=None) == replace(before, kept=None), "nobody is putting a table"
+
+
+def test_the_counters_are_read_once_for_all_segments_that_come_back_at_once() -> None:
+    names = ("left", "right")
+    of = appliance(
+        schema="reconciler/v1",
+        appliance={"sku": "four"},
+        ports={role: {"match": {"name": f"eth{role}"}} for role in "abcd"},
+        segments={"left": ["a", "b"], "right": ["c", "d"]},
+        vm={"adapters": {role: {"interface": f"vif{role}"} for role in "abcd"}},
+        topologies={"inspect": {"pair": "all"}, "bypass": {"join": "all"}},
+        guard={},
+    )
+    both = tuple(
+        Guarded(name, of.segments[name].guard, *(tuple(Place(role, role, 1) for role in roles) for _ in range(2)))  # type: ignore[arg-type]
+        for name, roles in zip(names, ("ab", "cd"), strict=True)
+    )
+    machine = Machine(of)
+    machine.tell(Chosen(dict.fromkeys(names, "bypass"), frozenset()))
+    for event in (Observed(both, frozenset(names), frozenset()), TableFound(), Installed("print")):
+        machine.tell(event)
+    machine.tell(ProberThere())
+    machine.now += 100
+    machine.tell(Chosen(dict.fromkeys(names, "inspect"), frozenset()))
+    machine.tell(Observed(both, frozenset(names), frozenset(names)))
+    tokens = {name: one.token for name, one in machine.state.segments.items()}
+    heads = {way: head for one in both for way, head in orders.addresses(one, b"s" * 16, tokens[one.name]).items()}
+    told = tuple(DirectionReport(way, head, "back", 0, 9, 9, 0, None, 0) for way, head in heads.items())
+    machine.tell(ProberReported((ProberReport(machine.now * 1_000, told, 0, 0, 0, 0, "fifo 10", "", 0),)))
+    kinds = [type(one) for one in machine.last if isinstance(one, effects.Grant | effects.ReadCounters)]
+    assert kinds == [effects.Grant, effects.Grant, effects.ReadCounters]
