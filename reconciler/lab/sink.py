@@ -101,6 +101,7 @@ class Sink:
     def _prepare(self, blocks: int) -> None:
         wanted = ((LOAD_HALF, 12, ETHERTYPE_IPV4), (LOAD_BYTE, 23, UDP), (LOAD_WORD, 42, MAGIC << 16 | self.stream))
         attach(self._socket, wanted, MIN_SIZE)
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
         ring = struct.pack("4I", _BLOCK_SIZE, blocks, _SLOT_SIZE, blocks * _SLOTS_PER_BLOCK)
         self._socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING, ring)
 
