@@ -114,10 +114,10 @@ def _shares(one: Reported) -> Iterator[str]:
     yield f"<table><thead><tr><th>segment</th>{heads}</tr></thead><tbody>"
     for segment in one.segments:
         cells = "".join(_share(segment, share, one.until_ms - one.since_ms) for share in SHARES)
-        told = "; ".join(_frames(segment))
+        text = "; ".join(_frames(segment))
         yield f"<tr><td>{_text(segment.segment)}</td>{cells}</tr>"
-        if told:
-            yield f'<tr><td></td><td colspan="{len(SHARES)}">{told[:1].upper()}{told[1:]}.</td></tr>'
+        if text:
+            yield f'<tr><td></td><td colspan="{len(SHARES)}">{text[:1].upper()}{text[1:]}.</td></tr>'
     yield "</tbody></table>"
 
 
@@ -199,9 +199,9 @@ def _happened(one: Reported) -> Iterator[str]:
 def _row(one: Reported, entry: Entry) -> str:
     lasted = "" if entry.to_ms == entry.from_ms else span(one.lasted(entry))
     more = "<br>so far" if entry.to_ms is None else ""
-    told = "".join(f"<p>{_text(line)}</p>" for line in details(entry))
+    text = "".join(f"<p>{_text(line)}</p>" for line in details(entry))
     cells = [
         f'<td class="when">{second(entry.from_ms)}</td><td class="when">{lasted}{more}</td>',
-        f'<td>{_text(entry.kind.value)}</td><td>{_text(entry.segment)}</td><td class="why">{told}</td>',
+        f'<td>{_text(entry.kind.value)}</td><td>{_text(entry.segment)}</td><td class="why">{text}</td>',
     ]
     return f"<tr>{''.join(cells)}</tr>"

@@ -100,8 +100,8 @@ def _happened(one: Reported, entry: Entry) -> Iterator[Said]:
     )
     where = f"  {escaped(entry.segment)}" if entry.segment else ""
     yield Said(f"  {second(entry.from_ms)}  {lasted:>14}  {kind}{where}")
-    for told in details(entry):
-        yield from _wrapped(f"    {escaped(told)}")
+    for more in details(entry):
+        yield from _wrapped(f"    {escaped(more)}")
 
 
 def details(entry: Entry) -> Iterator[str]:

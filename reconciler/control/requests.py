@@ -103,8 +103,8 @@ class Requests:
         done = TurnReport(before, Plan((), ()), (), after)
         made: dict[str, Any] = {"mine": True, "converged": done.converged}
         if request.get("output") == "json":
-            told = report.result_json(core.appliance, core.state.choice, done, interrupted=False)
-            made["json"] = enveloped(told, self.digest)
+            value = report.result_json(core.appliance, core.state.choice, done, interrupted=False)
+            made["json"] = enveloped(value, self.digest)
         else:
             made["lines"] = list(
                 report.result(report.title(core.appliance, core.state.choice), done, interrupted=False)

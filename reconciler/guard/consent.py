@@ -76,7 +76,7 @@ def _grant(turn: Turn, one: Guarded, segment: SegmentGuard) -> None:
     turn.do(Grant(one, segment.token))
     opened = segment.exposure.open_since is not None
     turn.hold(one.name, LeaseState.GRANTED, renewed_at=turn.now)
-    if opened or not turn.state.segments[one.name].exposure.is_told(turn.now):
+    if opened or not turn.state.segments[one.name].exposure.is_reported(turn.now):
         turn.change(one.name, returned=True)
         turn.count()
 

@@ -32,18 +32,18 @@ class Exposure:
 
     `open_since`: since when no lease stands and nothing stands aside; None while the VM (or the switches) have the
     wire. `open_within`: how well that is known. `open_ms`: for how long that was so before. `trips`: how often the
-    kernel was first. `total`: all that was counted; `told`, `told_ms`: how much of it, and of the time, was told
-    already. `seen`: what the table `handle` had counted when it was last looked at.
+    kernel was first. `total`: all that was counted; `reported`, `reported_ms`: how much of it, and of the time, was
+    told already. `seen`: what the table `handle` had counted when it was last looked at.
     """
 
     open_since: int | None = None
     open_ms: int = 0
     trips: int = 0
     total: Count = NOTHING
-    told: Count = NOTHING
+    reported: Count = NOTHING
     seen: Count = NOTHING
     handle: int | None = None
-    told_ms: int = 0
+    reported_ms: int = 0
     open_within: int = 0
 
     def opened(self, now: int, within: int = 0) -> Self:
@@ -78,15 +78,15 @@ class Exposure:
             before = NOTHING
         return replace(self, total=self.total.plus(now, before), seen=now, handle=handle)
 
-    def told_now(self, now: int) -> tuple[Self, Count, int]:
+    def reported_now(self, now: int) -> tuple[Self, Count, int]:
         """What is new since it was told last: how much, and for how long."""
         lasted = self.lasted(now)
-        told = replace(self, told=self.total, told_ms=lasted)
-        return told, NOTHING.plus(self.total, self.told), lasted - self.told_ms
+        reported = replace(self, reported=self.total, reported_ms=lasted)
+        return reported, NOTHING.plus(self.total, self.reported), lasted - self.reported_ms
 
-    def is_told(self, now: int) -> bool:
+    def is_reported(self, now: int) -> bool:
         """Whether nothing is left to tell."""
-        return self.total == self.told and self.lasted(now) == self.told_ms
+        return self.total == self.reported and self.lasted(now) == self.reported_ms
 
     def kept(self) -> dict[str, Any]:
         """What a later process is to go on from, as a JSON value."""
@@ -95,10 +95,10 @@ class Exposure:
             "open_ms": self.open_ms,
             "open_since": self.open_since,
             "total": list(self.total),
-            "told": list(self.told),
+            "told": list(self.reported),
             "seen": list(self.seen),
             "handle": self.handle,
-            "told_ms": self.told_ms,
+            "told_ms": self.reported_ms,
             "open_within": self.open_within,
         }
 
@@ -110,10 +110,10 @@ class Exposure:
             KeyError, TypeError, ValueError: it kept no such thing.
 
         """
-        total, told, seen = (Count(*map(int, kept[name])) for name in ("total", "told", "seen"))
+        total, reported, seen = (Count(*map(int, kept[name])) for name in ("total", "told", "seen"))
         since, handle = (None if kept[name] is None else int(kept[name]) for name in ("open_since", "handle"))
         spans = int(kept["open_ms"]), int(kept["trips"])
-        return cls(since, *spans, total, told, seen, handle, int(kept["told_ms"]), int(kept.get("open_within", 0)))
+        return cls(since, *spans, total, reported, seen, handle, int(kept["told_ms"]), int(kept.get("open_within", 0)))
 
 
 NO_EXPOSURE = Exposure()

@@ -208,7 +208,7 @@ def removed(turn: Turn, event: Removed) -> None:
     """The table is gone, with all that it held."""
     _book(turn, event.handle, event.counted)
     for one in turn.state.bound:
-        if (segment := turn.state.segments.get(one.name)) and not segment.exposure.is_told(turn.now):
+        if (segment := turn.state.segments.get(one.name)) and not segment.exposure.is_reported(turn.now):
             _tell(turn, one, "guard", "the guard was taken away")
     turn.set(bound=(), seen=())
     turn.table(digest="", fingerprint=None, known=False, present=False, asked=False, putting=None, made="")
@@ -247,7 +247,7 @@ def counted(turn: Turn, event: CountersRead) -> None:
 
 
 def _tell(turn: Turn, one: Guarded, event: EventName, how: str) -> None:
-    exposure, new, lasted_ms = turn.state.segments[one.name].exposure.told_now(turn.now)
+    exposure, new, lasted_ms = turn.state.segments[one.name].exposure.reported_now(turn.now)
     turn.change(one.name, exposure=exposure)
     what = "were cut" if one.guard.closed else "went past the VM"
     text = f"{one.name}: {how}; {new.frames} frames ({new.size} bytes) {what} in {lasted_ms / 1_000:.1f} s"

@@ -11,7 +11,7 @@ from reconciler.ledger.row import Row
 # The clock that never steps drifts from the one on the wall, if that is kept right, by some 50 ms in a minute at most;
 # what jumps by more than this between two rows was set.
 _STEP_MS = 1_000
-_MOST_TOLD = 20
+_MOST_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +87,13 @@ def histories(sources: Iterable[LedgerSource]) -> tuple[tuple[History, ...], tup
                 continue
             mine = gathered.setdefault((one.row.machine, one.row.appliance), _Gathered())
             mine.found.append(one)
-        told = [*broken[:_MOST_TOLD]]
-        if len(broken) > _MOST_TOLD:
-            told.append(Break(f"{source.name}, and {len(broken) - _MOST_TOLD} more lines are no rows"))
+        listed = [*broken[:_MOST_LISTED]]
+        if len(broken) > _MOST_LISTED:
+            listed.append(Break(f"{source.name}, and {len(broken) - _MOST_LISTED} more lines are no rows"))
         if mine is None:
-            homeless += told or [Break(f"{source.name}: it has no rows")]
+            homeless += listed or [Break(f"{source.name}: it has no rows")]
         else:
-            mine.breaks += told
+            mine.breaks += listed
             mine.marks += source.marks
     made = (_history(one) for one in gathered.values())
     return tuple(sorted(made, key=lambda one: (one.host, one.appliance, one.machine))), tuple(homeless)
@@ -160,10 +160,10 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
     if wrong:
         what = "1 row was" if wrong == 1 else f"{wrong} rows were"
         yield f"{what} written while the clock was not synchronised"
-    told = 0
+    listed = 0
     for before, after in itertools.pairwise(rows):
         step = (after.at_ms - before.at_ms) - (after.monotonic_ms - before.monotonic_ms)
-        if before.boot == after.boot and abs(step) > _STEP_MS and told < _MOST_TOLD:
-            told += 1
+        if before.boot == after.boot and abs(step) > _STEP_MS and listed < _MOST_LISTED:
+            listed += 1
             way = "forward" if step > 0 else "back"
             yield f"the clock was set {way} by {abs(step) / 1_000:.1f} s before row {after.n}"

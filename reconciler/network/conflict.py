@@ -109,12 +109,12 @@ class Conflicts:
 def _warning(thing: Thing, conflict: Conflict) -> Warning:
     name, what = thing
     if conflict.refused:
-        told = f"its {what} is refused again and again; it is tried ever more seldom"
-        return Warning("refused-again", Severity.ERROR, name, told)
+        text = f"its {what} is refused again and again; it is tried ever more seldom"
+        return Warning("refused-again", Severity.ERROR, name, text)
     who = f"probably {', '.join(conflict.who)}" if conflict.who else "somebody"
-    told = f"{who} keeps changing back its {what}; it is repaired ever more seldom"
+    text = f"{who} keeps changing back its {what}; it is repaired ever more seldom"
     right = "tell that program to leave the appliance's interfaces alone"
-    return Warning("conflict", Severity.WARNING, name, told, right)
+    return Warning("conflict", Severity.WARNING, name, text, right)
 
 
 def about(change: Change | Operation) -> Thing:

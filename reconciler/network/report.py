@@ -68,8 +68,8 @@ def _paths(taken: Mapping[str, Taken]) -> Iterator[Said]:
     """Where the frames of each segment go that is not inspected; the worst first."""
     for name, one in sorted(taken.items(), key=lambda item: -worse(item[1].path)):
         if one.path is not Path.INSPECTED:
-            told = click.style(_taken(one), fg="yellow" if one.path is Path.UNKNOWN else "red")
-            yield Said(f"  segment {escaped(name)}: {told} ({escaped(one.evidence)})")
+            text = click.style(_taken(one), fg="yellow" if one.path is Path.UNKNOWN else "red")
+            yield Said(f"  segment {escaped(name)}: {text} ({escaped(one.evidence)})")
 
 
 def _taken(one: Taken) -> str:

@@ -557,7 +557,7 @@ def test_whatever_comes_its_laws_hold(seed: int) -> None:
             assert before.prober.life is ProberLife.NOBODY or isinstance(event, ProberGone)
         assert sum(isinstance(one, effects.Install) for one in machine.last) <= 1
         exposure = machine.state.segments["wire"].exposure
-        assert exposure.total.frames >= exposure.told.frames >= 0
+        assert exposure.total.frames >= exposure.reported.frames >= 0
         assert due(machine.state, machine.now) is not None
 
 

@@ -246,7 +246,7 @@ def test_what_began_in_the_older_file_and_ended_in_this_one_is_over(tmp_path: Pa
     file.append([booked(1)])
     assert opened(tmp_path).find().open == {hold.id: hold}
     path = tmp_path / "sku.ledger.jsonl"
-    # Also where a crash kept it from being written anew when this file began.
+    # Also where a crash kept it from being written again when this file began.
     path.write_bytes(b"".join(text for text in path.read_bytes().splitlines(keepends=True) if b'"hold"' not in text))
     opened(tmp_path).append([booked(0).of(replace(hold, to_ms=9))])
     assert opened(tmp_path).find().open == {}

@@ -122,15 +122,15 @@ class Netfilter:
         """What was read while nobody changed anything; None where what was to be read is not there."""
         for _ in range(_ATTEMPTS):
             before = self.generation()
-            told: T | None
+            listed: T | None
             try:
-                told = read()
+                listed = read()
             except RefusedError as error:
                 if error.errno != errno.ENOENT:
                     raise
-                told = None
+                listed = None
             if self.generation() == before:
-                return told
+                return listed
         raise TransientError("the rules changed under every attempt to read them; try again")
 
     def _fingerprint(self, table: str) -> str:
