@@ -10,7 +10,9 @@ from pathlib import Path
 from bench.peers import ifupdown2, missing
 from bench.table import Row, show
 from bench.world import World, median, ours, peak_kib, spawned, timed, world
+from reconciler.exit_status import BYPASSED
 from reconciler.host.netlink.changes import encode
+from reconciler.lab.appliance import appliance_file
 from reconciler.lab.namespaces import become_lab_root
 from reconciler.lab.traffic import Traffic
 
@@ -27,7 +29,7 @@ with IPRoute() as ipr:
 def main() -> None:
     """All tables."""
     become_lab_root()
-    show(row for rows in (_cold, _resident, _apply, _switch_loss, _validate) for row in rows())
+    show(row for rows in (_cold, _status, _resident, _apply, _switch_loss, _validate) for row in rows())
     print(f"\nNot in this run: {'; '.join(missing())}.")
     print("\n| ports | observe + diff + plan, ms | per port, µs | apply to bypass, ms | one sendmsg, ms | ratio |")
     print("|---|---|---|---|---|---|")
@@ -67,6 +69,19 @@ def _by_hand(made: World) -> float:
     there, back = ours(made, "--topology", "bypass"), ours(made)
     ways = (there, back) * _ROUNDS
     return statistics.median(timed(lambda: spawned(command, made.environment, (0, 4))) for command in ways)
+
+
+def _status() -> Iterator[Row]:
+    """A status by the kernel alone, as a process of its own: no daemon runs, and the guard has the wire."""
+    for ports, bound in ((2, 150), (64, 250)):
+        segments = [(number, number + 1) for number in range(0, ports, 2)]
+        with world(ports, segments=segments) as made:
+            lab = made.lab
+            text = appliance_file(lab.ports, lab.adapters, lab.segments, sections={"guard": {}})
+            made.file.write_text(text, encoding="ascii")
+            spawned(ours(made, "guard", "on"), made.environment)
+            took = median(_ROUNDS, lambda: spawned(ours(made, "status"), made.environment, (BYPASSED,)))
+            yield Row(f"`reconcile status` without a daemon, cold process, N={ports}", f"{took:.0f} ms", f"{bound} ms")
 
 
 def _resident() -> Iterator[Row]:
