@@ -66,10 +66,11 @@ EVENTS: Mapping[EventName, Logged] = {
     "unread": Logged("the network cannot be read", ("warning",)),
     "read": Logged("the network can be read again"),
     "tripped": Logged("the guard was first: a lease ran out", ("segment",)),
-    "inspected": Logged("inspected again, and what went past the VM, or was cut", ("segment", "frames", "bytes")),
-    "guard": Logged(
-        "the guard was set, put back, taken away, or is in trouble", ("segment", "frames", "bytes", "warning")
+    "inspected": Logged(
+        "inspected again, and what went past the VM, or was cut",
+        ("segment", "frames", "bytes", "cut_frames", "cut_bytes"),
     ),
+    "guard": Logged("the guard was set, put back, taken away, or is in trouble", ("warning",)),
     "path": Logged(
         "frames go another way now, or nowhere: warning where they pass the VM by, critical where they are cut",
         ("segment", "path", "before", "by", "evidence"),

@@ -333,12 +333,21 @@ class FakeTable:
 
     def _count(self, segments: Iterable[str], lasted_ms: int) -> None:
         for segment in segments:
-            counter = next((name for name in self.passed if name.startswith(f"{segment}/port/")), None)
-            if counter and not self._open(segment):
-                frames, size = self.passed[counter]
-                more = lasted_ms * self.traffic
-                self.passed[counter] = frames + more, size + 60 * more
+            if not self._open(segment) and (more := self.carry(segment, lasted_ms * self.traffic)):
                 self.counts(segment, more)
+
+    def carry(self, segment: str, more: int) -> int:
+        """So many frames come in at the first port that is there, and meet no lease; how many are counted."""
+        counter = next((name for name in self.passed if name.startswith(f"{segment}/port/")), None)
+        if counter is None:
+            return 0
+        frames, size = self.passed[counter]
+        self.passed[counter] = frames + more, size + 60 * more
+        cuts = "fwd to" not in (self.rules or "")
+        for name, (_, index) in self.hooks.items():
+            if name.startswith(f"{segment}/port/") and (device := self.wires.kernel.devices.get(index)):
+                device.count(received=more if name == counter else 0, sent=0 if cuts or name == counter else more)
+        return more
 
     def _goes_on(self, lease: str, then: int, renewed: Mapping[str, tuple[int, int]]) -> bool:
         """Whether a lease still stands when the next probe comes back, and so on until the last of them."""
@@ -464,7 +473,7 @@ class FakeTable:
 
     def _renewed_ms(self, one: Guarded) -> int | None:
         until = [self._elements(way.renewed).get("ether") for way in one.directions]
-        return max((self.wires.clock() + REMEMBERED_MS - each for each in until if each), default=None)
+        return min((each - REMEMBERED_MS for each in until if each), default=None)
 
     def count(self) -> CountersRead:
         return CountersRead(None if self.rules is None else self.handle, self.counters())

@@ -9,10 +9,11 @@ Faults: `fail_at[i]` is the errno of the i-th operation; `kill_after` operations
 
 import errno
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from reconciler.host.netlink.counters import Counters
 from reconciler.network.default_route import default_route_interfaces, in_use
 from reconciler.network.plan import AT_CREATION, MakeLink, Operation, Outcome, Plan, RemoveLink, SetLink, Status, Step
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, Nic, Setting, Value, marked_by
@@ -79,6 +80,12 @@ class Device:
     busy: bool = False  # something (a macvlan) runs on it, and lets no bridge have it
     can_enslave: bool = False  # a bond or another master that is no bridge
     mtu_pinned: bool = False  # of a bridge: somebody set its MTU
+    counters: Counters = field(default_factory=lambda: Counters(0, 0, 0, 0))
+
+    def count(self, received: int = 0, sent: int = 0) -> None:
+        """So many frames of 60 bytes and their headers cross it."""
+        rx, tx, rx_bytes, tx_bytes = self.counters
+        self.counters = Counters(rx + received, tx + sent, rx_bytes + 74 * received, tx_bytes + 74 * sent)
 
     @property
     def carrier(self) -> bool:
@@ -106,6 +113,14 @@ class FakeKernel:
         self.lacks: frozenset[Setting] = frozenset()  # features that this kernel was built without
         self.log: list[tuple[Operation, int]] = []
         self._next_index = 1
+
+    def count(self, indexes: Iterable[int]) -> dict[int, Counters]:
+        """As `Kernel.count`."""
+        return {index: self.devices[index].counters for index in indexes if index in self.devices}
+
+    def merges(self, interfaces: Iterable[str]) -> bool:
+        """As `Kernel.merges`."""
+        return False
 
     # Scenery: what hands other than ours make.
 

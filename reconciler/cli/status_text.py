@@ -213,6 +213,12 @@ def _about_segment(segment: Any, *, apart: bool = False) -> Iterator[str]:
         yield f"failed {times(segment['flaps'])} soon after a return"
     if segment["hold"] and not apart:
         yield _hold(segment["hold"])
+    for what, how in (("passed", "went past the VM"), ("cut", "were cut")):
+        # Where no daemon tells, nobody counts.
+        counted = segment.get(what)
+        if counted and (counted["frames"] or counted["ms"]):
+            frames = f"{counted['frames']} frames ({counted['bytes']} bytes)"
+            yield f"{frames} {how}, in {whole_span(counted['ms'])}"
     if segment["path"] in _HEAD and (cause := _cause(segment)) and cause == escaped(segment["path_evidence"]):
         yield cause
 
@@ -275,10 +281,6 @@ def _about_guard(segment: Any) -> Iterator[str]:
         yield styled(_GATES[segment["state"]], "red")
     if segment["trips"]:
         yield f"tripped {times(segment['trips'])}"
-    passed = segment["passed"]
-    if passed["frames"]:
-        lasted = whole_span(segment["open_ms"])
-        yield f"{passed['frames']} frames ({passed['bytes']} bytes) went past the VM, in {lasted}"
 
 
 def _direction(way: Any) -> str:

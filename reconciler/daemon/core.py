@@ -16,7 +16,7 @@ memory, and the VM's restart last, when the attempt that it uses up is on disk.
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from reconciler.appliance.declared import Appliance
 from reconciler.daemon.failover import PreparedFailover
@@ -65,6 +65,23 @@ REFUSED_MS = 1_000
 _ROUNDS = 4
 
 
+class Booking(Protocol):
+    """Where it is booked what was bypassed and cut; the contract stands with `daemon.books.Books`."""
+
+    @property
+    def due_ms(self) -> int:
+        """When `look` has something to do although nothing happens."""
+        ...
+
+    def look(self, core: "Core", *, now_at_all: bool = False) -> None:
+        """The paths were looked at."""
+        ...
+
+    def counted(self, segment: str, now_ms: int) -> dict[str, Any]:
+        """What was bypassed and cut, as a part of the segment's status."""
+        ...
+
+
 @dataclass(slots=True)
 class Core:
     """Keeps one appliance's network as its health asks for.
@@ -72,7 +89,7 @@ class Core:
     `clock`: milliseconds that never step. `restart`: starts what the ladder asks for; its end comes back as an event.
     `running` gives the names of the programs that run on this host to whom it is handed, at once or later. `paths`:
     follows where frames go; it is told at the end of each turn and when the guard was heard, after the wire was seen to
-    and before anything is remembered.
+    and before anything is remembered. `books`: is told likewise, right after that.
     """
 
     appliance: Appliance
@@ -84,6 +101,7 @@ class Core:
     running: Callable[[Callable[[Collection[str]], None]], None] = lambda then: then(())
     guard: GuardEffects | None = None
     paths: Paths = field(default_factory=Paths)
+    books: Booking | None = None
     state: State = field(init=False)
     found: Difference | None = field(init=False, default=None)
     conflicts: Conflicts = field(init=False, default_factory=Conflicts)
@@ -134,6 +152,7 @@ class Core:
             policy.due(self.state),
             self.telling.due_ms,
             self.guard.due_ms if self.guard else None,
+            self.books.due_ms if self.books else None,
         ]
         return min(moment for moment in moments if moment is not None)
 
@@ -238,6 +257,8 @@ class Core:
         guards = self.guard.path_guards(ask=ask) if self.guard else {}
         found = None if self.unread else self.found
         self.paths.look(self.appliance, self.state, found, guards, now=self.clock(), journal=self.journal)
+        if self.books:
+            self.books.look(self, now_at_all=ask)
         return self.paths.taken
 
     # Deciding

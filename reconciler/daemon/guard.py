@@ -15,6 +15,7 @@ from reconciler.daemon.journal import LEVELS, Journal
 from reconciler.errors import HostError, ReconcilerError, TransientError
 from reconciler.guard import effects, events, orders, state, status, step, warnings
 from reconciler.guard.compare import compare, unseen
+from reconciler.guard.exposure import Exposure
 from reconciler.guard.rules import Contents, Guarded, Ruleset, bind_guard, digest_of, lost_ports
 from reconciler.guard.status import gate_of, hooks_of, known_gate
 from reconciler.health.signal import Reading
@@ -196,8 +197,34 @@ class GuardEffects:
         except ReconcilerError as error:
             unseen = str(error)
         guards = self.path_guards(ask=True)
-        reported = status.status(self.state, guards, self._clock(), pid=self.prober.pid)
+        reported = status.status(self.state, guards, pid=self.prober.pid)
         return reported, tuple(warnings.warnings(self.state, guards, unseen))
+
+    def counted(self) -> tuple[int | None, Mapping[str, Exposure]]:
+        """The table that stands now, and what all tables have counted of each segment, also of former ones.
+
+        None: there is none; 0: it cannot be read.
+        """
+        handle = None
+        try:
+            if self.on:
+                found = self._table.count()
+                self._step(found)
+                handle = found.handle
+        except ReconcilerError:
+            # What was counted before is known in any case.
+            handle = 0
+        now = {name: one.exposure for name, one in self.state.segments.items()}
+        return handle, {**self.state.former, **now}
+
+    @property
+    def found(self) -> bool:
+        """Whether it is known what table an earlier process has left, or why that cannot be."""
+        return not self.on or self.state.table.known or bool(self.state.table.trouble)
+
+    def counts(self, segment: str) -> bool:
+        """Whether a segment has a guard that is set."""
+        return self.on and self.state.table.present and segment in self.state.segments
 
     def path_guards(self, *, ask: bool) -> dict[str, PathGuard]:
         """What the kernel's table has for each guarded segment: at this moment (`ask`), or when it was looked at."""

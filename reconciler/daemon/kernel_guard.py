@@ -127,7 +127,7 @@ def remove_guard(sku: str) -> None:
 
 def _forget(notes: StateFile, gone: Removed, journal: Journal) -> None:
     """Raises OSError: the notes cannot be written."""
-    left = step.taken_away(_kept(notes, journal), gone, clock.now_ms())
+    left = step.taken_away(_kept(notes, journal), gone)
     if left is None:
         notes.path.unlink(missing_ok=True)
     else:

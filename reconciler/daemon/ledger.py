@@ -86,6 +86,11 @@ class Ledger:
             # Set by hand meanwhile, or by a boot.
             self.guard_switched("", on=True)
 
+    @property
+    def left_ms(self) -> int | None:
+        """When a daemon before this one was last known to run, UTC; None: there was none."""
+        return self._found.alive_ms if self._found else None
+
     def end(self) -> None:
         """The daemon ends in order."""
         self.book(self.now().entry(EntryKind.STOP))

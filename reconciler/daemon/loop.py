@@ -18,6 +18,7 @@ from reconciler.appliance.declared import Appliance
 from reconciler.control.ask import digest, socket_of
 from reconciler.control.requests import Requests
 from reconciler.control.server import Control, Who
+from reconciler.daemon.books import Books
 from reconciler.daemon.core import Core
 from reconciler.daemon.effects import Restarts
 from reconciler.daemon.guard import Background
@@ -36,10 +37,12 @@ from reconciler.host import accepted, clock, places
 from reconciler.host.accepted import InForce
 from reconciler.host.blocking import Saver, Workers
 from reconciler.host.hypervisor.own_actions import OwnActions
-from reconciler.host.path_notes import recall_paths
+from reconciler.host.path_notes import books_notes, recall_books, recall_paths
 from reconciler.host.programs import running_programs
 from reconciler.host.prover import prove
 from reconciler.host.service import Service
+from reconciler.ledger.booking import unended
+from reconciler.ledger.orders import Moment
 from reconciler.network.cycle import reconcile
 from reconciler.warning import Severity, Warning
 
@@ -51,6 +54,11 @@ _READ_S, _PROVE_S = 10.0, 70.0
 _FIND_S = 5.0
 # Who has to know that something is on disk waits so long. Then it goes without.
 _KEEP_S, _KEEP_AT_END_S = 5.0, 0.4
+
+
+def _moments() -> Callable[[], Moment]:
+    boot = clock.boot_id()
+    return lambda: Moment(clock.wall_ms(), clock.now_ms(), boot)
 
 
 class Daemon:
@@ -81,6 +89,15 @@ class Daemon:
         self._memory = Remembering(places.state_dir(), appliance.sku, journal)
         self._ledger = Ledger(places.state_dir(), places.run_dir(), appliance.sku, journal)
         self._own_actions = OwnActions()
+        self._books = Books(
+            self._parts.kernel,
+            self._parts.guard.effects,
+            _moments(),
+            journal,
+            ledger=self._ledger.book,
+            notes=Saver(books_notes(appliance.sku).write),
+            kept=recall_books(appliance.sku),
+        )
         core = Core(
             appliance,
             self._parts.kernel,
@@ -91,6 +108,7 @@ class Daemon:
             self._programs,
             self._parts.guard.effects,
             Paths(notes=PathFile(appliance.sku), kept=recall_paths(appliance.sku)),
+            self._books,
         )
         self._service = Service()
         self._turns = Turns(core, self._service, journal, self._broken, self._turned)
@@ -153,6 +171,8 @@ class Daemon:
             return False
         core, parts = self._turns.core, self._parts
         self._ledger.begin(core.appliance.segments, guarded=parts.guard.effects.on)
+        for entry in unended(tuple(self._ledger.open.values()), self._books.accounts.values(), self._ledger.left_ms):
+            self._ledger.book(entry)
         self._turns.start(*remembered)
         self._turned()
         for warning in self._in_force.warnings:

@@ -30,7 +30,10 @@ def status(core: Core, warnings: Iterable[Warning] = ()) -> dict[str, Any]:
         "sku": core.appliance.sku,
         "choice": state.choice,
         "segments": [
-            _segment(state, name, segment, now) | path_json(taken[name]) | since(core.paths.since(name), now)
+            _segment(state, name, segment, now)
+            | path_json(taken[name])
+            | since(core.paths.since(name), now)
+            | (core.books.counted(name, now) if core.books else {})
             for name, segment in state.segments.items()
         ],
         "vm": _vm(state, now),

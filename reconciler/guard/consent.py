@@ -74,11 +74,7 @@ def _grant(turn: Turn, one: Guarded, segment: SegmentGuard) -> None:
     if busy or not segment.in_place or not _proven(turn, one, segment):
         return
     turn.do(Grant(one, segment.token))
-    opened = segment.exposure.open_since is not None
     turn.hold(one.name, LeaseState.GRANTED, renewed_at=turn.now)
-    if opened or not turn.state.segments[one.name].exposure.is_reported(turn.now):
-        turn.change(one.name, returned=True)
-        turn.count()
 
 
 def _proven(turn: Turn, one: Guarded, segment: SegmentGuard) -> bool:
@@ -95,7 +91,7 @@ def expire(turn: Turn, one: Guarded, renewed_ms: int | None) -> None:
     if renewed_ms is None:
         exposure = exposure.opened(turn.now, one.guard.lease_ms)
     else:
-        exposure = exposure.tripped(turn.now - renewed_ms, one.guard.lease_ms, turn.now)
+        exposure = exposure.tripped(renewed_ms, one.guard.lease_ms, turn.now)
     turn.change(one.name, held=LeaseState.EXPIRED, exposure=exposure)
 
 

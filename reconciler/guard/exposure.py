@@ -1,4 +1,6 @@
-"""For how long, and by how much, a guarded segment's wire was left to the guard: frames past the VM, or cut.
+"""Since when, and by how much, a guarded segment's wire was left to the guard: frames past the VM, or cut.
+
+What that amounts to, with all that switches carry and cut, says `ledger.booking`.
 
 The kernel counts. Its counters belong to one table, and start at zero with the next, so what is told here adds up what
 each of them said; `handle` is the kernel's number for the table (NFTA_TABLE_HANDLE), which no other ever gets. Nothing
@@ -31,20 +33,16 @@ class Exposure:
     """Times in milliseconds.
 
     `open_since`: since when no lease stands and nothing stands aside; None while the VM (or the switches) have the
-    wire. `open_within`: how well that is known. `open_ms`: for how long that was so before. `trips`: how often the
-    kernel was first. `total`: all that was counted; `reported`, `reported_ms`: how much of it, and of the time, was
-    told already. `seen`: what the table `handle` had counted when it was last looked at.
+    wire. `open_within`: how well that is known. `trips`: how often the kernel was first. `total`: all that was counted.
+    `seen`: what the table `handle` had counted when it was last looked at.
     """
 
     open_since: int | None = None
-    open_ms: int = 0
+    open_within: int = 0
     trips: int = 0
     total: Count = NOTHING
-    reported: Count = NOTHING
     seen: Count = NOTHING
     handle: int | None = None
-    reported_ms: int = 0
-    open_within: int = 0
 
     def opened(self, now: int, within: int = 0) -> Self:
         """The guard has the wire from now on, if it had it not already."""
@@ -56,15 +54,9 @@ class Exposure:
             return self
         return replace(self, open_since=min(renewed + lease_ms, now), open_within=within)
 
-    def closed(self, now: int) -> Self:
+    def closed(self) -> Self:
         """It has it no more."""
-        if self.open_since is None:
-            return self
-        return replace(self, open_ms=self.open_ms + now - self.open_since, open_since=None)
-
-    def lasted(self, now: int) -> int:
-        """For how long the guard had the wire, in all."""
-        return self.open_ms + (now - self.open_since if self.open_since is not None else 0)
+        return replace(self, open_since=None, open_within=0)
 
     def counted(self, now: Count, handle: int, *, late: bool = False) -> Self:
         """The counters of a table as they stand. One that was not seen before, or was reset, has counted from zero.
@@ -78,28 +70,15 @@ class Exposure:
             before = NOTHING
         return replace(self, total=self.total.plus(now, before), seen=now, handle=handle)
 
-    def reported_now(self, now: int) -> tuple[Self, Count, int]:
-        """What is new since it was told last: how much, and for how long."""
-        lasted = self.lasted(now)
-        reported = replace(self, reported=self.total, reported_ms=lasted)
-        return reported, NOTHING.plus(self.total, self.reported), lasted - self.reported_ms
-
-    def is_reported(self, now: int) -> bool:
-        """Whether nothing is left to tell."""
-        return self.total == self.reported and self.lasted(now) == self.reported_ms
-
     def kept(self) -> dict[str, Any]:
         """What a later process is to go on from, as a JSON value."""
         return {
             "trips": self.trips,
-            "open_ms": self.open_ms,
             "open_since": self.open_since,
+            "open_within": self.open_within,
             "total": list(self.total),
-            "told": list(self.reported),
             "seen": list(self.seen),
             "handle": self.handle,
-            "told_ms": self.reported_ms,
-            "open_within": self.open_within,
         }
 
     @classmethod
@@ -110,10 +89,11 @@ class Exposure:
             KeyError, TypeError, ValueError: it kept no such thing.
 
         """
-        total, reported, seen = (Count(*map(int, kept[name])) for name in ("total", "told", "seen"))
+        total, seen = (Count(*map(int, kept[name])) for name in ("total", "seen"))
         since, handle = (None if kept[name] is None else int(kept[name]) for name in ("open_since", "handle"))
-        spans = int(kept["open_ms"]), int(kept["trips"])
-        return cls(since, *spans, total, reported, seen, handle, int(kept["told_ms"]), int(kept.get("open_within", 0)))
+        # Versions before this one did not know how well.
+        within = int(kept.get("open_within", 0))
+        return cls(since, within, int(kept["trips"]), total, seen, handle)
 
 
 NO_EXPOSURE = Exposure()

@@ -17,7 +17,6 @@ from reconciler.guard.state import GuardState, Putting, SegmentGuard
 from reconciler.guard.table import LeaseState
 from reconciler.guard.turn import Turn
 from reconciler.guard.warnings import tampered
-from reconciler.log_events import EventName
 
 # How often the table is compared although nobody seems to have changed it.
 CHECK_MS = 10_000
@@ -106,8 +105,8 @@ def _adopt(turn: Turn, found: Mapping[str, Contents]) -> None:
             if held.renewed_ms is not None:
                 # It was withdrawn, some time in the last lease's.
                 exposure = turn.state.segments[one.name].exposure
-                since, lease_ms = turn.now - held.renewed_ms, one.guard.lease_ms
-                turn.change(one.name, exposure=exposure.tripped(since, 0, turn.now, within=lease_ms))
+                exposure = exposure.tripped(held.renewed_ms, 0, turn.now, within=one.guard.lease_ms)
+                turn.change(one.name, exposure=exposure)
             turn.hold(one.name, LeaseState.NOTHING)
 
 
@@ -207,14 +206,11 @@ def _holds_more(put: Contents, segment: SegmentGuard) -> bool:
 def removed(turn: Turn, event: Removed) -> None:
     """The table is gone, with all that it held."""
     _book(turn, event.handle, event.counted)
-    for one in turn.state.bound:
-        if (segment := turn.state.segments.get(one.name)) and not segment.exposure.is_reported(turn.now):
-            _tell(turn, one, "guard", "the guard was taken away")
     turn.set(bound=(), seen=())
     turn.table(digest="", fingerprint=None, known=False, present=False, asked=False, putting=None, made="")
     for name, segment in turn.state.segments.items():
-        exposure = segment.exposure.closed(turn.now)
-        turn.change(name, held=LeaseState.NOTHING, exposure=exposure, draining_until=0, returned=False)
+        exposure = segment.exposure.closed()
+        turn.change(name, held=LeaseState.NOTHING, exposure=exposure, draining_until=0)
         turn.renew(name)
     why = "as asked" if turn.state.segments else "the file declares none any more"
     turn.do(Tell("guard", f"the guard was taken away: {why}", "warning"))
@@ -237,18 +233,5 @@ def passed(segment: str, counted: Mapping[str, tuple[int, int]]) -> Counts:
 
 
 def counted(turn: Turn, event: CountersRead) -> None:
-    """What was counted is booked, and told where a segment is inspected again."""
+    """What was counted is booked."""
     _book(turn, event.handle, event.counted)
-    for one in turn.state.bound:
-        segment = turn.state.segments[one.name]
-        if segment.returned and segment.held is LeaseState.GRANTED:
-            _tell(turn, one, "inspected", "inspected again")
-            turn.change(one.name, returned=False)
-
-
-def _tell(turn: Turn, one: Guarded, event: EventName, how: str) -> None:
-    exposure, new, lasted_ms = turn.state.segments[one.name].exposure.reported_now(turn.now)
-    turn.change(one.name, exposure=exposure)
-    what = "were cut" if one.guard.closed else "went past the VM"
-    text = f"{one.name}: {how}; {new.frames} frames ({new.size} bytes) {what} in {lasted_ms / 1_000:.1f} s"
-    turn.do(Tell(event, text, "info", {"segment": one.name, "frames": new.frames, "bytes": new.size}))

@@ -114,8 +114,8 @@ class Contents:
     """What the table holds beside its rules, of one segment: put into a new table, so that nothing trips by it.
 
     `token`: the granted one, None without consent. `held`: whether the leases stand. `aside_ms`: for how long the guard
-    stands aside; 0 for ever, None not at all. `renewed_ms`: how long ago that lease was renewed for which it is
-    longest; None: the table has never had any, and in a table to be put.
+    stands aside; 0 for ever, None not at all. `renewed_ms`: when that lease was renewed last for which it is
+    longest ago, by the clock that never steps; None: the table has never had any, and in a table to be put.
     """
 
     token: bytes | None = None

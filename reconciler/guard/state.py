@@ -22,7 +22,6 @@ class SegmentGuard:
 
     `failed`: the verdict on it, as the last choice had it. `token`: what its probes bear. `in_place`: nothing is left
     to change in the network that its traffic depends on. `inspected`: its ports are where `inspect` has them.
-    `returned`: the VM has the wire again, and for how long it had not is to be told with what was counted.
     """
 
     token: bytes
@@ -34,7 +33,6 @@ class SegmentGuard:
     draining_until: int = 0
     adopting_until: int = 0
     renewed_at: int = 0
-    returned: bool = False
     exposure: Exposure = NO_EXPOSURE
 
 

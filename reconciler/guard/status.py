@@ -42,7 +42,7 @@ def hooks_of(one: Guarded) -> dict[str, Hook]:
     }
 
 
-def status(state: GuardState, guards: Mapping[str, PathGuard], now: int, *, pid: int | None) -> dict[str, Any] | None:
+def status(state: GuardState, guards: Mapping[str, PathGuard], *, pid: int | None) -> dict[str, Any] | None:
     """All of it; None where no segment is guarded.
 
     `guards`: what the kernel's table has for each segment just now. `pid`: the prober's.
@@ -60,19 +60,17 @@ def status(state: GuardState, guards: Mapping[str, PathGuard], now: int, *, pid:
             "late_worst_us": report.late_worst_us if report else None,
             "stalls": report.stalls if report else None,
         },
-        "segments": [_segment(state, name, bound.get(name), guards[name].gate, now) for name in state.segments],
+        "segments": [_segment(state, name, bound.get(name), guards[name].gate) for name in state.segments],
     }
 
 
-def _segment(state: GuardState, name: str, one: Guarded | None, gate: Gate, now: int) -> dict[str, Any]:
+def _segment(state: GuardState, name: str, one: Guarded | None, gate: Gate) -> dict[str, Any]:
     exposure = state.segments[name].exposure
     return {
         "name": name,
         "state": gate.value,
         "lease_ms": one.guard.lease_ms if one else None,
         "trips": exposure.trips,
-        "open_ms": exposure.lasted(now),
-        "passed": {"frames": exposure.total.frames, "bytes": exposure.total.size},
         "directions": [_direction(state, way) for way in one.directions] if one else [],
     }
 

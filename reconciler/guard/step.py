@@ -104,7 +104,7 @@ def recall(kept: Mapping[str, Any]) -> tuple[bool, TableState, Mapping[str, Expo
     return kept["on"] is True, table, {str(name): Exposure.recall(one) for name, one in kept["segments"].items()}
 
 
-def taken_away(kept: Mapping[str, Any], gone: Removed, now: int) -> dict[str, Any] | None:
+def taken_away(kept: Mapping[str, Any], gone: Removed) -> dict[str, Any] | None:
     """What is to be kept where no daemon runs, and the table was taken away: what was counted, and no secret.
 
     `kept`: what `Keep` gave, or nothing. None: nothing was counted.
@@ -121,8 +121,8 @@ def taken_away(kept: Mapping[str, Any], gone: Removed, now: int) -> dict[str, An
         exposures = {
             name: one.counted(installing.passed(name, gone.counted), gone.handle) for name, one in exposures.items()
         }
-    closed = {name: one.closed(now) for name, one in exposures.items()}
-    if not any(one.total.frames or one.open_ms or one.trips for one in closed.values()):
+    closed = {name: one.closed() for name, one in exposures.items()}
+    if not any(one.total.frames or one.trips for one in closed.values()):
         return None
     segments = {name: one.kept() for name, one in closed.items()}
     return {"on": True, "secret": "", "digest": "", "fingerprint": None, "segments": segments}
@@ -284,7 +284,7 @@ def _refused(turn: Turn, event: NotDone) -> None:
             turn.suffer(event.reason)
         case Grant(one):
             turn.table(suspicious=True, fingerprint=None)
-            turn.hold(one.name, LeaseState.NOTHING, returned=False)
+            turn.hold(one.name, LeaseState.NOTHING)
             turn.suffer(event.reason)
         case Install():
             turn.table(putting=None)
@@ -327,7 +327,7 @@ def _switched(turn: Turn, *, on: bool) -> None:
 
 def _declared(turn: Turn, appliance: Appliance) -> None:
     old = turn.state.segments
-    former = {name: one.exposure.closed(turn.now) for name, one in old.items()}
+    former = {name: one.exposure.closed() for name, one in old.items()}
     turn.set(appliance=appliance, segments={}, seen=(), former={**turn.state.former, **former})
     for name in _guarded(appliance):
         known = turn.state.former.get(name, NO_EXPOSURE)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.guard.canary import Canaries
-from reconciler.guard.effects import Effect, Keep, ReadCounters, Warn
+from reconciler.guard.effects import Effect, Keep, Warn
 from reconciler.guard.exposure import Exposure
 from reconciler.guard.rules import token_from
 from reconciler.guard.state import GuardState, SegmentGuard
@@ -27,11 +27,6 @@ class Turn:
     def do(self, *effects: Effect) -> None:
         """Ask for more, in this order."""
         self.effects += effects
-
-    def count(self) -> None:
-        """Have the counters read, once for all segments that ask for it, behind what the step does about them."""
-        self.effects = [one for one in self.effects if not isinstance(one, ReadCounters)]
-        self.do(ReadCounters())
 
     def set(self, **changes: Any) -> None:
         """Change parts of the state."""
@@ -62,7 +57,7 @@ class Turn:
         """The kernel's table holds this from now on."""
         exposure = self.state.segments[name].exposure
         exposed = held in (LeaseState.NOTHING, LeaseState.EXPIRED)
-        exposure = exposure.opened(self.now) if exposed else exposure.closed(self.now)
+        exposure = exposure.opened(self.now) if exposed else exposure.closed()
         self.change(name, held=held, exposure=exposure, **changes)
 
     def token(self, name: str) -> bytes:

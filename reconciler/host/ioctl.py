@@ -17,6 +17,7 @@ _TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
 _ROOT = 0
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GDRVINFO, _ETHTOOL_GFLAGS, _ETHTOOL_SFLAGS = 0x3, 0x25, 0x26
+_ETHTOOL_GGRO = 0x2B
 _ETH_FLAG_LRO = 1 << 15
 _DRVINFO_BYTES = 196
 _ETHTOOL_VALUE = struct.Struct("=II")  # struct ethtool_value: cmd, data
@@ -106,6 +107,13 @@ class Ethtool:
         """Whether large receive offload is on; False also where there is none, None where nothing is told."""
         try:
             return bool(self._flags(interface) & _ETH_FLAG_LRO)
+        except OSError:
+            return None
+
+    def gro(self, interface: str) -> bool | None:
+        """Whether generic receive offload is on; None where nothing is told."""
+        try:
+            return bool(_ETHTOOL_VALUE.unpack(self._call(interface, _ETHTOOL_VALUE.pack(_ETHTOOL_GGRO, 0)))[1])
         except OSError:
             return None
 

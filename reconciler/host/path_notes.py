@@ -1,4 +1,4 @@
-"""Since when each path is what it is: kept by the daemon, as long as the machine runs, for whoever looks."""
+"""Since when each path is what it is, and what was counted on it: kept as long as the machine runs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -38,3 +38,17 @@ def since(at_ms: int | None, now_ms: int) -> dict[str, Any]:
         return {"path_since": None, "path_ms": None}
     age_ms = max(0, now_ms - at_ms)
     return {"path_since": utc(clock.wall_ms() - age_ms), "path_ms": age_ms}
+
+
+def books_notes(sku: str) -> StateFile:
+    """Where the accounts of `daemon.books` lie, which are of one run of the machine, as the counters are."""
+    return StateFile(places.run_dir() / f"{sku}.books.json")
+
+
+def recall_books(sku: str) -> Any:
+    """The accounts that a process of this run has kept; None where it kept none, or they cannot be read."""
+    try:
+        found = books_notes(sku).read()
+        return found if found and found["boot"] == clock.boot_id() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -12,6 +12,7 @@ from keeping import Kept, watched
 from worlds import converge, host
 
 from reconciler.appliance.declared import Appliance
+from reconciler.daemon.books import Books
 from reconciler.daemon.core import Core
 from reconciler.daemon.guard import Background, GuardEffects
 from reconciler.guard.events import Event as GuardEvent
@@ -19,6 +20,8 @@ from reconciler.guard.state import SegmentGuard
 from reconciler.guard.step import begin
 from reconciler.guard.table import LeaseState
 from reconciler.health.state import Event
+from reconciler.ledger.entry import Entry
+from reconciler.ledger.orders import Moment
 from reconciler.network.desired import choice_of
 
 TO_INSIDE, TO_OUTSIDE = "wire/lease/inside", "wire/lease/outside"
@@ -47,6 +50,19 @@ class Later:
             self.kept.core.listen()
 
 
+UTC_MS = 1_700_000_000_000
+
+
+class BooksNotes:
+    """As `Notes` of the books."""
+
+    def __init__(self) -> None:
+        self.value: Any = None
+
+    def write(self, value: Any) -> None:
+        self.value = copy.deepcopy(value)
+
+
 class Guards(Kept):
     """See the module. Time goes in steps of `step_ms`; the prober's reports come as they come."""
 
@@ -58,6 +74,8 @@ class Guards(Kept):
         self.table = self.wires.table
         self.notes: Any = {}
         self.full = False
+        self.rows: dict[str, Entry] = {}
+        self._books = BooksNotes()
         self.step_ms = 10
         self._random = itertools.count(1)
         self.background: Background = lambda work, _: work()
@@ -75,7 +93,20 @@ class Guards(Kept):
     def _new(self) -> Core:
         core = super()._new()
         core.guard = self.guarding = self._guard(core)
+        self.books = Books(
+            self.kernel,
+            self.guarding,
+            lambda: Moment(UTC_MS + self.now, self.now, "boot"),
+            core.journal,
+            ledger=self._booked,
+            notes=self._books,
+            kept=self._books.value,
+        )
+        core.books = self.books
         return core
+
+    def _booked(self, entry: Entry) -> None:
+        self.rows[entry.id] = entry
 
     def _guard(self, core: Core) -> GuardEffects:
         self.prober = FakeProber(self.wires)

@@ -13,16 +13,31 @@ from fake_kernel import FakeKernel, Killed
 from oracle import ViolationError
 
 from reconciler.appliance.declared import INSPECT, Appliance
+from reconciler.daemon.books import Books
+from reconciler.daemon.core import Core
 from reconciler.daemon.guard import GuardEffects
 from reconciler.guard.installing import ADOPT_MS
 from reconciler.guard.rules import Stance, directions, stance
 from reconciler.guard.step import begin
+from reconciler.ledger.entry import Counted, Entry
+from reconciler.ledger.orders import Moment
 
 # A probe's rhythm; and what a report and the turn that follows may add.
 _SLACK_MS = 25
 # So long after the last misfortune that could explain it, no lease may run out.
 _QUIET_MS = 1_000
 _NONE: set[str] = set()
+_UTC_MS = 1_700_000_000_000
+
+
+class _BooksNotes:
+    """As `Notes` of the books."""
+
+    def __init__(self, of: "Guarded") -> None:
+        self._of = of
+
+    def write(self, value: Any) -> None:
+        self._of._kept_books = json.dumps(value)
 
 
 class Guarded:
@@ -48,7 +63,11 @@ class Guarded:
         self._leased: dict[str, int] = {}
         self._set_at = 0
         self._disturbed = self._looked = clock()
-        # By segment, the frames that must be booked in the end.
+        self.books: Books | None = None
+        self.rows: dict[str, Entry] = {}
+        self._kept_books: str | None = None
+        self._took: dict[str, int] = {}
+        # By segment, the frames that the guard must have counted in the end.
         self._booked: dict[str, int] = {}
         self.table.traffic, self.table.counts = 1, self._count
         adapters = {
@@ -84,6 +103,25 @@ class Guarded:
         )
         return self.guarding
 
+    def keeps_books(self, core: Core) -> Books:
+        """The books of a new process."""
+        if self._kept_books is None:
+            # What was booked before, nobody knows; what is new, the counters say that still stand.
+            self._took, self.rows = {name: self._passed(name) for name in self.leases}, {}
+        self.books = Books(
+            self.kernel,
+            self.guarding,
+            lambda: Moment(_UTC_MS + self.clock(), self.clock(), "boot"),
+            core.journal,
+            ledger=self._write_down,
+            notes=_BooksNotes(self),
+            kept=json.loads(self._kept_books) if self._kept_books else None,
+        )
+        return self.books
+
+    def _write_down(self, entry: Entry) -> None:
+        self.rows[entry.id] = entry
+
     def write(self, value: Any) -> None:
         """As `Notes`."""
         self._notes = json.dumps(value)
@@ -91,8 +129,9 @@ class Guarded:
     def died(self, *, torn: bool) -> None:
         """The process is no more; perhaps its notes are neither."""
         self.guarding, self.die_before, self.die_after = None, None, None
+        self.books = None
         if torn:
-            self._notes = None
+            self._notes = self._kept_books = None
 
     # What others do
 
@@ -125,6 +164,7 @@ class Guarded:
 
     def _count(self, segment: str, frames: int) -> None:
         self._booked[segment] = self._booked.get(segment, 0) + frames
+        self._took[segment] = self._took.get(segment, 0) + frames
 
     def _passed(self, segment: str) -> int:
         return sum(one[0] for name, one in self.table.passed.items() if name.startswith(f"{segment}/port/"))
@@ -245,8 +285,25 @@ class Guarded:
             if self._stand(name) is not well or bool(self.table.sets.get(f"{name}/aside")):
                 raise ViolationError(f"{name}: in the end the leases {'do not ' if well else ''}stand")
         assert self.guarding is not None
-        status, _ = self.guarding.status()
-        for one in status["segments"] if status else ():
-            name, booked = one["name"], one["passed"]["frames"]
+        _, exposures = self.guarding.counted()
+        for name in self.leases:
+            booked = exposures[name].total.frames if name in exposures else 0
             if booked != self._booked.get(name, 0):
-                raise ViolationError(f"{name}: {booked} frames are booked, and {self._booked.get(name, 0)} passed")
+                raise ViolationError(f"{name}: {booked} frames are counted, and {self._booked.get(name, 0)} passed")
+        self._judge_books()
+
+    def _judge_books(self) -> None:
+        """No frame that was taken from the VM is missing in the books, and none is in them that was not."""
+        assert self.books is not None
+        for name, account in self.books.accounts.items():
+            rows = [one for one in self.rows.values() if one.segment == name]
+            rows = [one for one in rows if one.to_ms is not None] + ([account.entry] if account.entry else [])
+            booked = sum(one.frames for one in rows)
+            counted = account.sums.passed.frames + account.sums.cut.frames
+            took, sure = self._took.get(name, 0), all(one.counted is not Counted.AT_LEAST for one in rows)
+            if any(one.frames < 0 or (one.to_ms or one.from_ms) < one.from_ms for one in rows):
+                raise ViolationError(f"{name}: the ledger has what cannot be: {rows}")
+            if booked != counted:
+                raise ViolationError(f"{name}: the ledger has {booked} frames, and the books {counted}")
+            if booked > took or (sure and booked != took):
+                raise ViolationError(f"{name}: {booked} frames are booked, and {took} went past the VM or nowhere")

@@ -425,6 +425,7 @@ class World:
             lambda then: then(("NetworkManager",)),
             self.guarded and self.guarded.begin(self.appliance, self.story, self.chance),
         )
+        core.books = self.guarded and self.guarded.keeps_books(core)
         value = json.loads(self._disk) if self._disk else None
         shift = None
         if value is not None and value["booted"] != self._booted:
@@ -945,6 +946,7 @@ class World:
         if self.end == "well" and state.vm.phase not in (Phase.STEADY, Phase.RESTARTING):
             raise ViolationError(f"all is well, and it is {state.vm}")
         if self.guarded:
+            core.see_paths(ask=True)
             self.guarded.judge(well=self.end == "well")
         # Nobody brings back what was stopped on purpose; where all was tried before, it stays given up. Nor is anything
         # done where the answer of a restart got lost, and it still counts as under way.

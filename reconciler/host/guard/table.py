@@ -13,6 +13,7 @@ from typing import Self
 from reconciler.errors import HostError
 from reconciler.guard.events import CountersRead, Installed, LeasesFound, Removed, TableFound
 from reconciler.guard.rules import REMEMBERED_MS, Contents, Guarded, Ruleset, comment_of, table_of
+from reconciler.host import clock
 from reconciler.host.guard import nftables
 from reconciler.host.guard.messages import LEASE_KEY, TableHead, add, batch, flush, remove_table
 from reconciler.host.guard.netfilter import Netfilter
@@ -157,8 +158,10 @@ class KernelTable:
         )
 
     def _renewed_ms(self, netfilter: Netfilter, one: Guarded) -> int | None:
+        # Who is told may be at something else: how long ago it is says nothing by then.
+        now = clock.now_ms()
         found = [netfilter.elements(self._name, direction.renewed) for direction in one.directions]
-        return max((REMEMBERED_MS - (each[0].expires_ms or 0) for each in found if each), default=None)
+        return min((now - REMEMBERED_MS + (each[0].expires_ms or 0) for each in found if each), default=None)
 
     def stands(self, one: Guarded) -> bool:
         """Whether all leases of a segment stand."""

@@ -2,9 +2,10 @@
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from reconciler.host.netlink import requests
+from reconciler.host.netlink import counters, requests
+from reconciler.host.netlink.counters import Counters
 from reconciler.host.netlink.sockets import Failure, NetlinkSocket, RefusedError
 
 # There is no such link, or there cannot be one of that name.
@@ -32,4 +33,21 @@ class Connection(NetlinkSocket):
                 found.append(data[begin:end])
             elif answer.errno not in _ABSENT:
                 raise RefusedError(f"look up link {one}", answer)
+        return found
+
+    def count(self, indexes: Iterable[int]) -> dict[int, Counters]:
+        """What the links of these indexes have counted; those that do not exist are left out.
+
+        Raises:
+            HostError: the kernel refused, or there is no room for its answers.
+
+        """
+        which, found = tuple(indexes), {}
+        told = self.ask_each([counters.request(one) for one in which], "read counters")
+        for one, answer in zip(which, told, strict=True):
+            if not isinstance(answer, Failure):
+                data, begin, end = answer
+                found[one] = counters.parse(data[begin:end])
+            elif answer.errno not in _ABSENT:
+                raise RefusedError(f"read the counters of link {one}", answer)
         return found

@@ -10,13 +10,14 @@ Four verbs, all for the network namespace that the thread was in when it opened 
 """
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Self
 
 from reconciler.errors import HostError
 from reconciler.host.ioctl import Ethtool
 from reconciler.host.netlink.connection import Connection
+from reconciler.host.netlink.counters import Counters
 from reconciler.host.netlink.execution import Execution, encoded
 from reconciler.host.netlink.observation import Observer
 from reconciler.host.surroundings.survey import Surveyor
@@ -70,6 +71,19 @@ class Kernel:
 
         """
         return self._surveyor.survey(actual)
+
+    def count(self, indexes: Iterable[int]) -> dict[int, Counters]:
+        """What NICs have counted, by their indexes; those that are not there are left out. Unprivileged.
+
+        Raises:
+            HostError: the kernel refused.
+
+        """
+        return self._connection.count(indexes)
+
+    def merges(self, interfaces: Iterable[str]) -> bool:
+        """Whether any of these interfaces hands over several frames as one (GRO). Unprivileged."""
+        return any(self._ethtool.gro(one) is not False for one in interfaces)
 
     def execute(self, plan: Plan, actual: Network, stop: Callable[[], bool] = lambda: False) -> tuple[Outcome, ...]:
         """Carry out `plan`, which was made against `actual`; what became of each operation, in order.
