@@ -82,13 +82,22 @@ At a probe each 20 ms, 128 take it about half of a core.
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """How much of what enters may fail to leave the host's half of the path: a share in percent, within `within_ms`."""
+
+    share: int = 50
+    within_ms: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
 class Guard:
     """The dead-man switch of a segment; durations in milliseconds.
 
     `lease_ms`: how long one returned probe keeps the VM trusted. `closed`: tripped, it cuts the wire instead of joining
     it. `latch`: after a trip the policy's hold-down has to pass; else the VM's path being proven again is enough.
     `grace_ms`: how long probes go on without the daemon. `drain_ms`: how long the VM may still emit what it holds when
-    traffic leaves it on purpose. `by_daemon`: the daemon renews the lease on its verdict, and probes do not.
+    traffic leaves it on purpose. `by_daemon`: the daemon renews the lease on its verdict, and probes do not. `loss`:
+    what is too much on the way between ports and adapters; None: it is not looked at.
     """
 
     lease_ms: int = 200
@@ -98,6 +107,7 @@ class Guard:
     grace_ms: int = 30_000
     drain_ms: int = 100
     by_daemon: bool = False
+    loss: Loss | None = field(default_factory=Loss)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +213,14 @@ class Canary:
     segments: tuple[str, ...] = ()
 
 
-Source = Heartbeat | Domain | Carrier | Canary | GuestPing | Command | Http
+@dataclass(frozen=True, slots=True)
+class HostPath:
+    """Whether what the guard accepts at ports and adapters of `segments` leaves at the other end of its switch."""
+
+    segments: tuple[str, ...] = ()
+
+
+Source = Heartbeat | Domain | Carrier | Canary | HostPath | GuestPing | Command | Http
 
 
 @dataclass(frozen=True, slots=True)

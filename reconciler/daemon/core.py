@@ -255,8 +255,9 @@ class Core:
     def see_paths(self, *, ask: bool = False) -> Mapping[str, Taken]:
         """Where frames go now, by what was seen last; `ask`: what the guard has, the kernel is asked for again."""
         guards = self.guard.path_guards(ask=ask) if self.guard else {}
+        findings = self.guard.findings() if self.guard else {}
         found = None if self.unread else self.found
-        self.paths.look(self.appliance, self.state, found, guards, now=self.clock(), journal=self.journal)
+        self.paths.look(self.appliance, self.state, found, guards, findings, now=self.clock(), journal=self.journal)
         if self.books:
             self.books.look(self, now_at_all=ask)
         return self.paths.taken
@@ -345,6 +346,8 @@ class Core:
         except HostError:
             self._around = Surroundings(chains=None)
         self.found = replace(self.found, actual=replace(self.found.actual, surroundings=self._around))
+        if self.guard:
+            self.guard.obstructed(self.found)
         self.telling.surveyed(self.found, self.clock())
         now = self.clock()
         self._survey_ms = now + max(SURVEY_MS, _SURVEY_SHARE * (now - began))

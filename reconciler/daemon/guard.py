@@ -8,27 +8,34 @@ Who drives it (the core) calls `choose` as soon as a decision is made, `settle` 
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, assert_never
 
+from reconciler.appliance import declared
 from reconciler.appliance.declared import INSPECT, Appliance
 from reconciler.daemon.journal import LEVELS, Journal
 from reconciler.errors import HostError, ReconcilerError, TransientError
 from reconciler.guard import effects, events, orders, state, status, step, warnings
 from reconciler.guard.compare import compare, unseen
+from reconciler.guard.crossing import Crossings, CrossingSample, LinkCounts, takes
 from reconciler.guard.exposure import Exposure
 from reconciler.guard.rules import Contents, Guarded, Ruleset, bind_guard, digest_of, lost_ports
 from reconciler.guard.status import gate_of, hooks_of, known_gate
+from reconciler.guard.table import LeaseState
 from reconciler.health.signal import Reading
 from reconciler.network.audit import Beside
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Difference
-from reconciler.network.path import Gate, PathGuard
+from reconciler.network.path import Finding, Gate, PathGuard
 from reconciler.network.recognise import recognise
 from reconciler.network.state import Role
-from reconciler.warning import Warning
+from reconciler.warning import Severity, Warning
 
 # Each effect has one answer at the most, and few answers ask for more. A step that goes on for longer is a bug.
 _MOST_STEPS = 1_000
+
+LinkReader = Callable[[Iterable[int]], Mapping[int, LinkCounts]]
+"""What interfaces have counted, by their indexes; see `host.netlink.counters.LinkCounters`."""
 
 Background = Callable[[Callable[[], events.Event], Callable[[str], events.Event]], events.Event | None]
 """Has work done that may take long. Returns what came of it; or None, and then it is delivered later: what came of it,
@@ -96,11 +103,15 @@ class GuardEffects:
         journal: Journal,
         notes: Notes,
         background: Background = lambda work, _: work(),
+        links: LinkReader | None = None,
     ) -> None:
         self.state = begun
         self.prober = prober
         self._table, self._listener, self._clock = table, listener, clock
         self._journal, self._notes, self._background = journal, notes, background
+        self._links = links
+        self._crossing = Crossings()
+        self._blocked: frozenset[str] = frozenset()
         self._sockets: dict[orders.ProbeEnd, socket.socket] = {}
         self._delivered: deque[events.Event] = deque()
         # While a prober is being started, in the background, nobody else asks it for anything.
@@ -114,7 +125,11 @@ class GuardEffects:
     @property
     def due_ms(self) -> int:
         """When `listen` has something to do although nothing happens."""
-        return self._clock() if self._delivered else step.due(self.state, self._clock())
+        if self._delivered:
+            return self._clock()
+        due = step.due(self.state, self._clock())
+        looks = self._crossing.due(self._watched) if self._links else None
+        return due if looks is None else min(due, looks)
 
     def choose(self, choice: Mapping[str, str], failed: Iterable[str]) -> None:
         """Segments shall have these topologies; of those that `failed`, what the VM still holds is not let out."""
@@ -140,7 +155,7 @@ class GuardEffects:
         self._delivered.clear()
         if not self._starting:
             reported += self._of_the_prober()
-        return self._step(*(reported or [events.Tick()]))
+        return self._step(*(reported or [events.Tick()])) + self._look_across()
 
     def _of_the_prober(self) -> Iterator[events.Event]:
         if self._unwanted:
@@ -162,6 +177,7 @@ class GuardEffects:
     def declare(self, appliance: Appliance) -> None:
         """Go on with a file that was read again."""
         self._step(events.Declared(appliance))
+        self._crossing = replace(self._crossing, told={})
 
     def forget(self) -> None:
         """What the probes told is void, and is told again."""
@@ -267,6 +283,48 @@ class GuardEffects:
             fingerprint=fingerprint,
         )
         return tuple(differs), ()
+
+    def obstructed(self, found: Difference) -> None:
+        """It was looked for what stands in the way."""
+        self._blocked = obstructed(self.state.appliance, found)
+
+    def findings(self) -> Mapping[str, tuple[Finding, ...]]:
+        """What is counted between ports and adapters says of the segments' paths."""
+        return self._crossing.findings()
+
+    @property
+    def _watched(self) -> tuple[Guarded, ...]:
+        """The segments whose frames are counted between ports and adapters."""
+        return tuple(one for one in self.state.bound if one.guard.loss) if self.state.on else ()
+
+    def _look_across(self) -> tuple[Reading, ...]:
+        """See whether what enters leaves, where that is due."""
+        now, watched = self._clock(), self._watched
+        due = self._crossing.due(watched)
+        if self._links is None or due is None or now < due:
+            return ()
+        segments, canaries = self.state.segments, self.state.canaries
+        whole = {
+            one.name
+            for one in watched
+            if segments[one.name].held is LeaseState.GRANTED and segments[one.name].inspected
+        }
+        waiting = {one.name for one in watched if not (one.guard.by_daemon or takes(one, canaries.back_ms, now))}
+        sample, trouble = CrossingSample(now, None, {}, {}, {}), ""
+        if whole:
+            try:
+                indexes = [place.index for one in watched for place in (*one.ports, *one.adapters) if place.index]
+                before, read, after = self._links(indexes), self._table.count(), self._links(indexes)
+                sample = CrossingSample(now, read.handle, read.counted, before, after, canaries.sent(watched))
+            except ReconcilerError as error:
+                whole, trouble = set(), str(error)
+        known = self._crossing.look(watched, whole, waiting, sample).settle(watched, whole, self._blocked, now)
+        signals = self.state.appliance.health.signals
+        sources = {
+            name: one.source.segments for name, one in signals.items() if isinstance(one.source, declared.HostPath)
+        }
+        self._crossing, news = known.news(sources, whole, trouble)
+        return news
 
     def close(self) -> None:
         """Close the sockets of this process; the prober has its own."""
@@ -399,6 +457,19 @@ class GuardEffects:
             if end not in sockets:
                 gone.close()
         self._sockets = sockets
+
+
+# What takes frames away, and says so (network.obstacles).
+_IN_THE_WAY = frozenset({"rules", "traffic-control", "station-fixed", "stacked"})
+
+
+def obstructed(appliance: Appliance, found: Difference) -> frozenset[str]:
+    """The segments in whose way something stands that drops or diverts frames."""
+    errors = [one for one in found.warnings if one.severity is Severity.ERROR and one.code in _IN_THE_WAY]
+    if any(not one.about for one in errors):
+        return frozenset(appliance.segments)
+    place = {str(Role(*role)): segment for role, segment in segments_of(appliance).items()}
+    return frozenset(place[one.about] for one in errors if one.about in place)
 
 
 def in_place(appliance: Appliance, found: Difference) -> frozenset[str]:

@@ -20,6 +20,7 @@ from reconciler.host.guard.netfilter import NetfilterWatch
 from reconciler.host.guard.probe_socket import adapter_socket
 from reconciler.host.guard.prober_client import Probing
 from reconciler.host.guard.table import KernelTable
+from reconciler.host.netlink.link_counts import LinkCounters
 from reconciler.host.statefile import StateFile
 from reconciler.network.diff import Difference
 from reconciler.warning import Warning
@@ -31,6 +32,7 @@ class KernelGuard:
     def __init__(self, appliance: Appliance, journal: Journal, background: Background = lambda work, _: work()) -> None:
         self.table = KernelTable(appliance.sku)
         self.watch = NetfilterWatch(self.table.port)
+        self.links = LinkCounters()
         self.probing = Probing(places.run_dir(), appliance.sku)
         file = notes_of(appliance.sku)
         file.sweep()
@@ -49,6 +51,7 @@ class KernelGuard:
             journal=journal,
             notes=self.notes,
             background=background,
+            links=self.links,
         )
 
     def _tried(self, failure: Exception | None) -> None:
@@ -75,6 +78,7 @@ class KernelGuard:
         self.probing.close()
         self.watch.close()
         self.table.close()
+        self.links.close()
 
 
 def set_guard(appliance: Appliance, found: Difference) -> None:

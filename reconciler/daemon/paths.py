@@ -4,7 +4,7 @@ What is kept ends with the machine's run: after a boot every path is a new one.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from reconciler.health import policy
 from reconciler.health.signal import HealthState
 from reconciler.health.state import State
 from reconciler.network.diff import Difference
-from reconciler.network.path import Path, PathGuard, Taken, by_guard_alone, doubts_of, paths, recall_since
+from reconciler.network.path import Finding, Path, PathGuard, Taken, by_guard_alone, doubts_of, paths, recall_since
 
 _LEVELS = {
     Path.INSPECTED: logging.INFO,
@@ -66,19 +66,20 @@ class Paths:
         state: State,
         found: Difference | None,
         guards: Mapping[str, PathGuard],
+        findings: Mapping[str, Sequence[Finding]],
         *,
         now: int,
         journal: Journal,
     ) -> None:
         """Where frames go by what was seen last, if any of it has changed. `found` None: it could not be seen."""
-        seen_for = (appliance, found, guards, {name: one.verdict for name, one in state.segments.items()})
+        seen_for = (appliance, found, guards, findings, {name: one.verdict for name, one in state.segments.items()})
         if seen_for == self._seen_for:
             return
         self._seen_for = seen_for
         if found is None:
             taken = {name: by_guard_alone(guards.get(name)) for name in state.segments}
         else:
-            taken = paths(appliance, found.actual, guards, doubts(appliance, state, found))
+            taken = paths(appliance, found.actual, guards, doubts(appliance, state, found), findings)
         self.see(taken, now, journal)
 
     def see(self, taken: Mapping[str, Taken], now: int, journal: Journal) -> None:

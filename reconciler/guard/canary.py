@@ -142,6 +142,15 @@ class Canaries:
         known = replace(self, readings=readings, stands_ms=stands, tripped=self.tripped - bound.keys())
         return known, tuple(changed)
 
+    def sent(self, segments: Iterable[Guarded]) -> Mapping[tuple[str, str], int]:
+        """How many probes of all sorts were sent out of each adapter, by segment and role, as of the last report."""
+        found: dict[tuple[str, str], int] = {}
+        for one in segments:
+            for direction in one.directions:
+                ways = (self.ways.get(name) for name in (direction.lease, question_of(direction.lease)))
+                found[one.name, direction.source] = sum(way.reported.sent for way in ways if way)
+        return found
+
     def due(self, now: int) -> int | None:
         """When what was told is too old, if nothing bears it out until then; None: nothing stands."""
         if not self.stands_ms:

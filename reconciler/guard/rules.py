@@ -44,6 +44,8 @@ _MARKS = "marks"
 _REMEMBERED, REMEMBERED_MS = "30d", 30 * 24 * 3_600_000
 # The two bits of a MAC address's first byte (IEEE 802): locally administered, and not a group.
 _LOCAL, _GROUP = 0x02, 0x01
+_NO_MAC, _GROUP_BIT, _LINK_LOCAL = "00:00:00:00:00:00", "01:00:00:00:00:00", "01:80:c2:00:00:00"
+_VLAN_TAG = 4  # bytes that a bridge allows a frame beyond its MTU (VLAN_HLEN)
 
 
 class Stance(StrEnum):
@@ -102,6 +104,7 @@ class Guarded:
     adapters: tuple[Place, ...]
     own: frozenset[str] = frozenset()
     switches: tuple[Place, ...] = ()
+    mtu: int = 1500
 
     @property
     def directions(self) -> tuple[Direction, ...]:
@@ -233,9 +236,8 @@ def _bound(
     pinned = (pinned_mac(appliance.sku, Role("switch", name)) for name in switches)
     members = (actual.by_name[one.interface].settings.get(Setting.MAC) for one in (*ports, *adapters) if one.index)
     own = frozenset(mac for mac in (*pinned, *members) if isinstance(mac, str))
-    return Guarded(
-        segment, guard, ports, adapters, own, tuple(_place("switch", name, names, actual) for name in switches)
-    )
+    places = tuple(_place("switch", name, names, actual) for name in switches)
+    return Guarded(segment, guard, ports, adapters, own, places, appliance.segments[segment].mtu)
 
 
 def _place(kind: str, role: str, names: Mapping[tuple[str, str], str], actual: Network) -> Place:
@@ -295,10 +297,16 @@ def removal(table: str) -> str:
 
 
 def counters(segments: Iterable[Guarded]) -> Iterator[str]:
-    """The names of all counters: frames that a port let past the VM, and those of an adapter's that were dropped."""
+    """The names of all counters: frames that a port let past the VM, and those of an adapter's that were dropped.
+
+    Where it is looked for losses, also those that entered at a port, or were emitted by an adapter, to be forwarded.
+    """
     for one in segments:
         yield from (f"{one.name}/port/{place.role}" for place in one.ports)
         yield from (f"{one.name}/adapter/{place.role}" for place in one.adapters)
+        if one.guard.loss:
+            yield from (f"{one.name}/entered/{place.role}" for place in one.ports)
+            yield from (f"{one.name}/emitted/{place.role}" for place in one.adapters)
 
 
 def _marks(one: Guarded, secret: bytes, extra: int = 0) -> list[str]:
@@ -352,12 +360,14 @@ def _hooks(one: Guarded, secret: bytes) -> Iterator[str]:
     for place in one.ports:
         if place.index:
             act = f'counter name "{one.name}/port/{place.role}" {_action(one, place)}'
-            rules = [unseen, f"{leases} accept", f"meta iiftype @{one.name}/aside accept", act]
+            accepted = _accepted(one, leases, f"entered/{place.role}")
+            rules = [unseen, *accepted, f"meta iiftype @{one.name}/aside accept", act]
             yield from _chain(f"{one.name}/port/{place.role}", place.interface, rules)
     for place in one.adapters:
         if place.index:
             here = f"ether saddr {mark_by_target[place.role]} goto {one.name}/probe/{place.role}"
-            rules = [here, f"ether saddr @{_MARKS} drop", unseen, f"{leases} accept"]
+            rules = [here, f"ether saddr @{_MARKS} drop", unseen]
+            rules += _accepted(one, leases, f"emitted/{place.role}")
             rules += [f"meta iiftype @{one.name}/{name} accept" for name in ("drain", "aside")]
             rules.append(f'counter name "{one.name}/adapter/{place.role}" drop')
             yield from _chain(f"{one.name}/adapter/{place.role}", place.interface, rules)
@@ -366,6 +376,19 @@ def _hooks(one: Guarded, secret: bytes) -> Iterator[str]:
     for place in one.switches:
         if place.index:
             yield from _chain(f"{one.name}/switch/{place.role}", place.interface, ["drop"])
+
+
+def _accepted(one: Guarded, leases: str, counter: str) -> list[str]:
+    """While the leases stand; counted is what a switch must forward (br_handle_frame(), is_skb_forwardable()).
+
+    That is not what is for the link-local groups, bears a source that is none, or is larger than the wire's frames.
+    What a NIC has joined from several frames is larger, too, and as little counted.
+    """
+    if not one.guard.loss:
+        return [f"{leases} accept"]
+    proper = f"ether daddr & ff:ff:ff:ff:ff:f0 != {_LINK_LOCAL} ether saddr & {_GROUP_BIT} == {_NO_MAC}"
+    proper += f" ether saddr != {_NO_MAC} meta length <= {one.mtu + _VLAN_TAG}"
+    return [f'{leases} {proper} counter name "{one.name}/{counter}" accept', f"{leases} accept"]
 
 
 def _action(one: Guarded, place: Place) -> str:

@@ -56,7 +56,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import assert_never
 
-from reconciler.appliance.declared import OnFailure
+from reconciler.appliance.declared import HostPath, OnFailure
 from reconciler.health import decisions, level, verdict
 from reconciler.health.signal import HealthState, Reading, Rebooted
 from reconciler.health.state import (
@@ -237,7 +237,8 @@ def _input(vm: VmState, event: Event) -> VmInput | None:
 
 def _felt(state: State) -> VmInput:
     """What the verdicts, and the time, say of the VM."""
-    verdicts = [segment.verdict for segment in state.segments.values() if segment.verdict.deciding]
+    # What goes missing between ports and adapters is the host's doing: no restart of the VM brings it back.
+    verdicts = [one.verdict for one in state.segments.values() if one.verdict.deciding and not _by_host(state, one)]
     if not verdicts:
         return VmInput.UNKNOWN
     if all(one.state is HealthState.HEALTHY for one in verdicts):
@@ -250,6 +251,15 @@ def _felt(state: State) -> VmInput:
     if vm.due_ms is None or state.now_ms < vm.due_ms or state.holds:
         return VmInput.FAILED
     return VmInput.OVERDUE if _method(state.rules, vm.attempts + 1) else VmInput.EXHAUSTED
+
+
+def _by_host(state: State, segment: SegmentState) -> bool:
+    """Whether a segment has failed by nothing but what is counted on the host's half of its path."""
+    signals = state.rules.health.signals
+    failed = segment.verdict.state is HealthState.FAILED
+    return failed and all(
+        name in signals and isinstance(signals[name].source, HostPath) for name in segment.verdict.deciding
+    )
 
 
 def _down_still(state: State) -> bool:

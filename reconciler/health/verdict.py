@@ -8,7 +8,7 @@ Silence, by kind of source:
 
 - a heartbeat owes a beat each interval: over an open channel, each one that is missing is a failed reading;
 - a signal that is asked again and again has become absent when its answers stop;
-- a signal that only tells changes (`domain`, `carrier`, `canary`) may be silent for ever.
+- a signal that only tells changes (`domain`, `carrier`, `canary`, `path`) may be silent for ever.
 
 All times are milliseconds of one clock that never steps.
 """
@@ -23,6 +23,7 @@ from reconciler.appliance.declared import (
     GuestPing,
     Health,
     Heartbeat,
+    HostPath,
     Http,
     Signal,
     Source,
@@ -59,7 +60,7 @@ UNOBSERVED = Track()
 
 def keys_of(signal: Signal, segments: tuple[str, ...]) -> tuple[Key, ...]:
     """The tracks that a signal has: one, or one for each segment where it speaks of each by itself."""
-    if isinstance(signal.source, Canary) or (isinstance(signal.source, Carrier) and signal.segment is None):
+    if isinstance(signal.source, Canary | HostPath) or (isinstance(signal.source, Carrier) and signal.segment is None):
         return tuple((signal.name, segment) for segment in segments if _speaks_of(signal, segment))
     return ((signal.name, signal.segment),)
 
@@ -219,7 +220,9 @@ def judge(health: Health, tracks: Mapping[Key, Track], segment: str) -> Verdict:
     """The verdict on a segment. Tracks must be settled."""
     observed = dict(_about(health, tracks, segment))
     units: list[tuple[HealthState, tuple[str, ...]]] = [
-        (track.believed, (name,)) for name, track in observed.items() if health.signals[name].required
+        (track.believed, (name,))
+        for name, track in observed.items()
+        if health.signals[name].required and not _has_nothing_to_say(health.signals[name], track)
     ]
     for group in health.groups.values():
         members = tuple(name for name in group.signals if name in observed)
@@ -253,9 +256,14 @@ def _about(health: Health, tracks: Mapping[Key, Track], segment: str) -> Iterato
 
 
 def _speaks_of(signal: Signal, segment: str) -> bool:
-    if isinstance(signal.source, Canary):
+    if isinstance(signal.source, Canary | HostPath):
         return segment in signal.source.segments
     return signal.segment in (None, segment)
+
+
+def _has_nothing_to_say(signal: Signal, track: Track) -> bool:
+    """Of one that tells losses only: where nothing can be counted, others know whether the VM is healthy."""
+    return isinstance(signal.source, HostPath) and track.believed is HealthState.ABSENT
 
 
 def _of_group(states: list[HealthState], least: int) -> HealthState:

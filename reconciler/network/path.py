@@ -15,10 +15,10 @@ its index.
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from reconciler.appliance.declared import Appliance, Segment
 from reconciler.network.bind import bind
@@ -99,20 +99,38 @@ class Taken:
     ways: tuple[Way, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What counters say of frames that enter at the port `source` and leave at `target`; roles, None: at any.
+
+    It holds where the switches have the wire.
+    """
+
+    path: Path
+    evidence: str
+    source: str | None = None
+    target: str | None = None
+
+
 UNSEEN = Taken(Path.UNKNOWN, evidence="the network could not be looked at")
 
 
 def paths(
-    appliance: Appliance, actual: Network, guards: Mapping[str, PathGuard], doubts: Mapping[str, str] | None = None
+    appliance: Appliance,
+    actual: Network,
+    guards: Mapping[str, PathGuard],
+    doubts: Mapping[str, str] | None = None,
+    findings: Mapping[str, Sequence[Finding]] | None = None,
 ) -> dict[str, Taken]:
     """The path of each segment.
 
     `guards`: the guard of each segment that has one. `doubts`: why it is not known of a segment whether what shall
-    cross the VM does, and is inspected there.
+    cross the VM does, and is inspected there. `findings`: what counters say of segments that the VM has.
     """
     here = _Here(appliance, actual)
+    said = {name: _Said((doubts or {}).get(name, ""), (findings or {}).get(name, ())) for name in appliance.segments}
     return {
-        name: _taken(segment, _Segment(here, segment, guards.get(name), (doubts or {}).get(name, "")))
+        name: _taken(segment, _Segment(here, segment, guards.get(name), said[name]))
         for name, segment in appliance.segments.items()
     }
 
@@ -187,6 +205,13 @@ def _taken(segment: Segment, at: "_Segment") -> Taken:
     return Taken(worst.path, worst.by_guard, worst.evidence, ways)
 
 
+class _Said(NamedTuple):
+    """What others say of a segment: see `paths`."""
+
+    doubt: str
+    findings: Sequence[Finding]
+
+
 class _Here:
     """Who is who on the live host."""
 
@@ -222,8 +247,8 @@ class _Here:
 class _Segment:
     """One segment on the live host: its ports where they are, and what is between them."""
 
-    def __init__(self, here: _Here, segment: Segment, guard: PathGuard | None, doubt: str) -> None:
-        self._here, self._guard, self._doubt = here, guard, doubt
+    def __init__(self, here: _Here, segment: Segment, guard: PathGuard | None, said: _Said) -> None:
+        self._here, self._guard, self._said = here, guard, said
         hooks = (guard.hooks if guard else None) or {}
         self._ports = {
             role: here.link("port", role) or (here.by_index.get(hooks[role].index) if role in hooks else None)
@@ -270,8 +295,11 @@ class _Segment:
         path, text = self._by_switches(one, other)
         if path is Path.INSPECTED and gate is Gate.UNKNOWN:
             return Way(source, target, Path.UNKNOWN, "guard: the kernel does not tell whether its leases stand")
-        if path is Path.INSPECTED and self._doubt:
-            return Way(source, target, Path.UNKNOWN, f"{text}; {self._doubt}")
+        for found in self._said.findings if path is Path.INSPECTED else ():
+            if found.source in (None, source) and found.target in (None, target):
+                return Way(source, target, found.path, found.evidence)
+        if path is Path.INSPECTED and self._said.doubt:
+            return Way(source, target, Path.UNKNOWN, f"{text}; {self._said.doubt}")
         return Way(source, target, path, text)
 
     def _dead(self, role: str) -> str:

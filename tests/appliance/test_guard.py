@@ -106,7 +106,7 @@ def test_a_guard_has_its_canary_also_where_the_file_has_none():
     found = appliance(file(guard={})).health.signals
     one = Streak(readings=1)
     canary = found["canary"]
-    assert list(found) == ["canary"]
+    assert list(found) == ["canary", "path"]
     assert (canary.source, canary.fall, canary.rise) == (Canary(None, ("wire",)), one, one)
     assert canary.required
     assert not canary.fails_before

@@ -300,7 +300,8 @@ def test_a_lease_by_the_daemon_is_renewed_by_no_probe() -> None:
 
 def test_every_counter_is_there_and_begins_at_zero() -> None:
     (one,) = bound(many())
-    assert list(counters([one])) == ["wire/port/p0", "wire/port/p1", "wire/adapter/p0", "wire/adapter/p1"]
+    kinds = ("port", "adapter", "entered", "emitted")
+    assert list(counters([one])) == [f"wire/{kind}/{role}" for kind in kinds for role in ("p0", "p1")]
     for name in counters([one]):
         assert f"counter {name} {{ packets 0 bytes 0 }}" in text(many())
 

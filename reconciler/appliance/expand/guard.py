@@ -10,6 +10,7 @@ from reconciler.appliance.yaml.words import milliseconds
 
 # What the signal is called that a guard without one gets.
 _NAMES = ("canary", "canary-guard")
+_CROSSING_NAMES = ("path", "path-guard")
 _ONCE = declared.Streak(readings=1)
 
 
@@ -47,8 +48,19 @@ def implicit_canary(
     )
     if not mute:
         return None
-    name = next(name for name in _names() if name not in signals)
+    name = next(name for name in _names(_NAMES) if name not in signals)
     return declared.Signal(name, declared.Canary(segments=mute), _ONCE, _ONCE)
+
+
+def crossing(
+    signals: Mapping[str, declared.Signal], segments: Mapping[str, declared.Segment]
+) -> declared.Signal | None:
+    """The signal of what is counted between ports and adapters; None where no guard counts."""
+    counted = tuple(name for name, one in segments.items() if one.guard and one.guard.loss)
+    if not counted:
+        return None
+    name = next(name for name in _names(_CROSSING_NAMES) if name not in signals)
+    return declared.Signal(name, declared.HostPath(counted), _ONCE, _ONCE)
 
 
 def guarded(segments: Mapping[str, declared.Segment]) -> tuple[str, ...]:
@@ -56,9 +68,9 @@ def guarded(segments: Mapping[str, declared.Segment]) -> tuple[str, ...]:
     return tuple(name for name, segment in segments.items() if segment.guard)
 
 
-def _names() -> Iterator[str]:
-    yield from _NAMES
-    yield from map(f"{_NAMES[-1]}-{{}}".format, count(2))
+def _names(first: tuple[str, ...]) -> Iterator[str]:
+    yield from first
+    yield from map(f"{first[-1]}-{{}}".format, count(2))
 
 
 def _guard(written: Guard, closed: bool) -> declared.Guard:
@@ -70,6 +82,9 @@ def _guard(written: Guard, closed: bool) -> declared.Guard:
         milliseconds(written.grace),
         milliseconds(written.drain),
         written.lease_by == "daemon",
+        None
+        if written.loss is None
+        else declared.Loss(int(written.loss.share[:-1]), milliseconds(written.loss.within)),
     )
 
 

@@ -19,6 +19,8 @@ def health(written: care.Health | None, segments: Mapping[str, declared.Segment]
     signals = {name: _signal(name, signal, name in grouped, guarded) for name, signal in written.signals.items()}
     if canary := expand_guard.implicit_canary(signals, segments):
         signals[canary.name] = canary
+    if crossing := expand_guard.crossing(signals, segments):
+        signals[crossing.name] = crossing
     return declared.Health(
         signals,
         groups,

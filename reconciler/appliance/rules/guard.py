@@ -13,7 +13,8 @@ _LEASE_MS = (10, 60_000)
 _DAEMONS_LEASE_MS = 1_000
 _DRAIN_MS = 10_000
 _GRACE_MS = 3_600_000
-_DEFAULTS = {"lease": "200ms", "every": "20ms", "drain": "100ms", "grace": "30s"}
+_LOSS_MS = range(500, 60_001)
+_DEFAULTS = {"within": "1s", "lease": "200ms", "every": "20ms", "drain": "100ms", "grace": "30s"}
 # A byte of the probe numbers its direction, so the frame would allow 256. But a guard that has tripped copies a frame
 # once for each other port, one rule's statement after the other: beyond this nobody has measured it.
 MAX_PORTS = 64
@@ -55,6 +56,11 @@ def _one(document: Document, path: Path) -> Iterator[Mistake]:
         text, value = _given(written, key)
         if value is not None and value > most:
             yield _wrong(document, (*path, key), f"`{key}` is {text}", right)
+    loss = written.get("loss")
+    if isinstance(loss, dict):
+        text, value = _given(loss, "within")
+        if value is not None and value not in _LOSS_MS:
+            yield _wrong(document, (*path, "loss", "within"), f"a loss within {text}", "from 500ms to 1m")
 
 
 def _probed(document: Document, path: Path, guard: dict[str, Any], lease: str, lease_ms: int) -> Iterator[Mistake]:

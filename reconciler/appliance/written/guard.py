@@ -1,5 +1,6 @@
 """The guard of a segment as a vendor writes it: how long the VM is trusted, and how it proves that it forwards."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -87,6 +88,48 @@ ShortProbe = Annotated[
 ]
 
 
+_SHARE = r"^([1-9][0-9]?|100)%$"
+
+
+def _share(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(_SHARE[1:-1], value):
+        found = shown(value) if isinstance(value, str) else kind(value)
+        raise mistaken(f"expected a share, found {found}", "whole percent from 1% to 100%, as in 50%")
+    return value
+
+
+class Loss(Model):
+    """What of the frames that enter may be missing where they leave, between ports and adapters."""
+
+    share: Annotated[str, BeforeValidator(_share)] = Field(
+        default="50%",
+        description="The share of frames, in whole percent, that is too much.",
+        json_schema_extra={"pattern": _SHARE},
+    )
+    within: Duration = Field(
+        default="1s",
+        description="For how long it is counted, from 500ms to 1m; where few frames enter, up to 10s longer.",
+    )
+
+
+def _loss_or_off(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    if value == "off":
+        return None
+    if not isinstance(value, dict | Loss):
+        found = shown(value) if isinstance(value, str) else kind(value)
+        raise mistaken(f"expected a mapping or the text `off`, found {found}", '{} for the defaults, or "off" for none')
+    return handler(value)
+
+
+LossOrOff = Annotated[
+    Loss | None,
+    WrapValidator(
+        _loss_or_off,
+        json_schema_input_type=Loss | Annotated[Literal["off"], Field(description="It is not looked at.")],
+    ),
+]
+
+
 class Guard(Model):
     """The dead-man switch in the kernel: past the VM as soon as nothing proves any more that it forwards."""
 
@@ -121,6 +164,12 @@ class Guard(Model):
         default="probes",
         description="Who renews the lease: each probe that comes back, in the kernel, or the daemon, on its verdict; "
         "that needs a lease of at least 1s.",
+    )
+    loss: LossOrOff = Field(
+        default=Loss(),
+        description="What enters must leave: how much may be missing between a port and its adapter until the signal "
+        "`path` fails, and the guard has the wire.",
+        json_schema_extra={"default": {}},
     )
 
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from reconciler.host.netlink.rtnetlink import AF_UNSPEC, RTM_GETSTATS, attributes, message
 
-_IFLA_STATS_LINK_64 = 1
-_FILTER = 1 << (_IFLA_STATS_LINK_64 - 1)
-_IF_STATS = struct.Struct("=BxxxII")
+IFLA_STATS_LINK_64 = 1
+_FILTER = 1 << (IFLA_STATS_LINK_64 - 1)
+IF_STATS = struct.Struct("=BxxxII")
 _STATS = struct.Struct("=QQQQ")
 
 
@@ -25,10 +25,10 @@ class Counters(NamedTuple):
 
 def request(index: int) -> bytes:
     """Ask for the counters of one link."""
-    return message(RTM_GETSTATS, 0, _IF_STATS.pack(AF_UNSPEC, index, _FILTER))
+    return message(RTM_GETSTATS, 0, IF_STATS.pack(AF_UNSPEC, index, _FILTER))
 
 
 def parse(payload: bytes) -> Counters:
     """The answer."""
-    begin, end = attributes(payload, _IF_STATS.size, len(payload))[_IFLA_STATS_LINK_64]
+    begin, end = attributes(payload, IF_STATS.size, len(payload))[IFLA_STATS_LINK_64]
     return Counters(*_STATS.unpack_from(payload[:end], begin))

@@ -18,6 +18,7 @@ from reconciler.appliance.declared import (
     Domain,
     GuestPing,
     Heartbeat,
+    HostPath,
     Http,
     Libvirt,
     Signal,
@@ -93,7 +94,7 @@ class Gatherers:
         self._workers = Workers("libvirt of signals")
 
     def wanted(self, appliance: Appliance) -> tuple[Wanted, ...]:
-        """What is to be gathered: each declared signal but carrier and canary, which the network and the guard tell.
+        """What is to be gathered: each declared signal but those which the network and the guard tell.
 
         Raises:
             HostError: a signal needs libvirt, and the file does not say where the VM is.
@@ -107,7 +108,7 @@ class Gatherers:
                 _libvirt(appliance, signal) if isinstance(signal.source, Domain | GuestPing) else None,
             )
             for signal in appliance.health.signals.values()
-            if not isinstance(signal.source, Carrier | Canary)
+            if not isinstance(signal.source, Carrier | Canary | HostPath)
         )
 
     def supervised(self, wanted: Wanted, publish: Publish) -> Supervised:
@@ -128,7 +129,7 @@ class Gatherers:
                 return CommandGatherer(signal, source, speak)
             case Http() as source:
                 return HttpGatherer(signal, source, speak)
-            case Carrier() | Canary():
+            case Carrier() | Canary() | HostPath():
                 raise ValueError(f"nothing gathers {wanted.source}")
         assert_never(wanted.source)
 

@@ -1,0 +1,230 @@
+"""What enters must leave: what is lost between two samples, and what no counter can tell."""
+
+from dataclasses import replace
+
+import pytest
+
+from reconciler.appliance.declared import Guard, Loss
+from reconciler.guard.crossing import LEAST, OLD_MS, Crossings, CrossingSample, LinkCounts, takes, ways_of
+from reconciler.guard.rules import Guarded, Place
+from reconciler.health.signal import HealthState
+from reconciler.network.path import Path
+
+PORTS = (Place("out", "nic0", 1), Place("in", "nic1", 2))
+ADAPTERS = (Place("out", "tap0", 3), Place("in", "tap1", 4))
+ONE = Guarded("wire", Guard(), PORTS, ADAPTERS)
+ALL, NONE = frozenset({"wire"}), frozenset[str]()
+SIGNALS = {"path": ("wire",)}
+SIZE = 100
+
+
+class Host:
+    """Counters of a host that forwards what it is told to; `at_ms` goes on by half a second with each look."""
+
+    def __init__(self, one: Guarded = ONE) -> None:
+        self.one = one
+        self.at_ms = 0
+        self.counted = {way.counter: 0 for way in ways_of(one)}
+        self.links = {place.index: [0] * 5 for place in (*one.ports, *one.adapters)}
+        self.probes = dict.fromkeys((("wire", place.role) for place in one.adapters), 0)
+        self.known = Crossings()
+        self.handle = 7
+
+    def cross(self, frames: int, *, lost: int = 0, dropped: int = 0, back: bool = False) -> None:
+        """Frames enter at the port `out`, or at its adapter (`back`), and leave at the other, less these."""
+        source, target = (3, 1) if back else (1, 3)
+        self.counted["wire/emitted/out" if back else "wire/entered/out"] += frames
+        for place, number in ((0, frames), (1, frames * SIZE)):
+            self.links[source][place] += number
+        sent = frames - lost - dropped
+        for place, number in ((2, sent), (3, sent * SIZE), (4, dropped)):
+            self.links[target][place] += number
+
+    def sample(self) -> CrossingSample:
+        links = {index: LinkCounts(*counts) for index, counts in self.links.items()}
+        counted = {name: (frames, frames * SIZE) for name, frames in self.counted.items()}
+        return CrossingSample(self.at_ms, self.handle, counted, links, links, dict(self.probes))
+
+    def look(self, whole: frozenset[str] = ALL, waiting: frozenset[str] = NONE) -> tuple[HealthState, str]:
+        self.at_ms += 500
+        self.known = self.known.look([self.one], whole, waiting, self.sample())
+        self.known = self.known.settle([self.one], whole, NONE, self.at_ms)
+        self.known, _ = self.known.news(SIGNALS, whole)
+        told = self.known.told["path/wire"]
+        return told.state, told.reason
+
+    def looks(self, frames: int, times: int = 4, **how: int) -> HealthState:
+        """Look so often, and have as many frames cross each time; what is said in the end."""
+        state = self.look()[0]
+        for _ in range(times):
+            self.cross(frames, **how)  # type: ignore[arg-type]
+            state = self.look()[0]
+        return state
+
+
+def test_what_leaves_is_healthy_and_so_is_silence() -> None:
+    assert Host().looks(1_000) is HealthState.HEALTHY
+    assert Host().looks(0, times=100) is HealthState.HEALTHY
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_what_does_not_leave_is_a_loss_between_two_points(back: bool) -> None:
+    host = Host()
+    host.looks(1_000, back=back)
+    host.cross(1_000, lost=1_000, back=back)
+    host.look()
+    host.cross(1_000, lost=1_000, back=back)
+    state, reason = host.look()
+    assert state is HealthState.FAILED
+    ends = "adapter out (tap0) → port out (nic0)" if back else "port out (nic0) → adapter out (tap0)"
+    assert reason == f"{ends}: 2000 of 2000 frames that entered in 1.0 s did not leave"
+    (found,) = host.known.findings()["wire"]
+    assert (found.path, found.source, found.target) == (Path.CUT, *((None, "out") if back else ("out", None)))
+
+
+@pytest.mark.parametrize(("lost", "state"), [(49, HealthState.HEALTHY), (50, HealthState.FAILED)])
+def test_the_share_is_as_declared(lost: int, state: HealthState) -> None:
+    assert Host().looks(100, lost=lost) is state
+    half = replace(ONE, guard=Guard(loss=Loss(share=10)))
+    assert Host(half).looks(100, lost=lost // 5) is (HealthState.FAILED if lost == 50 else HealthState.HEALTHY)
+
+
+def test_what_the_vm_does_not_take_is_no_fault_of_the_path() -> None:
+    assert Host().looks(1_000, dropped=900) is HealthState.HEALTHY
+    assert Host().looks(1_000, dropped=400, lost=500) is HealthState.FAILED
+
+
+def test_our_own_probes_are_no_frames_that_left() -> None:
+    host = Host()
+    host.look()
+    for _ in range(3):
+        host.cross(40, lost=40)
+        host.probes["wire", "out"] += 25
+        host.links[3][2] += 25
+        state, _ = host.look()
+    assert state is HealthState.FAILED
+
+
+def test_nor_are_they_missing_where_they_were_never_sent() -> None:
+    """A port has the name of its adapter, and what we send out of the one does not leave by the other."""
+    host = Host()
+    host.look()
+    for _ in range(3):
+        host.cross(100, back=True)
+        host.probes["wire", "out"] += 90
+        host.links[3][2] += 90
+        assert host.look()[0] is HealthState.HEALTHY
+
+
+def test_a_few_frames_are_no_evidence_and_a_few_more_are() -> None:
+    host = Host()
+    host.look()
+    host.cross(LEAST - 1, lost=LEAST - 1)
+    assert {host.look()[0] for _ in range((OLD_MS + 2_000) // 500)} == {HealthState.HEALTHY}
+    host.cross(LEAST - 1, lost=LEAST - 1)
+    assert {host.look()[0] for _ in range(4)} == {HealthState.HEALTHY}
+    host.cross(1, lost=1)
+    assert host.look()[0] is HealthState.FAILED
+
+
+def test_what_waits_in_front_of_a_vm_that_is_held_up_is_not_judged() -> None:
+    host = Host()
+    host.look()
+    host.cross(1_000, lost=1_000)
+    assert {host.look(waiting=ALL)[0] for _ in range(4)} == {HealthState.HEALTHY}
+    host.links[3][2] += 1_000  # it takes them
+    assert host.look()[0] is HealthState.HEALTHY
+    back_ms = {way.lease: 1_000 for way in ONE.directions}
+    assert takes(ONE, back_ms, 1_150)
+    assert not takes(ONE, back_ms, 1_151)
+    assert not takes(ONE, {}, 1_000)
+
+
+def test_a_window_that_somebody_disturbed_is_thrown_away() -> None:
+    """Another table, other interfaces, the wire elsewhere: what was counted before says nothing of after."""
+    for disturb in ("handle", "counter", "link", "away"):
+        host = Host()
+        host.links[3] = [9] * 5
+        host.look()
+        host.cross(1_000, lost=1_000)
+        if disturb == "handle":
+            host.handle += 1
+        elif disturb == "counter":
+            host.counted["wire/entered/out"] = 0
+        elif disturb == "link":
+            host.links[3] = [0] * 5
+        else:
+            host.look(whole=NONE)
+        assert host.look()[0] is HealthState.HEALTHY, disturb
+        assert host.look()[0] is HealthState.HEALTHY, disturb
+
+
+def test_a_reader_that_is_held_up_between_two_readings_loses_nothing() -> None:
+    """Links are read before and after the table: sent is the most that it can have been."""
+    host = Host()
+    host.look()
+    before = {index: LinkCounts(*counts) for index, counts in host.links.items()}
+    host.cross(1_000)
+    late = replace(host.sample(), before=before)  # it was held up behind the first reading
+    host.known = host.known.look([ONE], ALL, NONE, replace(late, at_ms=1_500))
+    host.cross(1_000)
+    held_up = host.sample()
+    host.cross(1_000)
+    after = {index: LinkCounts(*counts) for index, counts in host.links.items()}
+    host.known = host.known.look([ONE], ALL, NONE, replace(held_up, after=after, at_ms=3_000))
+    assert host.known.lost == host.known.strays == {}
+
+
+def test_a_loss_is_over_when_nothing_stands_in_the_way_and_nothing_crosses() -> None:
+    host = Host()
+    assert host.looks(1_000, lost=1_000) is HealthState.FAILED
+    host.known = host.known.settle([ONE], NONE, ALL, host.at_ms + 60_000)
+    assert host.known.lost
+    assert host.look(whole=NONE)[0] is HealthState.FAILED
+    assert host.look(whole=NONE)[0] is HealthState.FAILED
+    assert host.look(whole=NONE)[0] is HealthState.ABSENT
+
+
+def test_a_loss_is_over_when_frames_leave_again() -> None:
+    host = Host()
+    assert host.looks(1_000, lost=1_000) is HealthState.FAILED
+    assert host.looks(1_000) is HealthState.HEALTHY
+
+
+def test_what_leaves_a_port_and_no_adapter_brought_has_passed_the_vm_by() -> None:
+    host = Host()
+    host.look()
+    for _ in range(2):
+        host.cross(10, back=True)
+        host.links[1][2] += 500
+        host.links[1][3] += 500 * SIZE
+        state, _ = host.look()
+    assert state is HealthState.HEALTHY
+    (found,) = host.known.findings()["wire"]
+    assert (found.path, found.target) == (Path.BYPASSED, "out")
+    assert found.evidence == "1020 frames left nic0 in 1.0 s, and the VM brought 20"
+
+
+def test_what_an_adapter_brings_joined_leaves_in_segments() -> None:
+    host = Host()
+    host.look()
+    for _ in range(2):
+        host.links[3][0] += 100
+        host.links[3][1] += 100 * 64_000
+        host.counted["wire/emitted/out"] += 10
+        host.links[1][2] += 100 * 44
+        host.links[1][3] += 100 * 44 * 1_514
+        host.look()
+    assert host.known.strays == host.known.lost == {}
+
+
+def test_an_adapter_of_two_ports_is_not_counted() -> None:
+    shared = replace(ONE, adapters=(ADAPTERS[0], ADAPTERS[0]))
+    assert list(ways_of(shared)) == []
+    assert list(ways_of(replace(ONE, ports=(PORTS[0], Place("in"))))) == list(ways_of(ONE))[:2]
+
+
+def test_where_it_is_off_nothing_is_looked_at() -> None:
+    off = replace(ONE, guard=Guard(loss=None))
+    assert Crossings().due([off]) is None
+    assert Crossings().due([ONE]) == 500
