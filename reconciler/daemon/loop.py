@@ -396,7 +396,8 @@ class Daemon:
         )
         return {
             "pid": os.getpid(),
-            "file": str(self._file),
+            # Whoever asks stands elsewhere, and compares with what is there now.
+            "file": "-" if str(self._file) == "-" else str(self._file.absolute()),
             "running_ms": clock.now_ms() - self._began_ms,
             "guard": guard,
             "warnings": (*own, *self._journal.warnings),

@@ -175,6 +175,7 @@ def test_a_file_that_is_not_in_force_is_a_difference(kept: Guarded) -> None:
     kept.file.write_text(before + "\n# another one\n")
     code, told = status(kept)
     assert (code, told["warnings"][0]["code"]) == (3, "file-not-in-force")
+    assert told["file"] == str(kept.file)
     code, plan = dry_run(kept)
     assert (code, [one["role"]["kind"] for one in plan["changes"]]) == (3, ["daemon"])
     assert kept.cli("reload").code == 0
