@@ -1,22 +1,15 @@
 """What is booked of a wire against what arrived there, counted by a witness that knows nothing of the host."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from booking import RATE, Books
 from guarded import Guarded, guarded
-from processes import PATIENCE_S
-from witness import Witness, witnessed
-
-from reconciler.host import clock
+from histories import History
+from witness import witnessed
 
 pytestmark = [pytest.mark.netns, pytest.mark.long]
-
-RATE = 500
-# Time is known to within this, or as said; a frame comes each so often.
-WITHIN_MS = 20 + 1_000 // RATE
 
 
 @pytest.fixture(scope="module")
@@ -33,77 +26,6 @@ def kept(lasting: Guarded) -> Guarded:
     return lasting
 
 
-@dataclass(frozen=True)
-class Span:
-    """A stretch of time that is booked, or that was seen; milliseconds since 1970. `within_ms`: as the books say."""
-
-    begin_ms: int
-    end_ms: int
-    frames: int
-    within_ms: int = 0
-    exact: bool = True
-
-
-class Books:
-    """The books of a daemon since now, beside what a witness has seen."""
-
-    def __init__(self, kept: Guarded, witness: Witness) -> None:
-        self.kept, self.witness = kept, witness
-        kept.until(lambda: witness.arrived[0] > 100, "traffic through the VM")
-        self._before = self._booked
-        self._since_ms = clock.wall_ms()
-
-    @property
-    def _booked(self) -> dict[str, Any]:
-        (segment,) = self.kept.status()["segments"]
-        return {what: segment[what] for what in ("passed", "cut")}
-
-    def booked(self, what: str) -> int:
-        return int(self._booked[what]["frames"] - self._before[what]["frames"])
-
-    def rows(self) -> list[dict[str, Any]]:
-        """What the ledger has had since the beginning."""
-        path = self.kept.folder / "state" / f"{self.kept.sku}.ledger.jsonl"
-        rows = [json.loads(line)["entry"] for line in path.read_text().splitlines()]
-        return [one for one in rows if one["from_ms"] >= self._since_ms]
-
-    def spans(self, kind: str) -> list[Span]:
-        """The ledger's intervals of a kind; those that follow each other without a gap are one."""
-        known = {one["id"]: one for one in self.rows() if one["kind"] == kind}
-        found: list[Span] = []
-        for one in sorted(known.values(), key=lambda one: int(one["from_ms"])):
-            assert one["to_ms"] is not None, one
-            new = Span(one["from_ms"], one["to_ms"], one["frames"], one["precision_ms"], one["counted"] == "exact")
-            if found and new.begin_ms - found[-1].end_ms <= 1:
-                last = found.pop()
-                within = max(last.within_ms, new.within_ms)
-                new = Span(last.begin_ms, new.end_ms, last.frames + new.frames, within, last.exact and new.exact)
-            found.append(new)
-        return found
-
-    def more(self, frames: int = 200) -> None:
-        """Wait until so many more frames have gone past the VM."""
-        then = self.witness.arrived[1]
-        self.kept.until(lambda: self.witness.arrived[1] >= then + frames, "frames past the VM", PATIENCE_S)
-
-    def settled(self) -> None:
-        """All is well again, and traffic goes through the VM; then nothing is sent any more."""
-        self.kept.inspects()
-        then = self.witness.arrived[0]
-        self.kept.until(lambda: self.witness.arrived[0] >= then + 100, "traffic through the VM", PATIENCE_S)
-        self.sent = self.witness.stop()
-
-    @property
-    def passed(self) -> int:
-        return self.witness.arrived[1]
-
-    def seen(self) -> list[Span]:
-        """When frames went past the VM, by when they arrived."""
-        return [
-            Span(one.begin_ns // 1_000_000, one.end_ns // 1_000_000, one.frames) for one in self.witness.stretches()
-        ]
-
-
 @pytest.fixture
 def books(kept: Guarded) -> Iterator[Books]:
     with witnessed(kept.lab, RATE) as witness:
@@ -117,13 +39,7 @@ def exactly(books: Books, slack: int = 0) -> None:
     assert passed > 0
     assert 0 <= passed - books.booked("passed") <= slack, books.rows()
     assert (sum(one.frames for one in spans), books.booked("cut")) == (books.booked("passed"), 0)
-    for one in seen:
-        assert [
-            span
-            for span in spans
-            if abs(span.begin_ms - one.begin_ms) <= WITHIN_MS + span.within_ms
-            and abs(span.end_ms - one.end_ms) <= WITHIN_MS + span.within_ms
-        ], (one, spans, seen)
+    assert books.off(spans) <= 0, (spans, seen)
 
 
 def test_a_trip(books: Books) -> None:
@@ -218,3 +134,9 @@ def test_what_is_cut_is_never_told_as_passed(kept: Guarded) -> None:
         swallowed = witness.given - witness.arrived[0]
         assert (books.passed, books.booked("passed")) == (0, 0)
         assert books.booked("cut") == lost - swallowed
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_random_history(lasting: Guarded, seed: int) -> None:
+    told = History(lasting, seed).live()
+    assert told.right, told

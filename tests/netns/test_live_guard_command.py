@@ -239,7 +239,7 @@ def test_status_tells_of_trips_frames_and_the_prober(kept: Guarded) -> None:
         kept.lab.unblock_vm()
         kept.inspects()
     assert "  edge  bypassed by the guard  " in text
-    assert re.search(r"\nguard\n  edge  tripped (once|\d+ times); ", text)
+    assert re.search(r"\nguard\n  edge  tripped (once|\d+ times)\n", text)
     assert "went past the VM" in text
     both = ["back", "back"]
     kept.until(
