@@ -5,6 +5,7 @@ demo only breaks things, and tells what the daemon says. What a step claims is c
 the demo fail.
 """
 
+import bisect
 import contextlib
 import json
 import math
@@ -16,9 +17,10 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +37,8 @@ from reconciler.lab.traffic import Flow, Traffic
 _SHOW_S = 0.7  # how long each topology is shown carrying traffic
 _DEADLINE_S = 10.0
 _SECOND_NS = 1_000_000_000
+# The ledger's times are that good; where they are not, it says how good they are.
+_BOUND_MS = 20
 # Short, so that nobody waits; a vendor's are longer.
 _CARE = {
     "health": {
@@ -105,6 +109,7 @@ class _Demo:
         self._made.end_daemon()
         measured = self._traffic.stop()
         self._evaluate(measured)
+        self._ledger(measured)
         if self._failures:
             self._console.print(f"\n[red]{self._failures} of the demo's claims did not hold.[/red]")
         else:
@@ -234,7 +239,13 @@ class _Demo:
 
     def _command(self, *arguments: str, expect: int, says: str = "") -> None:
         """Run `reconcile` on the lab's host, show what it prints, and check how it ends and what it says."""
+        output, status = self._reconcile(*arguments)
         self._console.print(f"$ reconcile -f appliance.yaml {' '.join(arguments)}".rstrip(), style="bold", markup=False)
+        self._console.print(Text.from_ansi(output.rstrip("\n")))
+        if status != expect or says not in output:
+            self._check(False, f"exit status {expect}{f' and {says!r}' if says else ''}, found {status}")
+
+    def _reconcile(self, *arguments: str) -> tuple[str, int]:
         command = isolated("-m", "reconciler", "-f", str(self._made.file), *arguments)
         with self._lab.host.spawn(
             command,
@@ -245,9 +256,7 @@ class _Demo:
             stderr=subprocess.STDOUT,
         ) as process:
             output = process.communicate(timeout=_DEADLINE_S)[0].decode()
-        self._console.print(Text.from_ansi(output.rstrip("\n")))
-        if process.returncode != expect or says not in output:
-            self._check(False, f"exit status {expect}{f' and {says!r}' if says else ''}, found {process.returncode}")
+        return output, process.returncode
 
     def _shows(self, *, crossing: bool) -> None:
         """Let traffic flow for a while; check that it does, and whether it crosses the VM."""
@@ -300,6 +309,21 @@ class _Demo:
         wrong = sum(part.duplicated + part.reordered for part in measured)
         self._check(wrong == 0, f"{wrong} frames were duplicated or reordered, in all {sum(m.sent for m in measured)}")
 
+    def _ledger(self, measured: tuple[Measured, ...]) -> None:
+        """The ledger's report; its frames are those that the sinks have counted in the time that it gives."""
+        self._title("what the daemon has written down, for an auditor")
+        self._command("report", "--since", "1h", expect=0)
+        told, _ = self._reconcile("report", "--since", "1h", "--format", "json")
+        (appliance,) = json.loads(told)["appliances"]
+        past = [one for one in appliance["intervals"] if one["kind"] == "bypassed"]
+        arrivals = sorted(moment for part in measured for moment in part.arrivals.received_ns)
+        least = sum(_within(arrivals, one, -_BOUND_MS) for one in past)
+        most = sum(_within(arrivals, one, _BOUND_MS) for one in past)
+        booked = sum(one["frames"] for one in past)
+        counted = f"the sinks counted {least} to {most} in these times, each {_BOUND_MS} ms shorter or longer"
+        what = f"the ledger has {booked} frames past the VM in {len(past)} intervals; {counted}"
+        self._check(bool(past) and least <= booked <= most, what)
+
     def _undisturbed(self, what: str) -> None:
         phase = next(phase for phase in self._phases if phase.what == what)
         lost = sum(flow.measure(phase.begin_ns, phase.end_ns).lost for flow in self._traffic.flows)
@@ -316,6 +340,14 @@ class _Demo:
             width=min(self._console.width, 120),
             alphabet=alphabet_for(sys.stdout.encoding),
         )
+
+
+def _within(arrivals: list[int], interval: dict[str, Any], more_ms: int) -> int:
+    """How many frames arrived in an interval of the report, and so much before and behind it."""
+    since, until = (datetime.fromisoformat(interval[key]).timestamp() for key in ("from", "to"))
+    more_s = (more_ms + interval["precision_ms"] * (more_ms > 0)) / 1_000
+    begin, end = (int(moment * _SECOND_NS) for moment in (since - more_s, until + more_s))
+    return max(0, bisect.bisect_right(arrivals, end) - bisect.bisect_left(arrivals, begin))
 
 
 def _row(flow: Flow, part: Measured, origin: int) -> FlowRow:
