@@ -316,7 +316,8 @@ def _on_wire(members: _Members, first: Mapping[int, Counters], second: Mapping[i
         return None
     still = all(first.get(index, _NONE)[:2] == second[index][:2] for index in members.indexes)
     ports = [second[index] for index in members.indexes]
-    emitted = [first[index] for index in members.adapters if index in first]
+    adapters = tuple(index for index in members.adapters if index in first)
+    emitted = [first[index] for index in adapters]
     pair = len(ports) == _PAIR
     return OnWire(
         members.indexes,
@@ -324,4 +325,5 @@ def _on_wire(members: _Members, first: Mapping[int, Counters], second: Mapping[i
         Count(sum(one.tx_frames for one in ports), sum(one.tx_bytes for one in ports)) if pair else NOTHING,
         Count(sum(one.rx_frames for one in emitted), sum(one.rx_bytes for one in emitted)) if pair else NOTHING,
         still,
+        adapters,
     )

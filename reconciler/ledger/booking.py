@@ -76,8 +76,8 @@ class ByGuard:
 class OnWire:
     """What NICs have counted, since they are there. `ports`: which ones these are, by the kernel's numbers.
 
-    `entered`, `left`: at the segment's ports. `emitted`: by its VM. `still`: nothing entered while it was read beside
-    the guard's counters.
+    `entered`, `left`: at the segment's ports. `emitted`: by its VM, through `adapters`, by their numbers. `still`:
+    nothing entered while it was read beside the guard's counters.
     """
 
     ports: tuple[int, ...]
@@ -85,6 +85,7 @@ class OnWire:
     left: Count
     emitted: Count
     still: bool
+    adapters: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,8 +368,13 @@ def _on_the_wire(before: Look, look: Look) -> Count | None:
 
 
 def _past_the_vm(before: Look | None, look: Look) -> Count | None:
-    """What has gone out at the ports that the VM has not brought; None: that cannot be told."""
+    """What has gone out at the ports that the VM has not brought; None: that cannot be told.
+
+    Adapters that are gone have taken with them what they brought since somebody looked last.
+    """
     one, other = before.wire if before else None, look.wire
-    if one is None or other is None or one.ports != other.ports or other.left == NOTHING:
+    if one is None or other is None or one.ports != other.ports or one.adapters != other.adapters:
+        return None
+    if other.left == NOTHING:
         return None
     return other.left.since(one.left).since(other.emitted.since(one.emitted))

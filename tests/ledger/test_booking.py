@@ -62,10 +62,16 @@ def guard(frames: int, table: int | None = 1, *, cuts: bool = False) -> ByGuard:
 
 
 def wire(
-    entered: int, left: int = 0, emitted: int = 0, *, still: bool = True, ports: tuple[int, ...] = (3, 4)
+    entered: int,
+    left: int = 0,
+    emitted: int = 0,
+    *,
+    still: bool = True,
+    ports: tuple[int, ...] = (3, 4),
+    adapters: tuple[int, ...] = (5, 6),
 ) -> OnWire:
     counts = [Count(frames, 60 * frames) for frames in (entered, left, emitted)]
-    return OnWire(ports, counts[0], counts[1], counts[2], still)
+    return OnWire(ports, counts[0], counts[1], counts[2], still, adapters)
 
 
 def by_guard(frames: int, entered: int = 0, since_ms: int | None = None, **more: Any) -> dict[str, Any]:
@@ -118,6 +124,16 @@ def test_switches_that_are_joined_behind_a_guard_that_sees_nothing() -> None:
     books.look(BYPASSED, guard=guard(0), wire=wire(500, 500, 104))
     books.look(None, guard=guard(0), wire=wire(510, 510, 114))
     assert [one[3:] for one in books.intervals] == [(6 + 390, AT_LEAST)]
+
+
+def test_what_a_vm_brought_before_it_died_unseen_did_not_go_past_it() -> None:
+    for left in ((), (7, 8)):
+        books = Books()
+        books.look(None, guard=guard(0), wire=wire(100, 100, 100))
+        books.resume()
+        # It brought 900 more, and its adapters went, or others came; another table has taken the wire.
+        books.look(BYPASSED, **by_guard(0) | {"guard": guard(40, 2), "wire": wire(1_040, 1_040, 0, adapters=left)})
+        assert [one[3:] for one in books.intervals] == [(40, AT_LEAST)]
 
 
 def test_a_table_that_is_thrown_away_while_it_has_the_wire_and_the_vm_is_dead() -> None:
