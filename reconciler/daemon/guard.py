@@ -311,7 +311,7 @@ class GuardEffects:
         }
         waiting = {one.name for one in watched if not (one.guard.by_daemon or takes(one, canaries.back_ms, now))}
         sample, trouble = CrossingSample(now, None, {}, {}, {}), ""
-        if whole:
+        if watched:
             try:
                 indexes = [place.index for one in watched for place in (*one.ports, *one.adapters) if place.index]
                 before, read, after = self._links(indexes), self._table.count(), self._links(indexes)

@@ -36,16 +36,18 @@ _LOOKS = 2
 _FRESH_PROBES, _FRESH_MS = 5, 150
 # Frames that leave a port in segments for each that an adapter brought have headers of their own: as much again.
 _SEGMENTED = 2
+_ETHERNET = 14  # bytes of a header, which a NIC counts and rules do not
 
 
 class LinkCounts(NamedTuple):
-    """What an interface has received and sent, frames and bytes, and what it has dropped on the way out."""
+    """What an interface has received and sent, frames and bytes, and what it has dropped on the way out, and in."""
 
     received: int
     received_bytes: int
     sent: int
     sent_bytes: int
     dropped: int
+    refused: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +66,21 @@ class CrossingSample:
 
 
 class _Way(NamedTuple):
-    """Where frames go between a port and its adapter. `counter`: of what was accepted where they enter."""
+    """Where frames go between a port and its adapter. `counter`: of what was accepted where they enter.
+
+    A port alone, both source and target: from its NIC to the first of the guard's rules, which counts.
+    """
 
     segment: str
     inward: bool
     source: Place
     target: Place
     counter: str
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is a port's own."""
+        return self.source == self.target
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +117,9 @@ class Crossings:
                 del known[gone]
         for way, one in ways.items():
             began = begun.get(way)
-            if one.name in whole and one.name in waiting:
+            if one.name in whole and one.name in waiting and not way.alone:
                 continue
-            if one.name not in whole or not _measured(way, sample):
+            if not (way.alone or one.name in whole) or not _measured(way, sample):
                 begun.pop(way, None)
                 # A loss is not over because nothing is let in any more; strays are seen only while it is looked.
                 strays.pop(way, None)
@@ -130,11 +140,11 @@ class Crossings:
 
         `blocked`: segments in whose way something stands that drops or diverts.
         """
-        failed = {way.segment for way in self.lost}
+        failed = {way.segment for way in self.lost if not way.alone}
         clear = {name: self.clear_ms.get(name, now) for name in failed if name not in whole and name not in blocked}
         patience = {one.name: one.guard.loss.within_ms for one in watched if one.guard.loss}
         over = {name for name, since in clear.items() if now - since >= patience.get(name, 0)}
-        lost = {way: text for way, text in self.lost.items() if way.segment not in over}
+        lost = {way: text for way, text in self.lost.items() if way.alone or way.segment not in over}
         return self._with(lost=lost, clear_ms={name: since for name, since in clear.items() if name not in over})
 
     def news(
@@ -171,8 +181,8 @@ class Crossings:
         """What it says of the path of each segment."""
         found: dict[str, list[Finding]] = {}
         for way, text in self.lost.items():
-            ends = (way.source.role, None) if way.inward else (None, way.target.role)
-            found.setdefault(way.segment, []).append(Finding(Path.CUT, text, *ends))
+            source, target = (way.source.role, None) if way.inward else (None, way.target.role)
+            found.setdefault(way.segment, []).append(Finding(Path.CUT, text, source, target, way.alone))
         for way, text in self.strays.items():
             found.setdefault(way.segment, []).append(Finding(Path.BYPASSED, text, None, way.target.role))
         return {name: tuple(several) for name, several in found.items()}
@@ -182,7 +192,10 @@ class Crossings:
 
 
 def ways_of(one: Guarded) -> Iterator[_Way]:
-    """The ways of a segment that can be counted: those between a port and an adapter that serves no other."""
+    """The ways of a segment that can be counted: into each port, and between one and an adapter of its own."""
+    for port in one.ports:
+        if port.index:
+            yield _Way(one.name, True, port, port, f"{one.name}/seen/{port.role}")
     roles = [place.role for place in one.adapters]
     for port, adapter in zip(one.ports, one.adapters, strict=True):
         if port.index and adapter.index and roles.count(adapter.role) == 1:
@@ -218,6 +231,8 @@ def _judged(way: _Way, one: Guarded, began: CrossingSample, now: CrossingSample)
     age_ms = now.at_ms - began.at_ms
     if age_ms < one.guard.loss.within_ms:
         return None
+    if way.alone:
+        return _judged_alone(way, one.guard.loss.share, began, now)
     entered = now.counted[way.counter][0] - began.counted[way.counter][0]
     most = _between(began.before, now.after, way.target.index)
     # A port and an adapter may have one role's name; probes are sent out of adapters only.
@@ -236,6 +251,20 @@ def _judged(way: _Way, one: Guarded, began: CrossingSample, now: CrossingSample)
     if stray:
         told[1] = f"{least.sent} frames left {way.target.interface} in {seconds}, and the VM brought {brought.received}"
     return told[0], told[1]
+
+
+def _judged_alone(way: _Way, share: int, began: CrossingSample, now: CrossingSample) -> tuple[str, str] | None:
+    """Of what a port's NIC has received: bytes, for the kernel may have joined frames before it shows them to rules."""
+    came = _between(began.after, now.before, way.source.index)
+    seen, size = (new - old for new, old in zip(now.counted[way.counter], began.counted[way.counter], strict=True))
+    age_ms = now.at_ms - began.at_ms
+    if came.received < LEAST or came.refused * 100 >= came.received * share:
+        return ("", "") if age_ms >= OLD_MS or came.refused else None
+    missing = came.received_bytes - _SEGMENTED * (size + _ETHERNET * seen)
+    if missing * 100 < came.received_bytes * share:
+        return "", ""
+    text = f"port {way.source.role}: of {came.received} frames that {way.source.interface} received"
+    return f"{text} in {age_ms / 1000:.1f} s, {seen} came as far as the guard's rules", ""
 
 
 def _is_stray(one: Guarded, left: LinkCounts, brought: LinkCounts) -> bool:

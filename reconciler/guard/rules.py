@@ -299,12 +299,14 @@ def removal(table: str) -> str:
 def counters(segments: Iterable[Guarded]) -> Iterator[str]:
     """The names of all counters: frames that a port let past the VM, and those of an adapter's that were dropped.
 
-    Where it is looked for losses, also those that entered at a port, or were emitted by an adapter, to be forwarded.
+    Where it is looked for losses, also all that came as far as a port's rules, and those that entered there, or were
+    emitted by an adapter, to be forwarded.
     """
     for one in segments:
         yield from (f"{one.name}/port/{place.role}" for place in one.ports)
         yield from (f"{one.name}/adapter/{place.role}" for place in one.adapters)
         if one.guard.loss:
+            yield from (f"{one.name}/seen/{place.role}" for place in one.ports)
             yield from (f"{one.name}/entered/{place.role}" for place in one.ports)
             yield from (f"{one.name}/emitted/{place.role}" for place in one.adapters)
 
@@ -361,7 +363,8 @@ def _hooks(one: Guarded, secret: bytes) -> Iterator[str]:
         if place.index:
             act = f'counter name "{one.name}/port/{place.role}" {_action(one, place)}'
             accepted = _accepted(one, leases, f"entered/{place.role}")
-            rules = [unseen, *accepted, f"meta iiftype @{one.name}/aside accept", act]
+            seen = [f'counter name "{one.name}/seen/{place.role}"'] if one.guard.loss else []
+            rules = [*seen, unseen, *accepted, f"meta iiftype @{one.name}/aside accept", act]
             yield from _chain(f"{one.name}/port/{place.role}", place.interface, rules)
     for place in one.adapters:
         if place.index:

@@ -103,13 +103,14 @@ class Taken:
 class Finding:
     """What counters say of frames that enter at the port `source` and leave at `target`; roles, None: at any.
 
-    It holds where the switches have the wire.
+    It holds where the switches have the wire; `always`: whoever has it.
     """
 
     path: Path
     evidence: str
     source: str | None = None
     target: str | None = None
+    always: bool = False
 
 
 UNSEEN = Taken(Path.UNKNOWN, evidence="the network could not be looked at")
@@ -282,6 +283,9 @@ class _Segment:
         for role in (source, target):
             if why := self._dead(role):
                 return Way(source, target, Path.CUT, why)
+        for found in self._said.findings:
+            if found.always and found.source in (None, source) and found.target in (None, target):
+                return Way(source, target, found.path, found.evidence)
         one, other = self._port(source), self._port(target)
         gate = self._guard.gate if self._guard else None
         if gate in (Gate.JOINED, Gate.CUT):

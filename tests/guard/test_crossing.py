@@ -25,7 +25,7 @@ class Host:
         self.one = one
         self.at_ms = 0
         self.counted = {way.counter: 0 for way in ways_of(one)}
-        self.links = {place.index: [0] * 5 for place in (*one.ports, *one.adapters)}
+        self.links = {place.index: [0] * 6 for place in (*one.ports, *one.adapters)}
         self.probes = dict.fromkeys((("wire", place.role) for place in one.adapters), 0)
         self.known = Crossings()
         self.handle = 7
@@ -34,6 +34,7 @@ class Host:
         """Frames enter at the port `out`, or at its adapter (`back`), and leave at the other, less these."""
         source, target = (3, 1) if back else (1, 3)
         self.counted["wire/emitted/out" if back else "wire/entered/out"] += frames
+        self.counted["wire/seen/out"] += 0 if back else frames
         for place, number in ((0, frames), (1, frames * SIZE)):
             self.links[source][place] += number
         sent = frames - lost - dropped
@@ -144,7 +145,7 @@ def test_a_window_that_somebody_disturbed_is_thrown_away() -> None:
     """Another table, other interfaces, the wire elsewhere: what was counted before says nothing of after."""
     for disturb in ("handle", "counter", "link", "away"):
         host = Host()
-        host.links[3] = [9] * 5
+        host.links[3] = [9] * 6
         host.look()
         host.cross(1_000, lost=1_000)
         if disturb == "handle":
@@ -152,7 +153,7 @@ def test_a_window_that_somebody_disturbed_is_thrown_away() -> None:
         elif disturb == "counter":
             host.counted["wire/entered/out"] = 0
         elif disturb == "link":
-            host.links[3] = [0] * 5
+            host.links[3] = [0] * 6
         else:
             host.look(whole=NONE)
         assert host.look()[0] is HealthState.HEALTHY, disturb
@@ -220,11 +221,32 @@ def test_what_an_adapter_brings_joined_leaves_in_segments() -> None:
 
 def test_an_adapter_of_two_ports_is_not_counted() -> None:
     shared = replace(ONE, adapters=(ADAPTERS[0], ADAPTERS[0]))
-    assert list(ways_of(shared)) == []
-    assert list(ways_of(replace(ONE, ports=(PORTS[0], Place("in"))))) == list(ways_of(ONE))[:2]
+    assert [way for way in ways_of(shared) if not way.alone] == []
+    there = [way for way in ways_of(ONE) if "in" not in (way.source.role, way.target.role)]
+    assert list(ways_of(replace(ONE, ports=(PORTS[0], Place("in"))))) == there
 
 
 def test_where_it_is_off_nothing_is_looked_at() -> None:
     off = replace(ONE, guard=Guard(loss=None))
     assert Crossings().due([off]) is None
     assert Crossings().due([ONE]) == 500
+
+
+def test_what_a_nic_received_and_the_rules_did_not_see_is_lost_whoever_has_the_wire() -> None:
+    host = Host()
+    host.look(whole=NONE)
+    for _ in range(2):
+        host.links[1][0] += 500
+        host.links[1][1] += 500 * SIZE
+        state, reason = host.look(whole=NONE)
+    assert state is HealthState.FAILED
+    assert reason == "port out: of 1000 frames that nic0 received in 1.0 s, 0 came as far as the guard's rules"
+    (found,) = host.known.findings()["wire"]
+    assert (found.path, found.source, found.always) == (Path.CUT, "out", True)
+    # What the kernel could not take is no fault of anybody's in the way.
+    for _ in range(3):
+        host.links[1][0] += 500
+        host.links[1][1] += 500 * SIZE
+        host.links[1][5] += 500
+        state, _ = host.look(whole=NONE)
+    assert state is not HealthState.FAILED

@@ -300,7 +300,7 @@ def test_a_lease_by_the_daemon_is_renewed_by_no_probe() -> None:
 
 def test_every_counter_is_there_and_begins_at_zero() -> None:
     (one,) = bound(many())
-    kinds = ("port", "adapter", "entered", "emitted")
+    kinds = ("port", "adapter", "seen", "entered", "emitted")
     assert list(counters([one])) == [f"wire/{kind}/{role}" for kind in kinds for role in ("p0", "p1")]
     for name in counters([one]):
         assert f"counter {name} {{ packets 0 bytes 0 }}" in text(many())

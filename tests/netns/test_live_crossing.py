@@ -85,6 +85,23 @@ def test_what_takes_frames_between_port_and_adapter_costs_no_more_than_moments(k
     assert all(one.lost < 6_000 for one in measured)
 
 
+def test_what_takes_frames_before_the_guard_sees_them_cuts_whoever_has_the_wire(kept: Guarded) -> None:
+    with kept.lab.flows(1_000) as flows:
+        flows.start()
+        kept.until(lambda: min(flows.arrived()) > 300, "traffic")
+        kept.hand("tc qdisc add dev nic0 clsact; tc filter add dev nic0 ingress bpf da bytecode '1,6 0 0 2,'")
+        try:
+            kept.until(lambda: signal(kept)[0] == "failed", "a loss at a port")
+            assert "came as far as the guard's rules" in signal(kept)[1]
+            kept.until(lambda: segment(kept)["path"] == "cut", "a path that is cut")
+            assert kept.cli("status").code == 5
+        finally:
+            kept.hand("tc qdisc delete dev nic0 clsact")
+        kept.inspects()
+        kept.until(lambda: segment(kept)["path"] == "inspected", "an inspected path")
+        flows.stop()
+
+
 def test_frames_that_no_adapter_brought_have_passed_the_vm_by(kept: Guarded) -> None:
     redirect = "tc filter add dev {} ingress u32 match u32 0 0 action mirred egress redirect dev {}"
     with kept.lab.flows(1_000) as flows:

@@ -49,8 +49,10 @@ class LinkCounters:
             data, begin, end = link
             start, stop = attributes(data, begin + counters.IF_STATS.size, end).get(counters.IFLA_STATS_LINK_64, (0, 0))
             if stop - start >= _LINK.size:
-                received, sent, received_bytes, sent_bytes, _, errors, _, dropped = _LINK.unpack_from(data, start)
-                found[index] = LinkCounts(received, received_bytes, sent, sent_bytes, errors + dropped + lost[index])
+                received, sent, received_bytes, sent_bytes, _, errors, refused, dropped = _LINK.unpack_from(data, start)
+                found[index] = LinkCounts(
+                    received, received_bytes, sent, sent_bytes, errors + dropped + lost[index], refused
+                )
         return found
 
 
