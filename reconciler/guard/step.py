@@ -60,7 +60,7 @@ from reconciler.guard.events import (
 )
 from reconciler.guard.exposure import NO_EXPOSURE, Exposure
 from reconciler.guard.installing import CHECK_MS
-from reconciler.guard.rules import recall_nics
+from reconciler.guard.rules import Guarded, recall_nics
 from reconciler.guard.state import GuardState, SegmentGuard, TableState
 from reconciler.guard.table import LeaseState
 from reconciler.guard.turn import Turn
@@ -279,8 +279,9 @@ def _refused(turn: Turn, event: NotDone) -> None:
             # Somebody has removed the table, or a part of it: it is put back, and then holds what it should. So is one
             # that looks as it was left, and did not obey.
             turn.table(suspicious=True, fingerprint=None)
-            turn.hold(one.name, LeaseState.NOTHING)
-            turn.renew(one.name)
+            if one.name in turn.state.segments:
+                turn.hold(one.name, LeaseState.NOTHING)
+                turn.renew(one.name)
             turn.suffer(event.reason)
         case Grant(one):
             turn.table(suspicious=True, fingerprint=None)
@@ -321,8 +322,21 @@ def _switched(turn: Turn, *, on: bool) -> None:
         turn.set(prober=prober.wished_for(turn.state.prober))
         turn.do(Tell("guard", "the guard is set again"))
     else:
-        turn.do(EndProber(), RemoveTable())
+        _take_away(turn, turn.state.bound)
     _conclude(turn)
+
+
+def _take_away(turn: Turn, bound: tuple[Guarded, ...]) -> None:
+    """Have the switches decide at once, and take the table away as soon as what is under way with it is over.
+
+    The probes end before, for without the table they reach the wire; and no wire is to be tripped by that.
+    """
+    if turn.state.table.known and turn.state.table.present:
+        for one in bound:
+            turn.do(StandAside(one))
+            if one.name in turn.state.segments:
+                turn.hold(one.name, LeaseState.ASIDE)
+    turn.do(EndProber(), RemoveTable())
 
 
 def _declared(turn: Turn, appliance: Appliance) -> None:
@@ -332,8 +346,9 @@ def _declared(turn: Turn, appliance: Appliance) -> None:
     for name in _guarded(appliance):
         known = turn.state.former.get(name, NO_EXPOSURE)
         turn.segment(name, old.get(name) or SegmentGuard(turn.token(name), exposure=known))
-    turn.set(bound=tuple(one for one in turn.state.bound if one.name in turn.state.segments))
+    bound = turn.state.bound
+    turn.set(bound=tuple(one for one in bound if one.name in turn.state.segments))
     turn.table(suspicious=True, made="")
     turn.canaries(turn.state.canaries.forget())
     if old and not turn.state.segments:
-        turn.do(EndProber(), RemoveTable())
+        _take_away(turn, bound)

@@ -835,6 +835,7 @@ def test_a_table_that_takes_long_to_be_taken_away_keeps_nobody_waiting() -> None
     kept.guarding.switch(on=False)
     kept.wait(1_000)
     assert kept.table.rules is not None
+    assert kept.table.opens("wire"), "no probes are sent any more, and the wire does not wait for them"
     hold(kept)
     kept.wait(1_000)
     assert ports(kept) == BYPASSED
@@ -861,7 +862,7 @@ def test_one_that_could_not_be_taken_away_then_is_kept_and_who_asked_is_told() -
 def test_taken_away_it_leaves_no_trace_and_stays_so() -> None:
     kept = Guards().granted()
     kept.guarding.switch(on=False)
-    assert kept.messages() == ["remove"]
+    assert kept.messages() == ["stand aside wire", "remove"]
     assert kept.table.rules is kept.wires.process is None
     kept.wait(12_000)
     kept.killed_and_started()
@@ -878,7 +879,7 @@ def test_taken_away_it_leaves_no_trace_and_stays_so() -> None:
     kept.turn(changed=True)
     assert kept.held is LeaseState.ADOPTING
     kept.until(lambda: kept.held is LeaseState.GRANTED, PROVEN_MS)
-    assert kept.messages() == ["remove", "link", "install", "grant wire"]
+    assert kept.messages() == ["stand aside wire", "remove", "link", "install", "grant wire"]
 
 
 SILENT = {"before": "absent", "after": "failed"}
@@ -996,7 +997,7 @@ def test_a_file_without_a_guard_takes_it_away_and_one_with_it_sets_it() -> None:
     declare(kept, guarded())
     assert kept.held is LeaseState.ADOPTING
     kept.until(lambda: kept.held is LeaseState.GRANTED, PROVEN_MS)
-    assert kept.messages() == ["remove", "install", "grant wire"]
+    assert kept.messages() == ["stand aside wire", "remove", "install", "grant wire"]
 
 
 def test_what_cannot_be_taken_away_then_is_told() -> None:

@@ -268,7 +268,7 @@ def test_a_lease_that_cannot_be_looked_at_has_the_table_looked_for() -> None:
 def test_switched_off_nothing_is_known_of_the_path_any_more() -> None:
     machine = Machine().granted()
     machine.tell(Switched(on=False))
-    assert [type(one) for one in machine.last][:2] == [effects.EndProber, effects.RemoveTable]
+    assert [type(one) for one in machine.last][:3] == [effects.StandAside, effects.EndProber, effects.RemoveTable]
     (news,) = machine.of(effects.Readings)
     assert (news.readings[0].state, news.readings[0].reason) == ("absent", "the guard is off: no probes are sent")
     machine.tell(events.Removed(1, {"wire/port/outside": (7, 700)}))
