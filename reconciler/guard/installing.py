@@ -140,7 +140,7 @@ def _replace(turn: Turn, found: TableFound, *, live: bool) -> None:
     else:
         contents = {one.name: _contents(turn, one.name) for one in bound}
         made = ruleset(turn.state.appliance.sku, bound, turn.state.secret, contents)
-    turn.table(putting=Putting(bound, made.digest, contents, live))
+    turn.table(putting=Putting(bound, made.digest, contents, live, turn.now))
     turn.do(Install(made))
 
 
@@ -184,7 +184,11 @@ def installed(turn: Turn, event: Installed) -> None:
         if _holds_more(put.contents.get(one.name, Contents()), turn.state.segments[one.name]):
             # It was taken back while the table was on its way.
             turn.do(Withdraw(one, drain=False))
-        turn.hold(one.name, turn.state.segments[one.name].held)
+        segment = turn.state.segments[one.name]
+        if segment.held in (LeaseState.NOTHING, LeaseState.EXPIRED):
+            # Since when it stands, only the kernel knows.
+            turn.change(one.name, exposure=segment.exposure.opened(turn.now, turn.now - put.began_ms))
+        turn.hold(one.name, segment.held)
     if not put.live and old.known:
         turn.do(Warn("guard", tampered("put back: somebody had removed it")))
     elif not old.known:

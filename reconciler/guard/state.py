@@ -73,12 +73,13 @@ class ProberState:
 
 @dataclass(frozen=True, slots=True)
 class Putting:
-    """A table that is on its way into the kernel: what it is for, and what it holds."""
+    """A table that is on its way into the kernel, since `began_ms`: what it is for, and what it holds."""
 
     bound: tuple[Guarded, ...]
     digest: str
     contents: Mapping[str, Contents]
     live: bool
+    began_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -310,7 +310,8 @@ def _when(account: Account, before: Look | None, look: Look, now: Moment) -> tup
         # Any time since somebody looked last. What is bad news is booked for as long as it may have been so.
         begins = account.last_ms if look.kind in _PATHS else now.since_boot_ms
         return begins, begins, passed_ms
-    return now.since_boot_ms, now.since_boot_ms, min(look.within_ms, passed_ms)
+    within_ms = passed_ms if look.since_ms is not None else look.within_ms
+    return now.since_boot_ms, now.since_boot_ms, min(within_ms, passed_ms)
 
 
 # What was counted between two looks
@@ -351,6 +352,9 @@ def _by_guard(before: Look | None, look: Look) -> tuple[Count, Counted]:
         return NOTHING, Counted.AT_LEAST
     first = before.guard if before and before.guard else ByGuard(NOTHING, None)
     whole = look.guard.table != NEITHER and first.table in (None, look.guard.table)
+    if first.table == NEITHER != look.guard.table and before and before.kind not in _COUNTED:
+        # Nothing of what that table has counted was booked before.
+        whole = True
     return look.guard.taken.since(first.taken), Counted.EXACT if whole else Counted.AT_LEAST
 
 

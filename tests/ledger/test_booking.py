@@ -178,6 +178,15 @@ def test_a_table_that_is_not_counted_yet_is_no_table() -> None:
     assert books.account.sums.passed.frames == 1_250 + 1_422 - 1_370
 
 
+def test_a_table_that_has_the_wire_before_it_is_known_has_counted_all_of_it() -> None:
+    books = Books()
+    books.look(UNKNOWN, guard=guard(100, None), wire=wire(300))
+    books.look(UNKNOWN, guard=guard(100, 0), wire=wire(400))
+    books.look(BYPASSED, by_guard=True, guard=guard(171, 3), wire=wire(450), since_ms=books.now + 90, within_ms=264)
+    assert books.intervals[-1] == (BYPASSED, 10_290, None, 71, EXACT)
+    assert books.said[-1].precision_ms == 264
+
+
 def test_nothing_is_taken_off_when_counters_begin_anew() -> None:
     books = Books()
     books.look(BYPASSED, **by_guard(2_303, 2_303))
