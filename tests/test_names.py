@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent / "reconciler"
 # The same thing twice, and which: docs/developer.md, Glossary.
 TWICE = {
     "what the agent knows, and what the host reads of it": {"Check"},
+    "frames and bytes: in the guard's counters, and in the books": {"Count"},
     "what any of the machines is told": {"Declared", "Rebooted", "Tick"},
 }
 

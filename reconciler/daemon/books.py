@@ -69,7 +69,7 @@ class CountingGuard(Protocol):
         ...
 
 
-class Notes(Protocol):
+class BookNotes(Protocol):
     """Where the accounts outlive the process, as long as the machine runs."""
 
     def write(self, value: Any) -> None:
@@ -97,7 +97,7 @@ class Books:
         journal: Journal,
         *,
         ledger: Callable[[Entry], None] = lambda _: None,
-        notes: Notes | None = None,
+        notes: BookNotes | None = None,
         kept: Any = None,
     ) -> None:
         self._nics, self._guard, self._moment, self._journal = nics, guard, moment, journal

@@ -112,7 +112,7 @@ class Probing:
                     ours.close()
                     return False
                 self._bind(listener)
-                self.pid = _start(listener.fileno(), theirs.fileno(), lock)
+                self.pid = _launch(listener.fileno(), theirs.fileno(), lock)
                 os.pwrite(lock, f"{self.pid}".encode(), 0)
                 self._process = os.pidfd_open(self.pid)
             except OSError as error:
@@ -286,7 +286,7 @@ def _kill(process: int) -> None:
         signal.pidfd_send_signal(process, signal.SIGKILL)
 
 
-def _start(*inherited: int) -> int:
+def _launch(*inherited: int) -> int:
     """Start the program with these descriptors. Not by `subprocess`, whose objects mind when a child outlives them."""
     # Its own output would be ours, which it outlives. A descriptor that becomes itself stays open.
     null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]

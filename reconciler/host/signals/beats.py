@@ -33,7 +33,7 @@ _LATE_INTERVALS = 2
 
 
 @dataclass(slots=True)
-class Counters:
+class BeatCounters:
     """What came, since the start of the process. `beats` were believed."""
 
     beats: int = 0
@@ -111,7 +111,7 @@ class Beats:
 
     def __init__(self, signal: str, interval_ms: int) -> None:
         self._signal, self._interval_ms = signal, interval_ms
-        self.counters = Counters()
+        self.counters = BeatCounters()
         self._lines, self._reader = _Lines(), Reader()
         self._budget = _Budget(min(_LINES_PER_INTERVAL / interval_ms, _MAX_LINES_PER_MS))
         self._run: tuple[str, str] | None = None
