@@ -7,7 +7,7 @@ Who drives it (the core) calls `choose` as soon as a decision is made, `settle` 
 
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, assert_never
 
@@ -111,6 +111,7 @@ class GuardEffects:
         self._journal, self._notes, self._background = journal, notes, background
         self._links = links
         self._crossing = Crossings()
+        self._seen: tuple[Guarded, ...] = ()
         self._blocked: frozenset[str] = frozenset()
         self._sockets: dict[orders.ProbeEnd, socket.socket] = {}
         self._delivered: deque[events.Event] = deque()
@@ -145,6 +146,7 @@ class GuardEffects:
             return ()
         appliance = self.state.appliance
         bound = bind_guard(appliance, found.desired, found.actual, lost_ports(self.state.nics, found.problems))
+        self._seen = tuple(bound)
         topologies = recognise(appliance, found.actual)
         inspected = frozenset(name for name, topology in topologies.items() if topology == INSPECT)
         return self._step(events.Observed(bound, in_place(appliance, found), inspected))
@@ -294,8 +296,8 @@ class GuardEffects:
 
     @property
     def _watched(self) -> tuple[Guarded, ...]:
-        """The segments whose frames are counted between ports and adapters."""
-        return tuple(one for one in self.state.bound if one.guard.loss) if self.state.on else ()
+        """The segments whose frames are counted: between ports and adapters or, where the guard is off, at the VM."""
+        return tuple(one for one in (self.state.bound if self.state.on else self._seen) if one.guard.loss)
 
     def _look_across(self) -> tuple[Reading, ...]:
         """See whether what enters leaves, where that is due."""
@@ -311,6 +313,8 @@ class GuardEffects:
         }
         waiting = {one.name for one in watched if not (one.guard.by_daemon or takes(one, canaries.back_ms, now))}
         sample, trouble = CrossingSample(now, None, {}, {}, {}), ""
+        if not self.state.on:
+            return self._look_through(watched, now)
         if watched:
             try:
                 indexes = [place.index for one in watched for place in (*one.ports, *one.adapters) if place.index]
@@ -319,6 +323,20 @@ class GuardEffects:
             except ReconcilerError as error:
                 whole, trouble = set(), str(error)
         known = self._crossing.look(watched, whole, waiting, sample).settle(watched, whole, self._blocked, now)
+        return self._news(known, whole, trouble)
+
+    def _look_through(self, watched: tuple[Guarded, ...], now: int) -> tuple[Reading, ...]:
+        """The guard is off: what is left to see is whether anything comes out of the VM."""
+        assert self._links is not None  # noqa: S101 - it was asked before
+        links: Mapping[int, LinkCounts] = {}
+        trouble = "the guard is off: of what crosses the VM only the links tell"
+        try:
+            links = self._links([place.index for one in watched for place in one.adapters if place.index])
+        except ReconcilerError as error:
+            trouble = str(error)
+        return self._news(self._crossing.look_through(watched, links, now), set(), trouble)
+
+    def _news(self, known: Crossings, whole: Collection[str], trouble: str) -> tuple[Reading, ...]:
         signals = self.state.appliance.health.signals
         sources = {
             name: one.source.segments for name, one in signals.items() if isinstance(one.source, declared.HostPath)

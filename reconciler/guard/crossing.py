@@ -28,6 +28,8 @@ from reconciler.network.path import Finding, Path
 
 # What is too little to say anything, in frames that have entered: lldpd, or what was on its way at either end.
 LEAST = 64
+# Without probes, nothing is said of a VM before it had so long to let something out.
+DARK_MS = 2_000
 # A window in which less has entered is forgotten after so long.
 OLD_MS = 10_000
 # As seldom as it may be, so that a loss is found in time.
@@ -87,7 +89,9 @@ class _Way(NamedTuple):
 class Crossings:
     """What is known of all guarded segments. `begun`: where each window began; `lost`, `strays`: what was found.
 
-    `clear_ms`: by segment with a loss, since when nothing crosses, and nothing is known to stand in the way.
+    `clear_ms`: by segment with a loss, since when nothing crosses, and nothing is known to stand in the way. Without a
+    guard's table: `before`, by segment, links when a window began, and when that was; `dark`: the VMs from which
+    nothing comes out.
     """
 
     begun: Mapping[_Way, CrossingSample] = field(default_factory=dict)
@@ -96,6 +100,8 @@ class Crossings:
     clear_ms: Mapping[str, int] = field(default_factory=dict)
     told: Mapping[str, Reading] = field(default_factory=dict)
     looked_ms: int = 0
+    before: Mapping[str, tuple[int, Mapping[int, LinkCounts]]] = field(default_factory=dict)
+    dark: Mapping[str, str] = field(default_factory=dict)
 
     def due(self, watched: Sequence[Guarded]) -> int | None:
         """When to look again; None: there is nothing to look at."""
@@ -133,7 +139,33 @@ class Crossings:
                         known.pop(way, None)
                         if text:
                             known[way] = text
-        return self._with(begun=begun, lost=lost, strays=strays, looked_ms=sample.at_ms)
+        return self._with(begun=begun, lost=lost, strays=strays, looked_ms=sample.at_ms, before={}, dark={})
+
+    def look_through(self, watched: Sequence[Guarded], links: Mapping[int, LinkCounts], now: int) -> Self:
+        """Take in what links have counted where no table does, and no probe tells: whether anything leaves the VM.
+
+        Of frames that enter it, some must come out somewhere: whoever forwards nothing at all does not inspect.
+        """
+        before, dark = dict(self.before), dict(self.dark)
+        for one in watched:
+            indexes = [place.index for place in one.adapters]
+            began_ms, began = before.get(one.name, (now, {}))
+            if not links.keys() >= set(indexes) or not began.keys() >= set(indexes):
+                # Another VM, or the first look at this one.
+                dark.pop(one.name, None)
+                before[one.name] = (now, links)
+                continue
+            spans = [_between(began, links, index) for index in indexes]
+            entered, left = (sum(getattr(span, name) for span in spans) for name in ("sent", "received"))
+            if left:
+                dark.pop(one.name, None)
+            elif now - began_ms < DARK_MS or (entered < LEAST and now - began_ms < OLD_MS):
+                continue
+            elif entered >= LEAST:
+                seconds = f"{(now - began_ms) / 1000:.1f} s"
+                dark[one.name] = f"{entered} frames entered the VM in {seconds}, and none came out"
+            before[one.name] = (now, links)
+        return self._with(begun={}, lost={}, strays={}, clear_ms={}, looked_ms=now, before=before, dark=dark)
 
     def settle(self, watched: Sequence[Guarded], whole: Collection[str], blocked: Collection[str], now: int) -> Self:
         """Losses of segments that nothing crosses any more are forgotten, unless something is known to be in the way.
@@ -169,8 +201,8 @@ class Crossings:
 
     def _judge(self, segment: str, whole: Collection[str], trouble: str) -> tuple[HealthState, str]:
         lost = [text for way, text in self.lost.items() if way.segment == segment]
-        if lost:
-            return HealthState.FAILED, "; ".join(lost)
+        if lost or segment in self.dark:
+            return HealthState.FAILED, "; ".join(lost) or self.dark[segment]
         if segment in whole:
             return HealthState.HEALTHY, "what enters leaves, as long as the VM has the wire"
         if trouble:
@@ -185,6 +217,8 @@ class Crossings:
             found.setdefault(way.segment, []).append(Finding(Path.CUT, text, source, target, way.alone))
         for way, text in self.strays.items():
             found.setdefault(way.segment, []).append(Finding(Path.BYPASSED, text, None, way.target.role))
+        for name, text in self.dark.items():
+            found.setdefault(name, []).append(Finding(Path.CUT, text))
         return {name: tuple(several) for name, several in found.items()}
 
     def _with(self, **changes: object) -> Self:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from reconciler.appliance.declared import Guard, Loss
-from reconciler.guard.crossing import LEAST, OLD_MS, Crossings, CrossingSample, LinkCounts, takes, ways_of
+from reconciler.guard.crossing import DARK_MS, LEAST, OLD_MS, Crossings, CrossingSample, LinkCounts, takes, ways_of
 from reconciler.guard.rules import Guarded, Place
 from reconciler.health.signal import HealthState
 from reconciler.network.path import Path
@@ -250,3 +250,38 @@ def test_what_a_nic_received_and_the_rules_did_not_see_is_lost_whoever_has_the_w
         host.links[1][5] += 500
         state, _ = host.look(whole=NONE)
     assert state is not HealthState.FAILED
+
+
+def without_table(known: Crossings, at_ms: int, entered: int, left: int) -> Crossings:
+    """The guard is off: so many frames went into the VM by now, and so many came out."""
+    links = {3: LinkCounts(left, 0, entered, 0, 0, 0), 4: LinkCounts(0, 0, 0, 0, 0, 0)}
+    return known.look_through([ONE], links, at_ms)
+
+
+def test_without_a_table_a_vm_from_which_nothing_comes_out_is_dark_and_one_that_drops_much_is_not() -> None:
+    known = without_table(Crossings(), 0, 0, 0)
+    known = without_table(known, DARK_MS - 1, 10_000, 0)
+    assert (known.dark, known.findings()) == ({}, {})
+    known = without_table(known, DARK_MS, 10_000, 0)
+    assert [one.path for one in known.findings()["wire"]] == [Path.CUT]
+    told = known.news(SIGNALS, NONE, "off")[1]
+    assert [(one.state, "none came out" in one.reason) for one in told] == [(HealthState.FAILED, True)]
+    # Something comes out again; or it is another VM.
+    assert without_table(known, DARK_MS + 1, 20_000, 1).dark == {}
+    assert known.look_through([ONE], {3: LinkCounts(0, 0, 0, 0, 0, 0)}, DARK_MS + 1).dark == {}
+    # Some of what enters may be dropped, and too little says nothing.
+    known = Crossings()
+    for number in range(10):
+        known = without_table(known, number * DARK_MS, number * 10_000, number)
+        assert known.dark == {}
+    for number in range(10):
+        known = without_table(known, 100_000 + number * OLD_MS, 200_000 + number * (LEAST - 1), 10)
+        assert known.dark == {}
+
+
+def test_old_readings_are_none_when_the_table_goes() -> None:
+    host = Host()
+    host.looks(1_000)
+    known, told = without_table(host.known, 10_000, 0, 0).news(SIGNALS, NONE, "the guard is off")
+    assert [one.state for one in told] == [HealthState.ABSENT]
+    assert known.news(SIGNALS, NONE, "the guard is off")[1] == ()

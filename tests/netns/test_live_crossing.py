@@ -137,3 +137,21 @@ def test_nothing_is_lost_where_there_is_no_traffic_or_the_vm_takes_too_little(ke
         kept.until(lambda: signal(kept)[0] == "healthy", "a healthy path after a restart")
         flows.stop()
     assert [one for one in kept.told("decision") if "path is failed" in one["text"]] == []
+
+
+def test_without_the_guard_a_vm_that_lets_nothing_out_is_no_inspection(kept: Guarded) -> None:
+    with kept.lab.flows(1_000) as flows:
+        flows.start()
+        kept.until(lambda: min(flows.arrived()) > 300, "traffic")
+        assert kept.cli("guard", "off").code == 0
+        kept.until(lambda: signal(kept)[0] == "absent", "an old reading to be none")
+        kept.lab.blackhole_vm()
+        kept.until(lambda: segment(kept)["topology"] == "bypass", "bypass")
+        state, reason = signal(kept)
+        assert (state, "and none came out" in reason) == ("failed", True)
+        more_arrives(kept, flows)
+        assert kept.cli("status").code == 4
+        # Nobody can say that it lets anything out again, so nobody goes back by himself.
+        kept.lab.unblock_vm()
+        assert kept.cli("guard", "on").code == 0
+        kept.goes_to("inspect")
