@@ -216,7 +216,8 @@ class Crossings:
             source, target = (way.source.role, None) if way.inward else (None, way.target.role)
             found.setdefault(way.segment, []).append(Finding(Path.CUT, text, source, target, way.alone))
         for way, text in self.strays.items():
-            found.setdefault(way.segment, []).append(Finding(Path.BYPASSED, text, None, way.target.role))
+            source, target = (way.source.role, None) if way.alone else (None, way.target.role)
+            found.setdefault(way.segment, []).append(Finding(Path.BYPASSED, text, source, target, way.alone))
         for name, text in self.dark.items():
             found.setdefault(name, []).append(Finding(Path.CUT, text))
         return {name: tuple(several) for name, several in found.items()}
@@ -266,7 +267,7 @@ def _judged(way: _Way, one: Guarded, began: CrossingSample, now: CrossingSample)
     if age_ms < one.guard.loss.within_ms:
         return None
     if way.alone:
-        return _judged_alone(way, one.guard.loss.share, began, now)
+        return _judged_alone(way, one, one.guard.loss.share, began, now)
     entered = now.counted[way.counter][0] - began.counted[way.counter][0]
     most = _between(began.before, now.after, way.target.index)
     # A port and an adapter may have one role's name; probes are sent out of adapters only.
@@ -287,7 +288,9 @@ def _judged(way: _Way, one: Guarded, began: CrossingSample, now: CrossingSample)
     return told[0], told[1]
 
 
-def _judged_alone(way: _Way, share: int, began: CrossingSample, now: CrossingSample) -> tuple[str, str] | None:
+def _judged_alone(
+    way: _Way, one: Guarded, share: int, began: CrossingSample, now: CrossingSample
+) -> tuple[str, str] | None:
     """Of what a port's NIC has received: bytes, for the kernel may have joined frames before it shows them to rules."""
     came = _between(began.after, now.before, way.source.index)
     seen, size = (new - old for new, old in zip(now.counted[way.counter], began.counted[way.counter], strict=True))
@@ -298,7 +301,25 @@ def _judged_alone(way: _Way, share: int, began: CrossingSample, now: CrossingSam
     if missing * 100 < came.received_bytes * share:
         return "", ""
     text = f"port {way.source.role}: of {came.received} frames that {way.source.interface} received"
-    return f"{text} in {age_ms / 1000:.1f} s, {seen} came as far as the guard's rules", ""
+    text = f"{text} in {age_ms / 1000:.1f} s, {seen} came as far as the guard's rules"
+    # Redirected, they leave another port: more than its adapter brought, and other ports let in.
+    astray = sum(_astray(way, one, place, began, now) for place in one.ports if place.role != way.source.role)
+    if astray >= LEAST and astray * 100 >= (came.received - seen) * share:
+        return "", f"{text}; {astray} left elsewhere that no port had let in, and the VM brought none of them"
+    return text, ""
+
+
+def _astray(way: _Way, one: Guarded, place: Place, began: CrossingSample, now: CrossingSample) -> int:
+    """The least that has left a port and neither its adapter brought nor the rules of another port saw."""
+    adapter = one.adapters[one.ports.index(place)].index
+    known = began.before.keys() & began.after.keys() & now.before.keys() & now.after.keys()
+    names = [f"{way.segment}/seen/{other.role}" for other in one.ports if other.index and other != place]
+    if not {place.index, adapter} <= known or not began.counted.keys() & now.counted.keys() >= set(names):
+        return 0
+    seen = sum(now.counted[name][0] - began.counted[name][0] for name in names)
+    left = _between(began.after, now.before, place.index).sent
+    brought = _between(began.before, now.after, adapter).received
+    return max(0, left - brought - seen) if min(brought, seen) >= 0 else 0
 
 
 def _is_stray(one: Guarded, left: LinkCounts, brought: LinkCounts) -> bool:

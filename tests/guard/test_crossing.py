@@ -285,3 +285,17 @@ def test_old_readings_are_none_when_the_table_goes() -> None:
     known, told = without_table(host.known, 10_000, 0, 0).news(SIGNALS, NONE, "the guard is off")
     assert [one.state for one in told] == [HealthState.ABSENT]
     assert known.news(SIGNALS, NONE, "the guard is off")[1] == ()
+
+
+def test_what_the_rules_did_not_see_and_left_another_port_has_passed_the_vm_by_and_is_not_lost() -> None:
+    host = Host()
+    host.look(whole=NONE)
+    for _ in range(2):
+        for place, number in ((0, 500), (1, 500 * SIZE)):
+            host.links[PORTS[0].index][place] += number
+            host.links[PORTS[1].index][place + 2] += number
+        state, _ = host.look(whole=NONE)
+    assert state is not HealthState.FAILED
+    (found,) = host.known.findings()["wire"]
+    assert (found.path, found.source, found.always) == (Path.BYPASSED, "out", True)
+    assert "1000 left elsewhere that no port had let in" in found.evidence
