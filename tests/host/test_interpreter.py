@@ -25,7 +25,7 @@ PRODUCT = ROOT / "reconciler"
 # The one place, and what runs in a VM, where there is nothing else of ours.
 MAY_NAME_PYTHON = {"host/interpreter.py", "guest/agent/__main__.py"}
 # Those that say so elsewhere: the prober goes there itself, and programs of `vm.programs` are started there.
-GOES_ELSEWHERE = {"host/guard/prober_client.py:_start", "lab/rehearsal.py:_write"}
+GOES_ELSEWHERE = {"host/guard/prober_client.py:_launch", "lab/rehearsal.py:_write"}
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
