@@ -13,7 +13,7 @@ In the order of a turn stands what must not be late: the guard's lease first, th
 memory, and the VM's restart last, when the attempt that it uses up is on disk.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -47,7 +47,7 @@ from reconciler.network.conflict import Conflicts, Thing, about, suspects
 from reconciler.network.cycle import Host, audit
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Change, Difference
-from reconciler.network.path import Taken, paths
+from reconciler.network.path import Finding, PathGuard, Taken, paths
 from reconciler.network.plan import Status, forgetting, plan
 from reconciler.network.recognise import recognise
 from reconciler.network.surroundings import Surroundings
@@ -234,14 +234,10 @@ class Core:
 
         """
         found = self.audit()
-        guards = self.guard.path_guards(ask=True) if self.guard else {}
+        guards, findings = self._told_by_guard(ask=True)
         beside, unseen = self.guard.compare(found) if self.guard else ((), ())
-        return Audit(
-            found,
-            beside,
-            paths(self.appliance, found.actual, guards, doubts(self.appliance, self.state, found)),
-            unseen,
-        )
+        taken = paths(self.appliance, found.actual, guards, doubts(self.appliance, self.state, found), findings)
+        return Audit(found, beside, taken, unseen)
 
     def audit(self) -> Difference:
         """What differs now from what is wanted. Changes nothing.
@@ -254,13 +250,16 @@ class Core:
 
     def see_paths(self, *, ask: bool = False) -> Mapping[str, Taken]:
         """Where frames go now, by what was seen last; `ask`: what the guard has, the kernel is asked for again."""
-        guards = self.guard.path_guards(ask=ask) if self.guard else {}
-        findings = self.guard.findings() if self.guard else {}
+        guards, findings = self._told_by_guard(ask=ask)
         found = None if self.unread else self.found
         self.paths.look(self.appliance, self.state, found, guards, findings, now=self.clock(), journal=self.journal)
         if self.books:
             self.books.look(self, now_at_all=ask)
         return self.paths.taken
+
+    def _told_by_guard(self, *, ask: bool) -> tuple[Mapping[str, PathGuard], Mapping[str, Sequence[Finding]]]:
+        """What its table has for each segment, and what is counted says of their paths."""
+        return (self.guard.path_guards(ask=ask), self.guard.findings()) if self.guard else ({}, {})
 
     # Deciding
 

@@ -10,7 +10,7 @@ from keeping import Kept
 from reconciler.daemon.paths import PathChange, Paths
 from reconciler.daemon.status import status
 from reconciler.health.state import Hold, HoldPlaced
-from reconciler.network.path import Path
+from reconciler.network.path import Finding, Path
 
 
 def followed(kept: Kept) -> list[PathChange]:
@@ -88,3 +88,12 @@ def test_another_process_goes_on_from_it() -> None:
 @pytest.mark.parametrize("kept", [{"wire": 3}, {"wire": ["sideways", 1]}, {"wire": ["cut", None]}, {"wire": ["cut"]}])
 def test_what_is_no_memory_is_none(kept: Any) -> None:
     assert Paths(kept=kept).since("wire") is None
+
+
+def test_a_dry_run_and_a_status_tell_the_same_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Guards().granted()
+    assert kept.core.guard is not None
+    found = {"wire": (Finding(Path.CUT, "nothing leaves"),)}
+    monkeypatch.setattr(type(kept.core.guard), "findings", lambda _: found)
+    assert kept.core.look().taken["wire"] == kept.core.see_paths(ask=True)["wire"]
+    assert kept.core.look().taken["wire"].evidence == "nothing leaves"
