@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler.host.netlink.counters import Counters
+from reconciler.network.counts import LinkCounts
 from reconciler.network.default_route import default_route_interfaces, in_use
 from reconciler.network.plan import AT_CREATION, MakeLink, Operation, Outcome, Plan, RemoveLink, SetLink, Status, Step
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Kind, Link, Network, Nic, Setting, Value, marked_by
@@ -80,12 +80,12 @@ class Device:
     busy: bool = False  # something (a macvlan) runs on it, and lets no bridge have it
     can_enslave: bool = False  # a bond or another master that is no bridge
     mtu_pinned: bool = False  # of a bridge: somebody set its MTU
-    counters: Counters = field(default_factory=lambda: Counters(0, 0, 0, 0))
+    counters: LinkCounts = field(default_factory=lambda: LinkCounts(0, 0, 0, 0, 0, 0))
 
     def count(self, received: int = 0, sent: int = 0) -> None:
         """So many frames of 60 bytes and their headers cross it."""
-        rx, tx, rx_bytes, tx_bytes = self.counters
-        self.counters = Counters(rx + received, tx + sent, rx_bytes + 74 * received, tx_bytes + 74 * sent)
+        rx, rx_bytes, tx, tx_bytes, *lost = self.counters
+        self.counters = LinkCounts(rx + received, rx_bytes + 74 * received, tx + sent, tx_bytes + 74 * sent, *lost)
 
     @property
     def carrier(self) -> bool:
@@ -114,7 +114,7 @@ class FakeKernel:
         self.log: list[tuple[Operation, int]] = []
         self._next_index = 1
 
-    def count(self, indexes: Iterable[int]) -> dict[int, Counters]:
+    def count(self, indexes: Iterable[int]) -> dict[int, LinkCounts]:
         """As `Kernel.count`."""
         return {index: self.devices[index].counters for index in indexes if index in self.devices}
 

@@ -16,11 +16,11 @@ from reconciler.errors import HostError
 from reconciler.guard.exposure import Exposure
 from reconciler.health import policy
 from reconciler.health.signal import HealthState
-from reconciler.host.netlink.counters import Counters
 from reconciler.ledger.booking import NEITHER, NOTHING, Account, ByGuard, Count, Look, OnWire, Sums, book
 from reconciler.ledger.entry import Entry, EntryKind
 from reconciler.ledger.orders import Moment
 from reconciler.network.bind import bind
+from reconciler.network.counts import LinkCounts
 from reconciler.network.desired import choice_of, desired
 from reconciler.network.path import Path, Taken
 from reconciler.network.state import Network
@@ -33,6 +33,8 @@ ALIVE_MS = 1_000
 _LATE_MS = 50
 # So often the counters are read again until nothing has moved meanwhile.
 _READS = 5
+# Of what a link has counted, what has moved: frames and bytes, received and sent.
+_MOVED = 4
 # What leaves here and was not brought by the VM is known where each frame leaves once.
 _PAIR = 2
 # linux/if_ether.h: at the ingress of a device, a frame's header is behind it, and not counted by nft.
@@ -43,7 +45,7 @@ _KINDS = {Path.BYPASSED: EntryKind.BYPASSED, Path.CUT: EntryKind.CUT, Path.UNKNO
 class Nics(Protocol):
     """Who reads what NICs have counted."""
 
-    def count(self, indexes: Iterable[int]) -> Mapping[int, Counters]:
+    def count(self, indexes: Iterable[int]) -> Mapping[int, LinkCounts]:
         """By the kernel's numbers; those that are not there are left out. Raises HostError."""
         ...
 
@@ -207,7 +209,7 @@ class Books:
             if self._guard:
                 handle, exposures = self._guard.counted()
             second = self._counted(ports)
-            if all(first.get(index, _NONE)[:2] == second.get(index, _NONE)[:2] for index in ports):
+            if all(first.get(index, _NONE)[:_MOVED] == second.get(index, _NONE)[:_MOVED] for index in ports):
                 break
         return {
             name: (
@@ -219,7 +221,7 @@ class Books:
             for name in taken
         }
 
-    def _counted(self, indexes: Iterable[int]) -> Mapping[int, Counters]:
+    def _counted(self, indexes: Iterable[int]) -> Mapping[int, LinkCounts]:
         try:
             return self._nics.count(indexes)
         except HostError:
@@ -237,7 +239,7 @@ class Books:
         return self._members
 
 
-_NONE = Counters(0, 0, 0, 0)
+_NONE = LinkCounts(0, 0, 0, 0, 0, 0)
 
 
 def recall(kept: Any) -> dict[str, Account]:
@@ -311,19 +313,19 @@ def _by_guard(appliance: Appliance, name: str, exposure: Exposure | None, handle
     return ByGuard(Count(frames, size + _ETH_HLEN * frames), table, cuts=bool(guard and guard.closed))
 
 
-def _on_wire(members: _Members, first: Mapping[int, Counters], second: Mapping[int, Counters]) -> OnWire | None:
+def _on_wire(members: _Members, first: Mapping[int, LinkCounts], second: Mapping[int, LinkCounts]) -> OnWire | None:
     if not members.indexes or not all(index in second for index in members.indexes):
         return None
-    still = all(first.get(index, _NONE)[:2] == second[index][:2] for index in members.indexes)
+    still = all(first.get(index, _NONE)[:_MOVED] == second[index][:_MOVED] for index in members.indexes)
     ports = [second[index] for index in members.indexes]
     adapters = tuple(index for index in members.adapters if index in first)
     emitted = [first[index] for index in adapters]
     pair = len(ports) == _PAIR
     return OnWire(
         members.indexes,
-        Count(sum(one.rx_frames for one in ports), sum(one.rx_bytes for one in ports)),
-        Count(sum(one.tx_frames for one in ports), sum(one.tx_bytes for one in ports)) if pair else NOTHING,
-        Count(sum(one.rx_frames for one in emitted), sum(one.rx_bytes for one in emitted)) if pair else NOTHING,
+        Count(sum(one.received for one in ports), sum(one.received_bytes for one in ports)),
+        Count(sum(one.sent for one in ports), sum(one.sent_bytes for one in ports)) if pair else NOTHING,
+        Count(sum(one.received for one in emitted), sum(one.received_bytes for one in emitted)) if pair else NOTHING,
         still,
         adapters,
     )

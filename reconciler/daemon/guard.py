@@ -17,13 +17,14 @@ from reconciler.daemon.journal import LEVELS, Journal
 from reconciler.errors import HostError, ReconcilerError, TransientError
 from reconciler.guard import effects, events, orders, state, status, step, warnings
 from reconciler.guard.compare import compare, unseen
-from reconciler.guard.crossing import Crossings, CrossingSample, LinkCounts, takes
+from reconciler.guard.crossing import Crossings, CrossingSample, takes
 from reconciler.guard.exposure import Exposure
 from reconciler.guard.rules import Contents, Guarded, Ruleset, bind_guard, digest_of, lost_ports
 from reconciler.guard.status import gate_of, hooks_of, known_gate
 from reconciler.guard.table import LeaseState
 from reconciler.health.signal import Reading
 from reconciler.network.audit import Beside
+from reconciler.network.counts import LinkCounts
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Difference
 from reconciler.network.path import Finding, Gate, PathGuard
@@ -35,7 +36,7 @@ from reconciler.warning import Severity, Warning
 _MOST_STEPS = 1_000
 
 LinkReader = Callable[[Iterable[int]], Mapping[int, LinkCounts]]
-"""What interfaces have counted, by their indexes; see `host.netlink.counters.LinkCounters`."""
+"""What interfaces have counted, by their indexes; see `host.netlink.link_counts.LinkCounters`."""
 
 Background = Callable[[Callable[[], events.Event], Callable[[str], events.Event]], events.Event | None]
 """Has work done that may take long. Returns what came of it; or None, and then it is delivered later: what came of it,

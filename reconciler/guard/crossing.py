@@ -24,6 +24,7 @@ from typing import NamedTuple, Self
 
 from reconciler.guard.rules import Guarded, Place
 from reconciler.health.signal import HealthState, Reading
+from reconciler.network.counts import LinkCounts
 from reconciler.network.path import Finding, Path
 
 # What is too little to say anything, in frames that have entered: lldpd, or what was on its way at either end.
@@ -39,17 +40,6 @@ _FRESH_PROBES, _FRESH_MS = 5, 150
 # Frames that leave a port in segments for each that an adapter brought have headers of their own: as much again.
 _SEGMENTED = 2
 _ETHERNET = 14  # bytes of a header, which a NIC counts and rules do not
-
-
-class LinkCounts(NamedTuple):
-    """What an interface has received and sent, frames and bytes, and what it has dropped on the way out, and in."""
-
-    received: int
-    received_bytes: int
-    sent: int
-    sent_bytes: int
-    dropped: int
-    refused: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from reconciler.appliance.declared import Guard, Loss
-from reconciler.guard.crossing import DARK_MS, LEAST, OLD_MS, Crossings, CrossingSample, LinkCounts, takes, ways_of
+from reconciler.guard.crossing import DARK_MS, LEAST, OLD_MS, Crossings, CrossingSample, takes, ways_of
 from reconciler.guard.rules import Guarded, Place
 from reconciler.health.signal import HealthState
+from reconciler.network.counts import LinkCounts
 from reconciler.network.path import Path
 
 PORTS = (Place("out", "nic0", 1), Place("in", "nic1", 2))

@@ -5,8 +5,8 @@ import socket
 from collections.abc import Iterable, Sequence
 
 from reconciler.host.netlink import counters, requests
-from reconciler.host.netlink.counters import Counters
 from reconciler.host.netlink.sockets import Failure, NetlinkSocket, RefusedError
+from reconciler.network.counts import LinkCounts
 
 # There is no such link, or there cannot be one of that name.
 _ABSENT = frozenset({errno.ENODEV, errno.EINVAL, errno.ERANGE})
@@ -35,7 +35,7 @@ class Connection(NetlinkSocket):
                 raise RefusedError(f"look up link {one}", answer)
         return found
 
-    def count(self, indexes: Iterable[int]) -> dict[int, Counters]:
+    def count(self, indexes: Iterable[int]) -> dict[int, LinkCounts]:
         """What the links of these indexes have counted; those that do not exist are left out.
 
         Raises:

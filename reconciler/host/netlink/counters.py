@@ -4,23 +4,15 @@ Numbers are those of linux/rtnetlink.h and linux/if_link.h (struct if_stats_msg,
 """
 
 import struct
-from typing import NamedTuple
 
 from reconciler.host.netlink.rtnetlink import AF_UNSPEC, RTM_GETSTATS, attributes, message
+from reconciler.network.counts import LinkCounts
 
 IFLA_STATS_LINK_64 = 1
 _FILTER = 1 << (IFLA_STATS_LINK_64 - 1)
 IF_STATS = struct.Struct("=BxxxII")
-_STATS = struct.Struct("=QQQQ")
-
-
-class Counters(NamedTuple):
-    """What a link has received and sent since it is there: frames, and bytes without frame check sequences."""
-
-    rx_frames: int
-    tx_frames: int
-    rx_bytes: int
-    tx_bytes: int
+# Packets and bytes received and sent, errors of both, dropped of both.
+_STATS = struct.Struct("=8Q")
 
 
 def request(index: int) -> bytes:
@@ -28,7 +20,8 @@ def request(index: int) -> bytes:
     return message(RTM_GETSTATS, 0, IF_STATS.pack(AF_UNSPEC, index, _FILTER))
 
 
-def parse(payload: bytes) -> Counters:
+def parse(payload: bytes) -> LinkCounts:
     """The answer."""
     begin, end = attributes(payload, IF_STATS.size, len(payload))[IFLA_STATS_LINK_64]
-    return Counters(*_STATS.unpack_from(payload[:end], begin))
+    received, sent, received_bytes, sent_bytes, _, errors, refused, dropped = _STATS.unpack_from(payload[:end], begin)
+    return LinkCounts(received, received_bytes, sent, sent_bytes, errors + dropped, refused)

@@ -17,10 +17,10 @@ from typing import Self
 from reconciler.errors import HostError
 from reconciler.host.ioctl import Ethtool
 from reconciler.host.netlink.connection import Connection
-from reconciler.host.netlink.counters import Counters
 from reconciler.host.netlink.execution import Execution, encoded
 from reconciler.host.netlink.observation import Observer
 from reconciler.host.surroundings.survey import Surveyor
+from reconciler.network.counts import LinkCounts
 from reconciler.network.plan import Outcome, Plan
 from reconciler.network.state import Network
 from reconciler.network.surroundings import Surroundings
@@ -72,7 +72,7 @@ class Kernel:
         """
         return self._surveyor.survey(actual)
 
-    def count(self, indexes: Iterable[int]) -> dict[int, Counters]:
+    def count(self, indexes: Iterable[int]) -> dict[int, LinkCounts]:
         """What NICs have counted, by their indexes; those that are not there are left out. Unprivileged.
 
         Raises:

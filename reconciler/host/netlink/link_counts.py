@@ -1,19 +1,16 @@
-"""What interfaces have received, sent and dropped: counted by the kernel, asked for by index."""
+"""What interfaces have received, sent and dropped, their queueing disciplines included: asked for by index."""
 
 import struct
 from collections.abc import Iterable, Mapping
 
-from reconciler.guard.crossing import LinkCounts
-from reconciler.host.netlink import counters, requests
+from reconciler.host.netlink import requests
 from reconciler.host.netlink.connection import Connection
 from reconciler.host.netlink.rtnetlink import TCMSG, attributes
-from reconciler.host.netlink.sockets import Failure
+from reconciler.network.counts import LinkCounts
 
-# linux/if_link.h, linux/gen_stats.h, linux/rtnetlink.h
+# linux/gen_stats.h, linux/rtnetlink.h
 TCA_STATS2, TCA_STATS_QUEUE = 7, 3
 TC_H_ROOT = 0xFFFFFFFF
-# struct rtnl_link_stats64: packets and bytes received and sent, errors of both, dropped of both.
-_LINK = struct.Struct("=8Q")
 # struct gnet_stats_queue: waiting frames and bytes, and those that were dropped.
 _QUEUE = struct.Struct("=III")
 
@@ -35,24 +32,11 @@ class LinkCounters:
             HostError: the kernel refused.
 
         """
-        asked = list(indexes)
-        links = self._connection.ask_each([counters.request(one) for one in asked], "count frames")
-        lost = dict.fromkeys(asked, 0)
+        found = self._connection.count(indexes)
         for answer in self._connection.ask(requests.get_disciplines(), "list queueing disciplines"):
             index, dropped = _dropped(*answer)
-            if index in lost:
-                lost[index] += dropped
-        found = {}
-        for index, link in zip(asked, links, strict=True):
-            if isinstance(link, Failure):
-                continue
-            data, begin, end = link
-            start, stop = attributes(data, begin + counters.IF_STATS.size, end).get(counters.IFLA_STATS_LINK_64, (0, 0))
-            if stop - start >= _LINK.size:
-                received, sent, received_bytes, sent_bytes, _, errors, refused, dropped = _LINK.unpack_from(data, start)
-                found[index] = LinkCounts(
-                    received, received_bytes, sent, sent_bytes, errors + dropped + lost[index], refused
-                )
+            if dropped and index in found:
+                found[index] = found[index]._replace(dropped=found[index].dropped + dropped)
         return found
 
 
