@@ -19,11 +19,11 @@ from reconciler.health.signal import HealthState
 from reconciler.ledger.booking import NEITHER, NOTHING, Account, ByGuard, Count, Look, OnWire, Sums, book
 from reconciler.ledger.entry import Entry, EntryKind
 from reconciler.ledger.orders import Moment
-from reconciler.network.bind import bind
 from reconciler.network.counts import LinkCounts
-from reconciler.network.desired import choice_of, desired
+from reconciler.network.diff import Difference
+from reconciler.network.here import Here
 from reconciler.network.path import Path, Taken
-from reconciler.network.state import Network
+from reconciler.network.state import index_of
 
 # How often what goes past the VM is counted; and the share of the time that counting may take.
 _EACH_MS, _SHARE = 200, 20
@@ -199,7 +199,7 @@ class Books:
     def _read(
         self, core: Core, taken: Mapping[str, Taken]
     ) -> dict[str, tuple[ByGuard | None, tuple[int | None, int], OnWire | None, bool]]:
-        members = self._live(core.appliance, core.found.actual if core.found else None)
+        members = self._live(core.appliance, core.found)
         ports = [index for name in taken for index in members[name].indexes]
         adapters = [index for name in taken for index in members[name].adapters]
         handle: int | None = None
@@ -232,10 +232,10 @@ class Books:
             self._merging[interfaces] = self._nics.merges(interfaces)
         return self._merging[interfaces]
 
-    def _live(self, appliance: Appliance, actual: Network | None) -> dict[str, _Members]:
-        if self._members_for[0] is not appliance or self._members_for[1] is not actual:
-            self._members_for, self._merging = (appliance, actual), {}
-            self._members = members_of(appliance, actual)
+    def _live(self, appliance: Appliance, found: Difference | None) -> dict[str, _Members]:
+        if self._members_for[0] is not appliance or self._members_for[1] is not found:
+            self._members_for, self._merging = (appliance, found), {}
+            self._members = members_of(appliance, found)
         return self._members
 
 
@@ -252,25 +252,17 @@ def recall(kept: Any) -> dict[str, Account]:
     return {name: replace(one, last_ms=max(at_ms, one.last_ms), resumed=True) for name, one in found.items()}
 
 
-def members_of(appliance: Appliance, actual: Network | None) -> dict[str, _Members]:
+def members_of(appliance: Appliance, found: Difference | None) -> dict[str, _Members]:
     """Who is who on the live host, by segments."""
-    live = {}
-    if actual is not None:
-        bound = bind(appliance, desired(appliance, choice_of(appliance)), actual).desired
-        for link in bound.links:
-            there = actual.by_name.get(link.name)
-            if link.role and there is not None and there.nic is not None:
-                live[link.role.kind, link.role.name] = there.name, there.nic.index
+    if found is None:
+        return dict.fromkeys(appliance.segments, _Members((), (), ()))
+    here = Here(appliance, found.actual, found.bound)
     made = {}
     for name, segment in appliance.segments.items():
-        ports = [live[found] for role in segment.ports if (found := ("port", role)) in live]
-        adapters = [
-            live[found]
-            for role, home in appliance.homes.items()
-            if home == name and (found := ("adapter", role)) in live
-        ]
+        ports = [link for role in segment.ports if (link := here.link("port", role)) and link.nic]
+        adapters = [link for role in here.adapters.get(name, ()) if (link := here.link("adapter", role)) and link.nic]
         made[name] = _Members(
-            tuple(one for one, _ in ports), tuple(index for _, index in ports), tuple(index for _, index in adapters)
+            tuple(link.name for link in ports), tuple(map(index_of, ports)), tuple(map(index_of, adapters))
         )
     return made
 

@@ -129,7 +129,8 @@ class Core:
 
         """
         rules, now = rules_of(self.appliance), self.clock()
-        found = recognise(self.appliance, self._audited(_any_choice(self.appliance)).actual)
+        seen = self._audited(_any_choice(self.appliance))
+        found = recognise(self.appliance, seen.bound, seen.actual)
         if remembered is None:
             self.state = begin(rules, found, now)
         else:
@@ -236,7 +237,8 @@ class Core:
         found = self.audit()
         guards, findings = self._told_by_guard(ask=True)
         beside, unseen = self.guard.compare(found) if self.guard else ((), ())
-        taken = paths(self.appliance, found.actual, guards, doubts(self.appliance, self.state, found), findings)
+        doubted = doubts(self.appliance, self.state, found)
+        taken = paths(self.appliance, found.actual, guards, doubted, findings, bound=found.bound)
         return Audit(found, beside, taken, unseen)
 
     def audit(self) -> Difference:

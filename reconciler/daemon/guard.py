@@ -27,10 +27,10 @@ from reconciler.network.audit import Beside
 from reconciler.network.counts import LinkCounts
 from reconciler.network.desired import segments_of
 from reconciler.network.diff import Difference
-from reconciler.network.path import Finding, Gate, PathGuard
+from reconciler.network.path import Finding, Gate, PathGuard, doubts_of
 from reconciler.network.recognise import recognise
 from reconciler.network.state import Role
-from reconciler.warning import Severity, Warning
+from reconciler.warning import Warning
 
 # Each effect has one answer at the most, and few answers ask for more. A step that goes on for longer is a bug.
 _MOST_STEPS = 1_000
@@ -148,7 +148,7 @@ class GuardEffects:
         appliance = self.state.appliance
         bound = bind_guard(appliance, found.desired, found.actual, lost_ports(self.state.nics, found.problems))
         self._seen = tuple(bound)
-        topologies = recognise(appliance, found.actual)
+        topologies = recognise(appliance, found.bound, found.actual)
         inspected = frozenset(name for name, topology in topologies.items() if topology == INSPECT)
         return self._step(events.Observed(bound, in_place(appliance, found), inspected))
 
@@ -289,7 +289,7 @@ class GuardEffects:
 
     def obstructed(self, found: Difference) -> None:
         """It was looked for what stands in the way."""
-        self._blocked = obstructed(self.state.appliance, found)
+        self._blocked = frozenset(doubts_of(self.state.appliance, found.warnings))
 
     def findings(self) -> Mapping[str, tuple[Finding, ...]]:
         """What is counted between ports and adapters says of the segments' paths."""
@@ -306,6 +306,8 @@ class GuardEffects:
         due = self._crossing.due(watched)
         if self._links is None or due is None or now < due:
             return ()
+        if not self.state.on:
+            return self._look_through(watched, self._links, now)
         segments, canaries = self.state.segments, self.state.canaries
         whole = {
             one.name
@@ -313,26 +315,21 @@ class GuardEffects:
             if segments[one.name].held is LeaseState.GRANTED and segments[one.name].inspected
         }
         waiting = {one.name for one in watched if not (one.guard.by_daemon or takes(one, canaries.back_ms, now))}
-        sample, trouble = CrossingSample(now, None, {}, {}, {}), ""
-        if not self.state.on:
-            return self._look_through(watched, now)
-        if watched:
-            try:
-                indexes = [place.index for one in watched for place in (*one.ports, *one.adapters) if place.index]
-                before, read, after = self._links(indexes), self._table.count(), self._links(indexes)
-                sample = CrossingSample(now, read.handle, read.counted, before, after, canaries.sent(watched))
-            except ReconcilerError as error:
-                whole, trouble = set(), str(error)
+        try:
+            indexes = [place.index for one in watched for place in (*one.ports, *one.adapters) if place.index]
+            before, read, after = self._links(indexes), self._table.count(), self._links(indexes)
+            sample, trouble = CrossingSample(now, read.handle, read.counted, before, after, canaries.sent(watched)), ""
+        except ReconcilerError as error:
+            sample, whole, trouble = CrossingSample(now, None, {}, {}, {}), set(), str(error)
         known = self._crossing.look(watched, whole, waiting, sample).settle(watched, whole, self._blocked, now)
         return self._news(known, whole, trouble)
 
-    def _look_through(self, watched: tuple[Guarded, ...], now: int) -> tuple[Reading, ...]:
+    def _look_through(self, watched: tuple[Guarded, ...], read: LinkReader, now: int) -> tuple[Reading, ...]:
         """The guard is off: what is left to see is whether anything comes out of the VM."""
-        assert self._links is not None  # noqa: S101 - it was asked before
         links: Mapping[int, LinkCounts] = {}
         trouble = "the guard is off: of what crosses the VM only the links tell"
         try:
-            links = self._links([place.index for one in watched for place in one.adapters if place.index])
+            links = read([place.index for one in watched for place in one.adapters if place.index])
         except ReconcilerError as error:
             trouble = str(error)
         return self._news(self._crossing.look_through(watched, links, now), set(), trouble)
@@ -476,19 +473,6 @@ class GuardEffects:
             if end not in sockets:
                 gone.close()
         self._sockets = sockets
-
-
-# What takes frames away, and says so (network.obstacles).
-_IN_THE_WAY = frozenset({"rules", "traffic-control", "station-fixed", "stacked"})
-
-
-def obstructed(appliance: Appliance, found: Difference) -> frozenset[str]:
-    """The segments in whose way something stands that drops or diverts frames."""
-    errors = [one for one in found.warnings if one.severity is Severity.ERROR and one.code in _IN_THE_WAY]
-    if any(not one.about for one in errors):
-        return frozenset(appliance.segments)
-    place = {str(Role(*role)): segment for role, segment in segments_of(appliance).items()}
-    return frozenset(place[one.about] for one in errors if one.about in place)
 
 
 def in_place(appliance: Appliance, found: Difference) -> frozenset[str]:

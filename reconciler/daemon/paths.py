@@ -79,7 +79,7 @@ class Paths:
         if found is None:
             taken = {name: by_guard_alone(guards.get(name)) for name in state.segments}
         else:
-            taken = paths(appliance, found.actual, guards, doubts(appliance, state, found), findings)
+            taken = paths(appliance, found.actual, guards, doubts(appliance, state, found), findings, bound=found.bound)
         self.see(taken, now, journal)
 
     def see(self, taken: Mapping[str, Taken], now: int, journal: Journal) -> None:

@@ -31,7 +31,8 @@ def look(appliance: Appliance, choice: Choice, beside: tuple[Beside, ...] = ()) 
     with Kernel() as kernel:
         found = audit(kernel, appliance, choice)
     seen = read_table(appliance, found.actual)
-    taken = paths(appliance, found.actual, seen.guards, doubts_of(appliance, found.warnings))
+    doubts = doubts_of(appliance, found.warnings)
+    taken = paths(appliance, found.actual, seen.guards, doubts, bound=found.bound)
     return Audit(found, (*beside, *_guard(appliance, found, seen)), taken, tuple(_unseen(appliance, seen)))
 
 

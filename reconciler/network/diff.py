@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reconciler.appliance.declared import Appliance
-from reconciler.network.bind import bind
+from reconciler.network.bind import Bound, bind
 from reconciler.network.obstacles import obstacles
 from reconciler.network.ownership import claim
 from reconciler.network.state import MEMBERSHIP_DEFAULTS, Link, Network, Setting, Value
@@ -42,13 +42,15 @@ Change = Make | Set | Remove
 class Difference:
     """All that differs: the changes that repair it, and the problems: what no change of ours may or can repair.
 
-    `desired` and `actual` are the networks that were compared, the desired one bound to live interfaces.
+    `desired` and `actual` are the networks that were compared, the desired one bound to live interfaces. `bound`: who
+    is who on the host, also of what was refused.
     """
 
     changes: tuple[Change, ...]
     problems: tuple[Warning, ...]
     desired: Network
     actual: Network
+    bound: Bound
 
     @property
     def warnings(self) -> tuple[Warning, ...]:
@@ -65,7 +67,7 @@ def difference(appliance: Appliance, wanted: Network, actual: Network) -> Differ
         *(Set(link, Setting.SWITCH, link.switch, None) for link in claims.strangers),
         *(Remove(link) for link in claims.leftovers),
     )
-    return Difference(changes, (*bound.problems, *claims.problems), claims.desired, actual)
+    return Difference(changes, (*bound.problems, *claims.problems), claims.desired, actual, bound)
 
 
 def diff(desired: Network, actual: Network) -> Iterator[Change]:

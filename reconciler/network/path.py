@@ -15,15 +15,16 @@ its index.
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from reconciler.appliance.declared import Appliance, Segment
-from reconciler.network.bind import bind
+from reconciler.network.bind import Bound, bind
 from reconciler.network.desired import choice_of, desired, segments_of
-from reconciler.network.state import Kind, Link, Network, Role, Setting
+from reconciler.network.here import Here
+from reconciler.network.state import Kind, Link, Network, Setting, index_of
 from reconciler.warning import Severity, Warning
 
 
@@ -122,13 +123,16 @@ def paths(
     guards: Mapping[str, PathGuard],
     doubts: Mapping[str, str] | None = None,
     findings: Mapping[str, Sequence[Finding]] | None = None,
+    *,
+    bound: Bound | None = None,
 ) -> dict[str, Taken]:
     """The path of each segment.
 
     `guards`: the guard of each segment that has one. `doubts`: why it is not known of a segment whether what shall
-    cross the VM does, and is inspected there. `findings`: what counters say of segments that the VM has.
+    cross the VM does, and is inspected there. `findings`: what counters say of segments that the VM has. `bound`: who
+    is who, where that is known.
     """
-    here = _Here(appliance, actual)
+    here = Here(appliance, actual, bound or bind(appliance, desired(appliance, choice_of(appliance)), actual))
     said = {name: _Said((doubts or {}).get(name, ""), (findings or {}).get(name, ())) for name in appliance.segments}
     return {
         name: _taken(segment, _Segment(here, segment, guards.get(name), said[name]))
@@ -213,42 +217,10 @@ class _Said(NamedTuple):
     findings: Sequence[Finding]
 
 
-class _Here:
-    """Who is who on the live host."""
-
-    def __init__(self, appliance: Appliance, actual: Network) -> None:
-        bound = bind(appliance, desired(appliance, choice_of(appliance)), actual)
-        self.appliance, self.actual = appliance, actual
-        self.by_index = {link.nic.index: link for link in actual.links if link.nic}
-        self._live = {link.role: actual.by_name.get(link.name) for link in bound.desired.links if link.role}
-        self._problems = {problem.about: problem.text for problem in bound.problems}
-        self.adapters: dict[str, list[str]] = {}
-        for role, home in appliance.homes.items():
-            self.adapters.setdefault(home, []).append(role)
-        self._declared = {link.name for link in bound.desired.links}
-
-    def link(self, kind: str, role: str) -> Link | None:
-        return self._live.get(Role(kind, role))
-
-    def missing(self, role: str) -> str:
-        port = str(Role("port", role))
-        return f"{port}: {self._problems.get(port, 'it is not there')}"
-
-    def strangers(self, segment: str) -> Iterator[Link]:
-        """Interfaces that nobody declared in a segment's switches: a port that is not found may be among them."""
-        names = {
-            switch.name
-            for topology in self.appliance.topologies.values()
-            for switch in topology.switches
-            if switch.segment == segment
-        }
-        return (link for link in self.actual.links if link.switch in names and link.name not in self._declared)
-
-
 class _Segment:
     """One segment on the live host: its ports where they are, and what is between them."""
 
-    def __init__(self, here: _Here, segment: Segment, guard: PathGuard | None, said: _Said) -> None:
+    def __init__(self, here: Here, segment: Segment, guard: PathGuard | None, said: _Said) -> None:
         self._here, self._guard, self._said = here, guard, said
         hooks = (guard.hooks if guard else None) or {}
         self._ports = {
@@ -325,16 +297,16 @@ class _Segment:
         hooks = self._guard.hooks if self._guard else {}
         if hooks is None:
             # They were not looked at, and are where they ought to be.
-            return Hook(_index(port), frozenset(self._here.by_index))
+            return Hook(index_of(port), frozenset(self._here.by_index))
         hook = hooks.get(role)
-        return hook if hook is not None and hook.index == _index(port) else None
+        return hook if hook is not None and hook.index == index_of(port) else None
 
     def _by_guard(self, source: str, target: str, hook: Hook) -> Way:
         one, other = self._port(source), self._port(target)
         if self._guard is not None and self._guard.gate is Gate.CUT:
             text = f"guard: no lease stands, and it drops what enters at {one.name} (fail closed)"
             return Way(source, target, Path.CUT, text, by_guard=True)
-        if _index(other) not in hook.out:
+        if index_of(other) not in hook.out:
             text = f"guard: no lease stands, and its rules at {one.name} do not lead to {other.name}"
             return Way(source, target, Path.CUT, text, by_guard=True)
         text = f"guard: no lease stands, and it forwards {one.name} to {other.name}"
@@ -390,10 +362,6 @@ class _Segment:
                 return link, ""
         lost = [f"adapter {role} is not there" for role in self._lost_adapters]
         return None, "; ".join(reasons or [f"no adapter of the VM is in {switch}", *lost])
-
-
-def _index(link: Link) -> int:
-    return link.nic.index if link.nic else 0
 
 
 def _carrier(link: Link) -> bool:

@@ -3,27 +3,27 @@
 from collections.abc import Mapping
 
 from reconciler.appliance.declared import Appliance
-from reconciler.network.bind import bind
-from reconciler.network.desired import choice_of, desired
+from reconciler.network.bind import Bound
 from reconciler.network.ownership import is_ours
 from reconciler.network.state import Network
 
 
-def recognise(appliance: Appliance, actual: Network) -> Mapping[str, str | None]:
+def recognise(appliance: Appliance, bound: Bound, actual: Network) -> Mapping[str, str | None]:
     """For each segment the topology in which all of its ports are where they belong; None: in none, or not found.
 
-    Of several that put the ports into the same places, the first in the file's order.
+    `bound`: who is who, of whatever choice. Of several topologies that put the ports into the same places, the first in
+    the file's order.
     """
-    segment_of = {role: segment.name for segment in appliance.segments.values() for role in segment.ports}
+    held = {
+        link.role.name: actual.by_name[link.name].switch
+        for link in bound.desired.links
+        if link.role and link.role.kind == "port"
+    }
     found: dict[str, str | None] = dict.fromkeys(appliance.segments)
-    for topology in appliance.topologies:
-        places: dict[str, list[bool]] = {name: [] for name in appliance.segments}
-        for link in bind(appliance, desired(appliance, choice_of(appliance, topology)), actual).desired.links:
-            if link.role and link.role.kind == "port":
-                live = actual.by_name[link.name]
-                places[segment_of[link.role.name]].append(live.switch == link.switch)
+    for topology, declared in appliance.topologies.items():
+        place = {role: switch.name for switch in declared.switches for role in switch.ports}
         for name, segment in appliance.segments.items():
-            if found[name] is None and len(places[name]) == len(segment.ports) and all(places[name]):
+            if found[name] is None and all(role in held and held[role] == place.get(role) for role in segment.ports):
                 found[name] = topology if _tells(appliance, topology, name, actual) else None
     return found
 

@@ -195,6 +195,11 @@ class Network:
         object.__setattr__(self, "holders", {link.name: link.switch for link in self.links if link.switch})
 
 
+def index_of(link: Link) -> int:
+    """The kernel's number of a link; 0: it is not there."""
+    return link.nic.index if link.nic else 0
+
+
 def mark(sku: str, role: Role) -> str:
     """The ifalias by which a process without memory knows what is this appliance's."""
     return f"reconciler:{sku}:{role.kind}:{role.name}"

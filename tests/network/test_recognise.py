@@ -5,7 +5,7 @@ from fake_kernel import FakeKernel
 from worlds import host, two_ports
 
 from reconciler.appliance.declared import Appliance
-from reconciler.network.cycle import reconcile
+from reconciler.network.cycle import audit, reconcile
 from reconciler.network.desired import choice_of
 from reconciler.network.recognise import recognise
 
@@ -28,7 +28,8 @@ def on(of: Appliance, choice: dict[str, str]) -> FakeKernel:
 
 
 def seen(of: Appliance, kernel: FakeKernel) -> dict[str, str | None]:
-    return dict(recognise(of, kernel.observe()))
+    found = audit(kernel, of, choice_of(of))
+    return dict(recognise(of, found.bound, found.actual))
 
 
 @pytest.mark.parametrize("topology", ["inspect", "bypass"])
