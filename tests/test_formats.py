@@ -178,8 +178,9 @@ def test_a_status_is_as_published_whatever_the_state() -> None:
     ):
         step()
         kept.wait(1_000)
-        guard, warnings = kept.guarding.status()
-        value = enveloped({**status(kept.core, warnings), "guard": guard, "pid": 1}, "0" * 64)
+        taken = kept.core.see_paths(ask=True)
+        guard, warnings = kept.guarding.status(kept.core.paths.guards)
+        value = enveloped({**status(kept.core, taken, warnings), "guard": guard, "pid": 1}, "0" * 64)
         check("status", value)
         check("why", why_json(value, 10_000))
 

@@ -70,9 +70,11 @@ class Requests:
         return self._turns.core
 
     async def _status(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
+        # The kernel is asked once, for all that is told.
+        taken = self._core.see_paths(ask=True)
         about = self._about()
         warnings = about.pop("warnings", ())
-        return {"status": enveloped({**status(self._core, warnings), **about}, self.digest)}
+        return {"status": enveloped({**status(self._core, taken, warnings), **about}, self.digest)}
 
     async def _choice(self, request: dict[str, Any], who: Who) -> dict[str, Any]:
         return {"sku": self._core.appliance.sku, "choice": self._core.state.choice, "digest": self.digest}

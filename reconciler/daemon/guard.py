@@ -207,15 +207,17 @@ class GuardEffects:
         if self.state.on is not on:
             raise HostError(f"the guard's table could not be taken away: {self.state.table.trouble}")
 
-    def status(self) -> tuple[dict[str, Any] | None, tuple[Warning, ...]]:
-        """Its part of `reconcile status`, frames as they are counted now; and what is bad news about it."""
+    def status(self, guards: Mapping[str, PathGuard]) -> tuple[dict[str, Any] | None, tuple[Warning, ...]]:
+        """Its part of `reconcile status`, frames as they are counted now; and what is bad news about it.
+
+        `guards`: as `path_guards` has just given them.
+        """
         unseen = ""
         try:
             if self.on:
                 self._step(self._table.count())
         except ReconcilerError as error:
             unseen = str(error)
-        guards = self.path_guards(ask=True)
         reported = status.status(self.state, guards, pid=self.prober.pid)
         return reported, tuple(warnings.warnings(self.state, guards, unseen))
 

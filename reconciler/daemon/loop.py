@@ -385,7 +385,8 @@ class Daemon:
         self._turns.enter(done)
 
     def _about(self) -> dict[str, Any]:
-        guard, warnings = self._parts.guard.effects.status()
+        """What a status tells that the core does not know; right after it has seen the paths."""
+        guard, warnings = self._parts.guard.effects.status(self._turns.core.paths.guards)
         own = (
             *self._in_force.warnings,
             *warnings,

@@ -57,6 +57,8 @@ class Paths:
         self._notes = notes
         self.changed = changed
         self.taken: dict[str, Taken] = {}
+        self.guards: Mapping[str, PathGuard] = {}
+        """What the guard's table had for each segment when it was looked at last."""
         self._seen_for: Any = None
         self._since = recall_since(kept or {})
 
@@ -72,6 +74,7 @@ class Paths:
         journal: Journal,
     ) -> None:
         """Where frames go by what was seen last, if any of it has changed. `found` None: it could not be seen."""
+        self.guards = guards
         seen_for = (appliance, found, guards, findings, {name: one.verdict for name, one in state.segments.items()})
         if seen_for == self._seen_for:
             return

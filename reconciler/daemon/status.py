@@ -1,6 +1,6 @@
 """What the daemon knows, as a JSON value: for `reconcile status`, and whoever else asks."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from reconciler.appliance.declared import Signal
@@ -12,19 +12,19 @@ from reconciler.health.verdict import Track
 from reconciler.health.warnings import warnings as warnings_of_health
 from reconciler.host.look import STATUS_FORMAT
 from reconciler.host.path_notes import since
-from reconciler.network.path import path_json
+from reconciler.network.path import Taken, path_json
 from reconciler.warning import Warning, worst_first
 
 FORMAT = STATUS_FORMAT
 
 
-def status(core: Core, warnings: Iterable[Warning] = ()) -> dict[str, Any]:
+def status(core: Core, taken: Mapping[str, Taken], warnings: Iterable[Warning] = ()) -> dict[str, Any]:
     """All of it; ages and remaining times in milliseconds, but for the guard's part (`guard.status`).
 
-    `warnings`: bad news of what the core knows nothing of.
+    `taken`: the paths as `Core.see_paths` has just seen them, by asking. `warnings`: bad news of what the core knows nothing of.
     """
     state, now = core.state, core.clock()
-    found, taken = core.found, core.see_paths(ask=True)
+    found = core.found
     return {
         "format": FORMAT,
         "sku": core.appliance.sku,

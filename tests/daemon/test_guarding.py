@@ -453,7 +453,7 @@ def test_counters_that_cannot_be_read_are_no_reason_not_to_know() -> None:
     kept.table.refuses = "No buffer space available"
     more(kept, 500)
     assert passed(kept) == 1_500, "the NICs know"
-    _, told = kept.guarding.status()
+    _, told = kept.guarding.status(kept.guarding.path_guards(ask=True))
     assert [(one.code, one.text) for one in told if one.code == "guard-unable"] == [
         ("guard-unable", "it cannot do its work: No buffer space available")
     ]

@@ -25,7 +25,7 @@ def lines(kept: Kept) -> list[tuple[Any, ...]]:
 
 
 def segment(kept: Kept) -> Any:
-    return status(kept.core)["segments"][0]
+    return status(kept.core, kept.core.see_paths(ask=True))["segments"][0]
 
 
 def test_a_failure_is_told_once_and_so_is_the_return() -> None:

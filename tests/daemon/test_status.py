@@ -25,12 +25,13 @@ from reconciler.warning import Severity, Warning
 
 def told(kept: Kept) -> Any:
     """As whoever asks gets it."""
-    return json.loads(json.dumps(status(kept.core)))
+    return json.loads(json.dumps(status(kept.core, kept.core.see_paths(ask=True))))
 
 
 def told_guarded(kept: Guards) -> Any:
-    guard, warnings = kept.guarding.status()
-    return json.loads(json.dumps({**status(kept.core, warnings), "guard": guard}))
+    taken = kept.core.see_paths(ask=True)
+    guard, warnings = kept.guarding.status(kept.core.paths.guards)
+    return json.loads(json.dumps({**status(kept.core, taken, warnings), "guard": guard}))
 
 
 def text(lines: Any) -> str:
@@ -85,7 +86,7 @@ def test_what_others_have_to_warn_of_stands_with_the_rest_the_worst_first() -> N
     kept.kernel.bridge_netfilter = ("bridge-nf-call-iptables",)
     kept.turn(changed=True)
     lost = Warning("x", Severity.ERROR, "log \x1b", "2 lines were lost")
-    found = json.loads(json.dumps(status(kept.core, [lost])))
+    found = json.loads(json.dumps(status(kept.core, kept.core.see_paths(ask=True), [lost])))
     assert [one["code"] for one in found["warnings"]] == ["x", "bridge-netfilter"]
     assert "\nwarnings\n  error: log \\x1b: 2 lines were lost\n  warning: br_netfilter is on: " in text(shown(found))
 
