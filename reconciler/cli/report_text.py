@@ -1,11 +1,10 @@
 """A report for people who read it on a terminal of 80 columns."""
 
-import textwrap
 from collections.abc import Iterator
 
 import click
 
-from reconciler.cli.words import span
+from reconciler.cli.words import fit, span
 from reconciler.console import Said, escaped
 from reconciler.host.envelope import utc
 from reconciler.ledger.chain import Break
@@ -145,6 +144,4 @@ def second(at_ms: int) -> str:
 
 
 def _wrapped(line: str) -> Iterator[Said]:
-    indent = line[: len(line) - len(line.lstrip())]
-    for one in textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [""]:
-        yield Said(one)
+    return fit(line, WIDTH, hang=len(line) - len(line.lstrip()))

@@ -81,7 +81,9 @@ def shown(status: Any, width: int) -> Iterator[Said]:
         yield Said("warnings")
         yield from _warnings(status["warnings"], width)
     yield from vm_of(status["vm"], width)
-    yield from _signals(status["signals"], width)
+    if status["signals"]:
+        yield Said("signals")
+        yield from _signals(status["signals"], width)
     yield from _guard(status.get("guard"), width)
     yield from decisions_of(together(status["decisions"])[-_DECISIONS:], width, len(status["choice"]))
 
@@ -230,8 +232,8 @@ def _warnings(warnings: Iterable[Any], width: int) -> Iterator[Said]:
 
 
 def vm_of(vm: Any, width: int) -> Iterator[Said]:
-    """What is done about the VM; `vm` is None where no daemon tells."""
-    if vm is None:
+    """What is done about the VM: nothing, where no ladder of restarts is declared, or where no daemon tells (None)."""
+    if vm is None or not vm["attempts_declared"]:
         return
     attempts = f", restart {vm['attempts']} of {vm['attempts_declared']}" if vm["attempts"] else ""
     left = f", {whole_span(vm['due_ms'])} left" if vm["due_ms"] is not None else ""

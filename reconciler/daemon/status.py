@@ -21,7 +21,8 @@ FORMAT = STATUS_FORMAT
 def status(core: Core, taken: Mapping[str, Taken], warnings: Iterable[Warning] = ()) -> dict[str, Any]:
     """All of it; ages and remaining times in milliseconds, but for the guard's part (`guard.status`).
 
-    `taken`: the paths as `Core.see_paths` has just seen them, by asking. `warnings`: bad news of what the core knows nothing of.
+    `taken`: the paths as `Core.see_paths` has just seen them, by asking. `warnings`: bad news of what the core knows
+    nothing of.
     """
     state, now = core.state, core.clock()
     found = core.found
